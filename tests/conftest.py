@@ -1,0 +1,66 @@
+"""What several test files share."""
+
+from pathlib import Path
+
+import mmnextvit  # noqa: F401  (before anything that needs mmcv's ops)
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch.nn.modules.batchnorm import _BatchNorm
+
+ROOT = Path(__file__).parents[1]
+
+# A whole Next-ViT with every kind of block, small enough for many tests.
+TINY = dict(
+    depths=(1, 2, 5, 2),
+    stem_channels=(32, 32, 32),
+    ncb_channels=(32, 64, 64, 96),
+    stage_channels=(32, 128, 128, 128),
+)
+
+
+@pytest.fixture
+def tiny() -> dict:
+    return dict(TINY)
+
+
+@pytest.fixture
+def lively():
+    """Gives BatchNorms the statistics of a trained net, so that no bug hides.
+
+    Fresh ones (mean 0, variance 1, scale 1, shift 0) make nearly any bug invisible.
+    """
+
+    def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+        g = torch.Generator().manual_seed(seed)
+        for m in model.modules():
+            if isinstance(m, _BatchNorm):
+                n = m.num_features
+                m.weight.data = 0.5 + torch.rand(n, generator=g)
+                m.bias.data = 0.3 * torch.randn(n, generator=g)
+                m.running_mean = 0.3 * torch.randn(n, generator=g)
+                m.running_var = 0.3 + 2 * torch.rand(n, generator=g)
+        return model
+
+    return randomise
+
+
+@pytest.fixture
+def load_config():
+    """Reads one of our configs by name, with the scope that a Runner would set."""
+
+    def load(name: str) -> Config:
+        init_default_scope('mmyolo')
+        return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+
+    return load
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.fixture
+def error():
+    return relative_error
