@@ -5,7 +5,6 @@ names of the official release (bytedance/Next-ViT, Apache-2.0), so that its chec
 load as they are. Shapes in comments: B pictures, C channels, H W cells, N tokens (H*W).
 """
 
-import math
 from collections import OrderedDict
 from contextlib import contextmanager, nullcontext
 
@@ -406,9 +405,7 @@ class NextViT(BaseModule):
             stride, sr_ratio = STRIDES[stage], SR_RATIOS[stage]
             cells = -(-height // stride), -(-width // stride)
             if cells[0] * cells[1] < sr_ratio**2:
-                least = max(
-                    s * (r - 1) + 1 for s, r in zip(STRIDES[1:], SR_RATIOS[1:])
-                )
+                least = max(s * (r - 1) + 1 for s, r in zip(STRIDES[1:], SR_RATIOS[1:]))
                 raise ValueError(
                     f'NextViT: a picture of {height}x{width} (height x width) is too '
                     f'small. Stage {stage} averages runs of {sr_ratio**2} tokens and '
@@ -458,7 +455,9 @@ def resolve_arch(arch: str | dict) -> dict:
         )
     unknown = sorted(set(arch) - set(small))
     if unknown:
-        raise ValueError(f'arch has unknown keys {unknown}: allowed are {sorted(small)}')
+        raise ValueError(
+            f'arch has unknown keys {unknown}: allowed are {sorted(small)}'
+        )
     arch = {**small, **arch}
     depths = arch['depths']
     if len(depths) != 4 or min(depths) < 1 or depths[2] % 5:

@@ -1,9 +1,9 @@
 """YOLOv5's model rows ``[from, number, module, args]`` as config data.
 
 A YOLOv5 YAML describes a network as a list of rows. :class:`RowGraph` is the one
-interpreter of such rows; :class:`YOLOv5YAMLNeck` puts it behind an MMDetection backbone.
-The rules (which map ``from`` means, how depth and width scale) are those that YOLOv5
-documents for its YAML files; the modules come from mmcv, MMDetection and MMYOLO.
+interpreter of such rows; :class:`YOLOv5YAMLNeck` puts it behind a backbone. The rules
+(which map ``from`` means, how depth and width scale) are those that YOLOv5 documents
+for its YAML files; the modules come from mmcv, MMDetection and MMYOLO.
 """
 
 import ast
@@ -221,9 +221,7 @@ def parse_activation(text: str | None) -> dict:
         try:
             act_cfg[keyword] = float(ast.literal_eval(value))
         except (ValueError, SyntaxError, TypeError) as error:
-            raise ValueError(
-                f'activation {text!r}: {value!r} is no number'
-            ) from error
+            raise ValueError(f'activation {text!r}: {value!r} is no number') from error
     return act_cfg
 
 
@@ -308,7 +306,9 @@ class RowGraph(nn.ModuleDict):
 
         many = isinstance(from_, Sequence) and not isinstance(from_, str)
         if many != kind.many_inputs:
-            problem = f'{name} reads {"a list of maps" if kind.many_inputs else "one map"}'
+            problem = (
+                f'{name} reads {"a list of maps" if kind.many_inputs else "one map"}'
+            )
             raise row_error(number, text, f'{problem}, from is {from_}')
         sources = [
             self._source(number, text, i, maps) for i in (from_ if many else [from_])
@@ -320,7 +320,9 @@ class RowGraph(nn.ModuleDict):
             strides = ', '.join(f'map {i} has {maps[i].stride}' for i in sources)
             raise row_error(number, text, f'the strides differ: {strides}')
         if not isinstance(repeats, int) or repeats < 1:
-            raise row_error(number, text, f'number is {repeats}, not a count of 1 or more')
+            raise row_error(
+                number, text, f'number is {repeats}, not a count of 1 or more'
+            )
 
         row = Row(
             number=number,
@@ -368,7 +370,9 @@ class RowGraph(nn.ModuleDict):
                 )
             return nn.Sequential(*(kind.build(row) for _ in range(copies))), stride
         except (TypeError, AssertionError, ZeroDivisionError) as error:
-            raise row.error(f'the arguments do not fit {row.module}: {error}') from error
+            raise row.error(
+                f'the arguments do not fit {row.module}: {error}'
+            ) from error
 
     def forward(self, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         """Computes the maps of ``outputs``.

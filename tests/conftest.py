@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (before anything that needs mmcv's ops)
+
 import pytest
 import torch
 from mmengine.config import Config

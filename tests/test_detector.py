@@ -2,13 +2,14 @@
 
 import copy
 
+from mmnextvit import NextViT
+from mmnextvit.detector import FittedYOLODetector
+
 import pytest
 import timm
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
-from mmnextvit import NextViT
-from mmnextvit.detector import FittedYOLODetector
 from mmyolo.registry import MODELS
 from test_nextvit import timm_names
 from test_yolov5_yaml import CHANNELS, YAML, yolov5_state
@@ -169,9 +170,9 @@ def one_box() -> DetDataSample:
     'changes, message',
     [
         ({'neck.in_channels': (96, 256, 512, 768)},
-         r'model.neck.in_channels is .*768.*backbone gives \[32, 128, 128, 128\]: write '
-         r'in_channels=\[32, 128, 128, 128\]'),
-        ({'neck.in_strides': (2, 4, 8, 16)}, r'model.neck.in_strides.*\[4, 8, 16, 32\]'),
+         r'model.neck.in_channels is .*768.*backbone gives \[32, 128, 128, 128\]: '
+         r'write in_channels=\[32, 128, 128, 128\]'),
+        ({'neck.in_strides': (2, 4, 8, 16)}, r'neck.in_strides.*\[4, 8, 16, 32\]'),
         ({'neck.out_rows': (13, 16)},
          r'bbox_head.prior_generator.strides.*8, 16, 32.*neck gives \[8, 16\]'),
         ({'neck.out_rows': (16, 13, 19)}, r'strides.*neck gives \[16, 8, 32\]'),

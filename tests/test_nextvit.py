@@ -4,12 +4,13 @@ import copy
 import re
 import warnings
 
+from mmnextvit import NextViT
+from mmnextvit.nextvit import EMHSA, NCB, NTB
+
 import pytest
 import timm
 import torch
 from mmdet.registry import MODELS
-from mmnextvit import NextViT
-from mmnextvit.nextvit import EMHSA, NCB, NTB
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -95,7 +96,9 @@ def test_attention_averages_runs_of_row_major_tokens(sr_ratio, height, width, li
     attention = lively(EMHSA(64, sr_ratio)).eval().double()
     x = torch.randn(2, 64, height, width, dtype=torch.float64)
 
-    tokens = torch.stack([x[:, :, i, j] for i in range(height) for j in range(width)], 1)
+    tokens = torch.stack(
+        [x[:, :, i, j] for i in range(height) for j in range(width)], 1
+    )
     run = sr_ratio**2
     pooled = [
         tokens[:, i : i + run].mean(1) for i in range(0, height * width - run + 1, run)
@@ -247,7 +250,9 @@ def test_drop_path_grows_linearly():
             assert block.mhsa_drop_path.drop_prob == pytest.approx(0.75 * rate)
             assert block.mhca_drop_path.drop_prob == pytest.approx(0.25 * rate)
             assert block.mlp_drop_path.drop_prob == pytest.approx(rate)
-    ends = {a: NextViT(a).features[-1].mlp_drop_path.drop_prob for a in ('base', 'small')}
+    ends = {
+        a: NextViT(a).features[-1].mlp_drop_path.drop_prob for a in ('base', 'small')
+    }
     assert ends == pytest.approx({'base': 0.2, 'small': 0.1})
 
 

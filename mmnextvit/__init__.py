@@ -1,0 +1,26 @@
+"""NextViT backbones and YOLOv5 detectors for MMDetection and MMYOLO.
+
+Importing this package registers everything it has.
+"""
+
+from importlib.util import find_spec
+
+__version__ = '0.1.0'
+__all__ = ['__version__']
+
+# The deployment runtime works without torch; nothing else does.
+if find_spec('torch') is not None:
+    from ._mmcv import prepare_mmcv
+
+    prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
+
+    from . import checkpoint, datasets, hooks, optim
+    from .nextvit import NextViT
+
+    __all__ += ['NextViT', 'checkpoint', 'datasets', 'hooks', 'optim']
+
+    if find_spec('mmyolo') is not None:
+        from .detector import FittedYOLODetector
+        from .yolov5_yaml import YOLOv5YAMLNeck
+
+        __all__ += ['FittedYOLODetector', 'YOLOv5YAMLNeck']

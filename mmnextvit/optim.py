@@ -1,0 +1,136 @@
+"""Optimizer groups of YOLOv5's recipe for any model, and AMP on any device.
+
+MMYOLO's constructor collects what is called ``weight`` or ``bias`` and leaves the
+rest untrained; MMEngine's AMP wrapper refuses to work without an accelerator.
+"""
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from torch import nn
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Puts every trainable parameter of a model into one of YOLOv5's three groups.
+
+    The groups are those of :func:`three_groups`, in an order that MMYOLO's
+    ``YOLOv5ParamSchedulerHook`` counts on. Only the first has weight decay; it is 0
+    where the optimizer's config names none. With ``batch_size_per_gpu`` in that
+    config the decay follows the batch size as in YOLOv5: it is multiplied with
+    ``total * accumulate / base``, where ``total`` is the batch size over all
+    processes, ``base`` is ``base_total_batch_size`` and ``accumulate`` is
+    ``round(base / total)``, at least 1.
+
+    Args:
+        optim_wrapper_cfg: Config of the wrapper, with an ``optimizer`` of any type.
+        paramwise_cfg: ``dict(base_total_batch_size=64)`` and nothing else.
+
+    Raises:
+        ValueError: ``paramwise_cfg`` has another key.
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
+    ) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        unknown = sorted(set(self.paramwise_cfg) - {'base_total_batch_size'})
+        if unknown:
+            raise ValueError(
+                f'optim_wrapper.paramwise_cfg has {unknown}, which '
+                f'{type(self).__name__} does not follow: allowed is '
+                "'base_total_batch_size'. For others take constructor="
+                "'DefaultOptimWrapperConstructor' and its schedule."
+            )
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        groups = three_groups(model.module if is_model_wrapper(model) else model)
+        optimizer_cfg = self.optimizer_cfg.copy()
+        decay = optimizer_cfg.pop('weight_decay', 0)
+        batch_size = optimizer_cfg.pop('batch_size_per_gpu', None)
+        if batch_size is not None:
+            base = self.paramwise_cfg.get('base_total_batch_size', 64)
+            total = batch_size * get_world_size()
+            decay *= total * max(round(base / total), 1) / base
+        print_log(
+            f'Optimizer groups: {len(groups[0])} weights with a decay of {decay:g}; '
+            f'without decay {len(groups[1])} norm weights and others, '
+            f'{len(groups[2])} biases',
+            logger='current',
+        )
+        params = [
+            dict(params=group, weight_decay=d)
+            for group, d in zip(groups, (decay, 0, 0))
+        ]
+        optimizer = OPTIMIZERS.build(dict(**optimizer_cfg, params=params))
+        return OPTIM_WRAPPERS.build(
+            self.optim_wrapper_cfg, default_args=dict(optimizer=optimizer)
+        )
+
+
+def three_groups(model: nn.Module) -> tuple[list, list, list]:
+    """Every trainable parameter of ``model``, once, in the order of its modules.
+
+    Returns:
+        Weights (what is called ``weight`` or ``..._weight`` outside of norm layers,
+        with two dimensions or more); everything else, such as norm weights,
+        ConvNeXt's ``gamma``, Swin's tables, tokens and scales; and biases (called
+        ``bias`` or ``..._bias``). A parameter that modules share counts where it
+        comes first, one that needs no gradient nowhere.
+    """
+    weights, others, biases = groups = [], [], []
+    seen = set()
+    for module in model.modules():
+        # By name, since libraries have norm layers of their own beside torch's.
+        is_norm = any('Norm' in cls.__name__ for cls in type(module).__mro__)
+        for name, param in module.named_parameters(recurse=False):
+            if param in seen or not param.requires_grad:
+                continue
+            seen.add(param)
+            kind = name.rpartition('_')[2]
+            if kind == 'bias':
+                biases.append(param)
+            elif kind == 'weight' and param.ndim > 1 and not is_norm:
+                weights.append(param)
+            else:
+                others.append(param)
+    return groups
+
+
+@OPTIM_WRAPPERS.register_module()
+class AnyDeviceAmpOptimWrapper(AmpOptimWrapper):
+    """MMEngine's ``AmpOptimWrapper``, and on a CPU the same in bfloat16.
+
+    bfloat16 has float32's range, so the loss is not scaled on a CPU. Checkpoints of
+    either device resume on the other.
+
+    Args:
+        loss_scale: As in ``AmpOptimWrapper``; unused on a CPU.
+        dtype: As in ``AmpOptimWrapper``; always bfloat16 on a CPU.
+        **kwargs: Other arguments of ``AmpOptimWrapper``.
+    """
+
+    def __init__(
+        self,
+        loss_scale: str | float | dict = 'dynamic',
+        dtype: str | torch.dtype | None = None,
+        **kwargs,
+    ) -> None:
+        if get_device() != 'cpu':
+            super().__init__(loss_scale=loss_scale, dtype=dtype, **kwargs)
+            return
+        # The parent's constructor asserts an accelerator; this is the rest of it.
+        OptimWrapper.__init__(self, **kwargs)
+        self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
+        self._scale_update_param = None
+        self.cast_dtype = torch.bfloat16
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Loads what ``state_dict`` gave, of either device."""
+        if not state_dict.get('loss_scaler', True):  # of a CPU, whose scaler is empty
+            state_dict.pop('loss_scaler')
+        super().load_state_dict(state_dict)
