@@ -1,0 +1,22 @@
+# MMYOLO's recipe of YOLOv5 v6.1 for COCO (300 epochs, 8 GPUs with 16 pictures each),
+# without Albumentations, with our checks of data, losses and checkpoints.
+_base_ = 'mmyolo::yolov5/yolov5_s-v61_syncbn_fast_8xb16-300e_coco.py'
+custom_imports = dict(imports=['mmnextvit'], allow_failed_imports=False)
+
+train_pipeline = [t for t in _base_.train_pipeline if t['type'] != 'mmdet.Albu']
+train_dataloader = dict(
+    collate_fn=dict(_delete_=True, type='yolov5_collate'),  # inherited, it has a scope
+    dataset=dict(type='VerifiedCocoDataset', pipeline=train_pipeline),
+)
+val_dataloader = dict(dataset=dict(type='VerifiedCocoDataset'))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='mmdet.VerifiedCocoMetric')
+test_evaluator = val_evaluator
+
+auto_scale_lr = dict(enable=False, base_batch_size=128)  # of tools/train.py
+optim_wrapper = dict(constructor='ThreeGroupOptimWrapperConstructor')
+default_hooks = dict(
+    bad_loss=dict(type='StopOnBadLossHook'),
+    checkpoint_fit=dict(type='CheckpointFitHook'),
+    data_report=dict(type='DataReportHook'),
+)

@@ -1,0 +1,3 @@
+_base_ = './yolov5_nextvit_s.py'
+
+model = dict(backbone=dict(arch='large'))

@@ -1,0 +1,94 @@
+"""What the tools share. It imports mmnextvit before anything that needs mmcv's ops."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import mmnextvit
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import is_cuda_available
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.runner import Runner
+from torch import nn
+
+OURS = Path(mmnextvit.__file__).parent, Path(__file__).parent
+
+
+def parser(description: str, launcher: bool = True) -> argparse.ArgumentParser:
+    """A parser with the arguments that all tools have."""
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument('config', help='config file')
+    p.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/',
+    )
+    if launcher:
+        p.add_argument(
+            '--work-dir', help='folder for logs and results (./work_dirs/<config>)'
+        )
+        p.add_argument(
+            '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+        )
+    return p
+
+
+def existing_file(path: str, what: str) -> str:
+    """``path``, if it is a file or an address."""
+    if '://' not in path and not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f'{what} {path} does not exist')
+    return path
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the command line's changes, fit for the machine."""
+    cfg = Config.fromfile(existing_file(args.config, 'config'))
+    cfg.merge_from_dict(args.cfg_options)
+    if 'launcher' in args:
+        cfg.launcher = args.launcher
+        name = Path(args.config).stem
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{name}'
+    if not is_cuda_available():
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(loader):
+                cfg[loader].pin_memory = False  # torch warns at every epoch
+    return cfg
+
+
+class CPURunner(Runner):
+    """MMEngine's runner, whose processes take a GPU each, for processes on CPUs."""
+
+    def setup_env(self, env_cfg: dict) -> None:
+        torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        return MMDistributedDataParallel(
+            revert_sync_batchnorm(model),  # torch has no SyncBatchNorm for CPUs
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner for the config's launcher and this machine."""
+    on_cpus = cfg.launcher != 'none' and not is_cuda_available()
+    return (CPURunner if on_cpus else Runner).from_cfg(cfg)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls ``main``; what our own checks refuse ends in one message and code 1."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not any(raised_in.is_relative_to(folder) for folder in OURS):
+            raise
+        sys.exit(f'{Path(sys.argv[0]).name}: {error}')

@@ -1,0 +1,171 @@
+"""Make a small data set of shapes on textured ground, in COCO format.
+
+The same arguments give the same files, byte for byte, with the same NumPy and OpenCV.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+CLASSES = ('circle', 'square', 'triangle')
+CORNERS = (32, 4, 3)
+HUES = (0, 60, 115)  # of 180: mostly red, green and blue
+DESCRIPTION = 'Demo data of mmnextvit (tools/make_demo_data.py)'
+
+
+def draw_picture(
+    rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """One picture with one to four shapes that don't overlap.
+
+    Args:
+        rng: Where the randomness comes from.
+        size: Height and width in pixels.
+
+    Returns:
+        The picture (size x size x 3, BGR, uint8) and for each shape its class and its
+        polygon (N x 2, x and y in pixels).
+    """
+    ground = rng.integers(60, 196) + rng.normal(0, 8, 3)
+    for cells, strength in ((4, 14), (size // 6, 12), (size, 8)):
+        noise = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        ground = ground + cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    picture = ground.clip(0, 255).astype(np.uint8)
+
+    shapes, taken = [], []
+    for _ in range(rng.integers(1, 5)):
+        radius = size * rng.uniform(0.08, 0.22)
+        x, y = rng.uniform(radius, size - radius, 2)
+        label = int(rng.integers(len(CLASSES)))
+        turn = rng.uniform(0, 2 * np.pi)
+        hue = (HUES[label] + rng.integers(-12, 13)) % 180
+        hsv = np.uint8([[[hue, *rng.integers(140, 256, 2)]]])
+        if any(np.hypot(x - u, y - v) < 1.1 * (radius + r) for u, v, r in taken):
+            continue
+        taken.append((x, y, radius))
+        angles = turn + 2 * np.pi * np.arange(CORNERS[label]) / CORNERS[label]
+        polygon = np.stack(
+            [x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1
+        )
+        polygon = polygon.round(2)
+        colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+        # OpenCV counts from the middle of the first pixel, in sixteenths here.
+        points = ((polygon - 0.5) * 16).round().astype(np.int32)
+        cv2.fillPoly(picture, [points], colour, cv2.LINE_AA, shift=4)
+        shapes.append((label, polygon))
+    return picture, shapes
+
+
+def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> bool:
+    """Writes ``train/``, ``val/`` and ``annotations/{train,val}.json`` into ``out``.
+
+    Args:
+        out: Folder; made where it is missing.
+        train: Pictures to train on.
+        val: Pictures to validate on.
+        size: Their height and width in pixels, at least 32.
+        seed: Seed of the randomness. A picture depends on it, its split and its number
+            only, not on how many there are.
+
+    Returns:
+        Whether anything was written; not if the same data lie there already.
+
+    Raises:
+        ValueError: Something else lies there, or a number is too small.
+    """
+    if size < 32 or min(train, val) < 1:
+        raise ValueError('train and val must be at least 1, size at least 32')
+    counts = dict(train=train, val=val)
+    wanted = {
+        split: dict(description=DESCRIPTION, pictures=n, size=size, seed=seed)
+        for split, n in counts.items()
+    }
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if wanted == {split: read_info(out, split) for split in counts}:
+            return False
+        raise ValueError(
+            f'{out} holds something else than these demo data, and nothing is '
+            'overwritten: choose another folder with --out, or remove it'
+        )
+    # Only a complete folder gets the name.
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as scratch:
+        scratch = Path(scratch, 'data')
+        (scratch / 'annotations').mkdir(parents=True)
+        for number, (split, n) in enumerate(counts.items()):
+            (scratch / split).mkdir()
+            images, annotations = [], []
+            for i in track(range(n), description=f'{split} pictures'):
+                rng = np.random.default_rng([seed, number, i])
+                picture, shapes = draw_picture(rng, size)
+                name = f'{i:06}.jpg'
+                cv2.imwrite(str(scratch / split / name), picture)
+                images.append(dict(id=i + 1, file_name=name, width=size, height=size))
+                annotations += [
+                    dict(
+                        id=len(annotations) + k,
+                        image_id=i + 1,
+                        category_id=label + 1,
+                        **geometry(polygon),
+                        iscrowd=0,
+                    )
+                    for k, (label, polygon) in enumerate(shapes, start=1)
+                ]
+            content = dict(
+                info=wanted[split],
+                images=images,
+                annotations=annotations,
+                categories=[dict(id=i, name=n) for i, n in enumerate(CLASSES, start=1)],
+            )
+            (scratch / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+        if out.exists():
+            out.rmdir()
+        os.rename(scratch, out)
+    return True
+
+
+def geometry(polygon: np.ndarray) -> dict:
+    """What COCO says of a polygon: box, area and the polygon itself."""
+    low, high = polygon.min(0), polygon.max(0)
+    return dict(
+        bbox=[*low.round(2).tolist(), *(high - low).round(2).tolist()],
+        area=round(float(cv2.contourArea(polygon.astype(np.float32))), 2),
+        segmentation=[polygon.flatten().tolist()],
+    )
+
+
+def read_info(out: Path, split: str) -> dict | None:
+    """What a folder says that it holds, if all its pictures are there."""
+    try:
+        content = json.loads((out / 'annotations' / f'{split}.json').read_bytes())
+        whole = all((out / split / i['file_name']).is_file() for i in content['images'])
+        return content['info'] if whole else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder')
+    parser.add_argument('--train', type=int, default=200, help='pictures to train on')
+    parser.add_argument('--val', type=int, default=50, help='pictures to validate on')
+    parser.add_argument('--size', type=int, default=128, help='height and width')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    try:
+        written = make_demo_data(**vars(args))
+    except ValueError as error:
+        sys.exit(f'make_demo_data.py: {error}')
+    state = 'written' if written else 'there already, nothing written'
+    print(f'{args.out}: {args.train} + {args.val} pictures, {state}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,223 @@
+"""Predict: tools/predict.py CONFIG CHECKPOINT INPUT [--out-dir DIR] [--device cpu]
+
+INPUT is a picture, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
+The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
+
+    {"config": ..., "checkpoint": ..., "score_thr": 0.3, "classes": [...],
+     "box_format": "x1, y1, x2, y2 in pixels, from the picture's top left corner",
+     "predictions": [{"file": ..., "frame": 0 (of videos only), "drawn": ...,
+                      "objects": [{"class": ..., "score": ..., "box": [...]}]}],
+     "unreadable": {file: reason}}
+"""
+
+import glob
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmnextvit  # noqa: F401  (first)
+from mmnextvit.checkpoint import fit
+from mmnextvit.datasets import BrokenPictureError, read_picture
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from _common import existing_file, load_config, parser, run
+from mmdet.apis import DetInferencer
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from rich.progress import Progress
+
+VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+
+
+def parse_args():
+    p = parser('Predict on pictures and videos.', launcher=False)
+    p.add_argument('checkpoint', help='checkpoint file')
+    p.add_argument('input', help='picture, video, folder or quoted pattern')
+    p.add_argument('--out-dir', help='a new folder (./predictions/<date and time>)')
+    p.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
+    p.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
+    return p.parse_args()
+
+
+class Predictor(DetInferencer):
+    """MMDetection's inferencer, for weights that fit, with the config's class names
+    where the checkpoint has none."""
+
+    def __init__(self, cfg: Config, weights: str, device: str | None) -> None:
+        self.weights = weights
+        cfg.visualizer = dict(type='mmdet.DetLocalVisualizer')  # without a folder
+        super().__init__(
+            cfg, weights, device, scope=cfg.default_scope, show_progress=False
+        )
+
+    def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
+        found = fit(model.state_dict(), checkpoint.get('state_dict', checkpoint))
+        if not found.complete:
+            raise ValueError(f'{self.weights} does not fit the config: {found}')
+        meta = checkpoint.setdefault('meta', {})
+        if 'dataset_meta' not in meta:
+            dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
+            meta['dataset_meta'] = DATASETS.build(dataset).metainfo
+        super()._load_weights_to_model(model, checkpoint, cfg)
+
+    def _init_collate(self, cfg):
+        return pseudo_collate
+
+    def predict(self, picture: np.ndarray, score_thr: float):
+        """Objects as in the JSON, and the picture (BGR) with their boxes."""
+        (sample,) = self(picture, return_datasamples=True)['predictions']
+        found = sample.pred_instances = sample.pred_instances[
+            sample.pred_instances.scores >= score_thr
+        ]
+        names = self.model.dataset_meta['classes']
+        objects = [
+            {
+                'class': names[label],
+                'score': round(score, 4),
+                'box': [round(x, 2) for x in box],
+            }
+            for label, score, box in zip(
+                found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
+            )
+        ]
+        self.visualizer.add_datasample(
+            '', picture[..., ::-1], sample, draw_gt=False, pred_score_thr=0
+        )
+        return objects, self.visualizer.get_image()[..., ::-1]
+
+
+def find_files(source: str) -> list[Path]:
+    """Pictures and videos that ``source`` names, sorted."""
+    known = (*IMG_EXTENSIONS, *VIDEO_EXTENSIONS)
+    if Path(source).is_dir():
+        files = [p for p in Path(source).iterdir() if p.suffix.lower() in known]
+    else:
+        files = [Path(p) for p in glob.glob(source, recursive=True)]
+        files = [p for p in files if p.is_file()]
+    if Path(source).is_file():
+        files = [Path(source)]  # though its name may look like a pattern
+    if not files:
+        raise FileNotFoundError(
+            f'There is no picture or video in {source} ({", ".join(known)})'
+            if Path(source).is_dir()
+            else f'{source} does not exist, and matches no file as a pattern'
+        )
+    return sorted(files)
+
+
+def frames(path: Path) -> Iterator[np.ndarray]:
+    """The picture, or each frame of the video, in BGR.
+
+    Raises:
+        BrokenPictureError: There is nothing to read.
+    """
+    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+        yield read_picture(str(path))
+        return
+    empty = True
+    for frame in mmcv.VideoReader(str(path)):
+        empty = False
+        yield frame
+    if empty:
+        raise BrokenPictureError(f'{path} is no video that OpenCV reads')
+
+
+class Drawn:
+    """Writes what is drawn of one file: a picture, or a video frame by frame."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self.is_video = source.suffix.lower() in VIDEO_EXTENSIONS
+        if self.is_video and target.suffix.lower() != '.mp4':
+            target = target.with_name(f'{target.name}.mp4')
+        self.source, self.target, self.video = source, target, None
+
+    def write(self, picture: np.ndarray) -> None:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if not self.is_video:
+            mmcv.imwrite(picture, str(self.target))
+            return
+        if self.video is None:
+            self.video = cv2.VideoWriter(
+                str(self.target),
+                cv2.VideoWriter_fourcc(*'mp4v'),
+                mmcv.VideoReader(str(self.source)).fps or 25,
+                picture.shape[1::-1],
+            )
+        self.video.write(np.ascontiguousarray(picture))
+
+    def close(self) -> None:
+        if self.video is not None:
+            self.video.release()
+
+
+def new_folder(path: str | None) -> Path:
+    """An empty folder, named by the time if ``path`` is None."""
+    folder = Path(path or Path('predictions', time.strftime('%Y%m%d_%H%M%S')))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f'--out-dir {folder} is not empty: choose a new folder')
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args)
+    existing_file(args.checkpoint, 'checkpoint')
+    files = find_files(args.input)
+    root = os.path.commonpath([p.parent for p in files])
+    if (args.device or '').startswith('cuda') and not torch.cuda.is_available():
+        raise ValueError(f'--device {args.device}: torch finds no CUDA GPU here')
+    predictor = Predictor(cfg, args.checkpoint, args.device)
+    out_dir = new_folder(args.out_dir)
+
+    predictions, unreadable = [], {}
+    videos = [p for p in files if p.suffix.lower() in VIDEO_EXTENSIONS]
+    total = len(files) + sum(len(mmcv.VideoReader(str(p))) - 1 for p in videos)
+    with Progress() as progress:
+        task = progress.add_task('Predicting', total=total)
+        for path in files:
+            drawn = Drawn(path, out_dir / 'drawn' / os.path.relpath(path, root))
+            try:
+                for i, frame in enumerate(frames(path)):
+                    objects, picture = predictor.predict(frame, args.score_thr)
+                    drawn.write(picture)
+                    predictions.append(
+                        {
+                            'file': str(path),
+                            **({'frame': i} if drawn.is_video else {}),
+                            'drawn': str(drawn.target.relative_to(out_dir)),
+                            'objects': objects,
+                        }
+                    )
+                    progress.advance(task)
+            except BrokenPictureError as error:
+                unreadable[str(path)] = str(error)
+                progress.advance(task)
+            finally:
+                drawn.close()
+    result = {
+        'config': args.config,
+        'checkpoint': args.checkpoint,
+        'score_thr': args.score_thr,
+        'classes': list(predictor.model.dataset_meta['classes']),
+        'box_format': "x1, y1, x2, y2 in pixels, from the picture's top left corner",
+        'predictions': predictions,
+        'unreadable': unreadable,
+    }
+    (out_dir / 'predictions.json').write_text(json.dumps(result))
+    count = sum(len(p['objects']) for p in predictions)
+    print(f'{count} objects in {len(files) - len(unreadable)} files: {out_dir}')
+    if unreadable:
+        sys.exit('\n'.join(['Not read:', *unreadable.values()]))
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,41 @@
+"""Evaluate: tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--out FILE.pkl]"""
+
+from pathlib import Path
+
+import mmnextvit  # noqa: F401  (first, also in data-loader workers that are spawned)
+
+from _common import build_runner, existing_file, load_config, parser, run
+from mmdet.evaluation import DumpDetResults
+
+
+def parse_args():
+    p = parser('Evaluate a checkpoint on the test data of a config.')
+    p.add_argument('checkpoint', help='checkpoint file')
+    p.add_argument('--out', metavar='FILE.pkl', help='save the predictions there')
+    p.add_argument('--show-dir', help='save drawn predictions beside the truth there')
+    return p.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args)
+    # A folder of its own keeps the config that the training run wrote.
+    cfg.work_dir = args.work_dir or str(Path(cfg.work_dir, 'test'))
+    cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
+    cfg.resume = False
+    if args.show_dir:
+        cfg.default_hooks.visualization = dict(
+            type='mmdet.DetVisualizationHook',
+            draw=True,
+            test_out_dir=str(Path(args.show_dir).resolve()),
+        )
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out {args.out}: the name must end in .pkl')
+    runner = build_runner(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    run(main)
