@@ -28,10 +28,10 @@ setup(
     packages=['mmnextvit'],
     python_requires='>=3.11,<3.13',
     install_requires=[
-        'torch>=2.1,<2.16',
-        'torchvision>=0.16,<0.30',
+        'torch>=2.6,<2.16',
+        'torchvision>=0.21,<0.30',
         'mmdet>=3.3,<3.4',
-        'timm>=1.0.3,<1.1',
+        'timm>=1.0.11,<1.1',
         'einops>=0.6,<0.9',
         'numpy>=1.26,<2.5',
     ],

@@ -14,10 +14,17 @@ if find_spec('torch') is not None:
 
     prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 
-    from . import checkpoint, datasets, hooks, optim
+    from . import checkpoint, datasets, hooks, optim, visualization
     from .nextvit import NextViT
 
-    __all__ += ['NextViT', 'checkpoint', 'datasets', 'hooks', 'optim']
+    __all__ += [
+        'NextViT',
+        'checkpoint',
+        'datasets',
+        'hooks',
+        'optim',
+        'visualization',
+    ]
 
     if find_spec('mmyolo') is not None:
         from .detector import FittedYOLODetector
