@@ -4,13 +4,15 @@ import filecmp
 import json
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from pycocotools.coco import COCO
-from tiny_run import load_tool, run_tool
+from tiny_run import ROOT, load_tool, run_tool
 
 maker = load_tool('make_demo_data')
 NUMBERS = dict(train=6, val=3, size=64, seed=3)
@@ -99,6 +101,28 @@ def test_empty_folder_is_filled(tmp_path):
 def test_numbers_too_small(tmp_path, change):
     with pytest.raises(ValueError, match='train and val must be at least 1, size at'):
         maker.make_demo_data(tmp_path / 'data', **{**NUMBERS, **change})
+
+
+@pytest.mark.parametrize('name', ['s', 's_demo', 's_bccd'])
+@pytest.mark.parametrize('root', ['/elsewhere/', 'here'])
+def test_data_root_is_the_one_thing_to_set(name, root):
+    """On the command line too, though MMEngine has put it into the paths by then."""
+    args = Namespace(
+        config=f'{ROOT}/configs/yolov5_nextvit_{name}.py',
+        cfg_options=dict(data_root=root),
+    )
+    cfg = load_tool('_common').load_config(args)
+    before = Config.fromfile(args.config)
+    for mode in ('train', 'val', 'test'):
+        dataset = cfg[f'{mode}_dataloader'].dataset
+        assert Path(dataset.data_root) == Path(root)
+        assert dataset.ann_file == before[f'{mode}_dataloader'].dataset.ann_file
+    if cfg.val_evaluator.ann_file:
+        assert Path(cfg.val_evaluator.ann_file) == Path(
+            root, cfg.val_dataloader.dataset.ann_file
+        )
+    args.cfg_options = {}
+    assert load_tool('_common').load_config(args).val_evaluator == before.val_evaluator
 
 
 def test_run_folders_are_new(tmp_path):
