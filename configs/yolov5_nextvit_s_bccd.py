@@ -46,6 +46,5 @@ test_evaluator = val_evaluator
 default_hooks = dict(
     param_scheduler=dict(max_epochs=max_epochs, warmup_mim_iter=100),
     checkpoint=dict(interval=5),
-    predictions=dict(type='ContactSheetHook'),
 )
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)

@@ -5,14 +5,16 @@ _base_ = './yolov5_nextvit_s.py'
 data_root = 'work_dirs/demo_data/'
 classes = ('circle', 'square', 'triangle')
 img_scale = (96, 96)
-max_epochs = 10
+max_epochs = 5
 
 model = dict(
     backbone=dict(drop_path_rate=0.0),
     bbox_head=dict(
         head_module=dict(num_classes=len(classes)),
-        loss_cls=dict(loss_weight=0.5),
+        # in balance from the first iteration on, since there are few
+        loss_cls=dict(loss_weight=1.0),
         loss_obj=dict(loss_weight=1.0),
+        loss_bbox=dict(loss_weight=2.0),
     ),
 )
 train_pipeline = [
@@ -59,7 +61,7 @@ optim_wrapper = dict(
 param_scheduler = [
     dict(
         type='OneCycleLR',
-        eta_max=1e-3,
+        eta_max=3e-3,
         total_steps=max_epochs,
         by_epoch=True,
         convert_to_iter_based=True,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS, init_default_scope
-from mmyolo.registry import DATASETS
+from mmyolo.registry import DATASETS, MODELS
 from torch.utils.data import DataLoader
 
 CLASSES = ('cat', 'dog')
@@ -267,6 +267,16 @@ def test_num_classes_of_the_head(coco, stage):
     assert f'{stage}_dataloader.dataset.metainfo' in message
     model.bbox_head.num_classes = model.bbox_head.head_module.num_classes = 2
     getattr(DataReportHook(), f'before_{stage}')(runner)
+
+
+def test_num_classes_of_our_detector(coco, load_config, tiny):
+    cfg = load_config('yolov5_nextvit_s').model
+    cfg.backbone.arch = tiny
+    runner = fake_runner(MODELS.build(cfg), coco.build())
+    with pytest.raises(
+        ValueError, match='set model.bbox_head.head_module.num_c'
+    ):
+        DataReportHook().before_train(runner)
 
 
 # ---------------------------------------------------------------------------- boxes

@@ -19,4 +19,5 @@ default_hooks = dict(
     bad_loss=dict(type='StopOnBadLossHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
     data_report=dict(type='DataReportHook'),
+    predictions=dict(type='ContactSheetHook'),
 )
