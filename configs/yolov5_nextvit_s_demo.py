@@ -1,5 +1,5 @@
-# The small model on the demo data (tools/make_demo_data.py), fast enough for two CPU
-# cores: small pictures, AdamW, no mosaic, one cycle of the learning rate.
+# The small model on drawn shapes (tools/make_demo_data.py), fast on two CPU cores: small
+# pictures, AdamW, a short schedule, no mosaic, no EMA, no drop path.
 _base_ = './yolov5_nextvit_s.py'
 
 data_root = 'work_dirs/demo_data/'
@@ -7,71 +7,39 @@ classes = ('circle', 'square', 'triangle')
 img_scale = (96, 96)
 max_epochs = 5
 
-model = dict(
-    backbone=dict(drop_path_rate=0.0),
-    bbox_head=dict(
-        head_module=dict(num_classes=len(classes)),
-        # in balance from the first iteration on, since there are few
-        loss_cls=dict(loss_weight=1.0),
-        loss_obj=dict(loss_weight=1.0),
-        loss_bbox=dict(loss_weight=2.0),
-    ),
+head = dict(head_module=dict(num_classes=len(classes)))
+head.update({f'loss_{name}': dict(loss_weight=1.0) for name in ('cls', 'bbox', 'obj')})
+model = dict(backbone=dict(drop_path_rate=0.0), bbox_head=head)
+
+data = dict(data_root=data_root, metainfo=dict(classes=classes))
+train = dict(ann_file='annotations/train.json', data_prefix=dict(img='train/'), **data)
+val = dict(ann_file='annotations/val.json', data_prefix=dict(img='val/'), **data)
+train.update(
+    pipeline=[*_base_.pre_transform, *_base_.train_pipeline[-2:]]
+)  # flip, pack
+val.update(batch_shapes_cfg=None)
+val.update(
+    pipeline=[
+        dict(t, scale=img_scale) if 'scale' in t else t for t in _base_.test_pipeline
+    ]
 )
-train_pipeline = [
-    *_base_.pre_transform,
-    dict(type='YOLOv5HSVRandomAug'),
-    dict(
-        type='mmdet.RandomFlip', prob=[0.25] * 2, direction=['horizontal', 'vertical']
-    ),
-    _base_.train_pipeline[-1],
-]
-test_pipeline = [
-    dict(step, scale=img_scale) if 'scale' in step else step
-    for step in _base_.test_pipeline
-]
-data = dict(data_root=data_root, metainfo=dict(classes=classes), batch_shapes_cfg=None)
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        **data,
-        ann_file='annotations/train.json',
-        data_prefix=dict(img='train'),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        **data,
-        ann_file='annotations/val.json',
-        data_prefix=dict(img='val'),
-        pipeline=test_pipeline,
-    ),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
-test_evaluator = val_evaluator
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05)
-)
+loader = dict(batch_size=8, num_workers=0, persistent_workers=False)
+train_dataloader = dict(**loader, dataset=train)
+val_dataloader = test_dataloader = dict(**loader, dataset=val)
+val_evaluator = test_evaluator = dict(ann_file=data_root + val['ann_file'])
+
+adamw = dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=0.05, fused=True)
+optim_wrapper = dict(optimizer=adamw)
+by_iteration = dict(by_epoch=True, convert_to_iter_based=True)
 param_scheduler = [
-    dict(
-        type='OneCycleLR',
-        eta_max=3e-3,
-        total_steps=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    )
+    dict(type='LinearLR', start_factor=0.05, end=1, **by_iteration),
+    dict(type='CosineAnnealingLR', begin=1, end=max_epochs, **by_iteration),
 ]
 default_hooks = dict(
     param_scheduler=dict(_delete_=True, type='ParamSchedulerHook'),
-    checkpoint=dict(interval=max_epochs),
-    logger=dict(interval=10),
+    checkpoint=dict(interval=max_epochs, save_best=None),
+    logger=dict(interval=15),
 )
 custom_hooks = []
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 randomness = dict(seed=0)

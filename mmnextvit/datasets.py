@@ -427,8 +427,7 @@ class VerifiedDataMixin:
                 f'{len(names)} {fault} ({listed(dict.fromkeys(names))})'
                 for fault, names in self.box_faults.items()
             )
-            total = sum(map(len, self.box_faults.values()))
-            warn(f'{self.ann_file}: {total} boxes dropped: {kinds}')
+            warn(f'{self.ann_file}: boxes dropped: {kinds}')
 
     def _check_pictures(self, data_list: list[dict]) -> list[dict]:
         paths = [data['img_path'] for data in data_list]
