@@ -1,5 +1,5 @@
-# The small model on drawn shapes (tools/make_demo_data.py), fast on two CPU cores: small
-# pictures, AdamW, a short schedule, no mosaic, no EMA, no drop path.
+# The small model on drawn shapes (tools/make_demo_data.py), in minutes on two CPU
+# cores: small pictures, AdamW, a short schedule, no mosaic, no EMA, no drop path.
 _base_ = './yolov5_nextvit_s.py'
 
 data_root = 'work_dirs/demo_data/'
@@ -10,19 +10,15 @@ max_epochs = 5
 head = dict(head_module=dict(num_classes=len(classes)))
 head.update({f'loss_{name}': dict(loss_weight=1.0) for name in ('cls', 'bbox', 'obj')})
 model = dict(backbone=dict(drop_path_rate=0.0), bbox_head=head)
+model.update(test_cfg=dict(nms=dict(iou_threshold=0.5)))  # the shapes don't overlap
 
+flip_and_pack = _base_.train_pipeline[-2:]
+sized = [dict(t, scale=img_scale) if 'scale' in t else t for t in _base_.test_pipeline]
 data = dict(data_root=data_root, metainfo=dict(classes=classes))
-train = dict(ann_file='annotations/train.json', data_prefix=dict(img='train/'), **data)
-val = dict(ann_file='annotations/val.json', data_prefix=dict(img='val/'), **data)
-train.update(
-    pipeline=[*_base_.pre_transform, *_base_.train_pipeline[-2:]]
-)  # flip, pack
-val.update(batch_shapes_cfg=None)
-val.update(
-    pipeline=[
-        dict(t, scale=img_scale) if 'scale' in t else t for t in _base_.test_pipeline
-    ]
-)
+train = dict(**data, ann_file='annotations/train.json', data_prefix=dict(img='train/'))
+train.update(pipeline=[*_base_.pre_transform, *flip_and_pack])
+val = dict(**data, ann_file='annotations/val.json', data_prefix=dict(img='val/'))
+val.update(pipeline=sized, batch_shapes_cfg=None)
 loader = dict(batch_size=8, num_workers=0, persistent_workers=False)
 train_dataloader = dict(**loader, dataset=train)
 val_dataloader = test_dataloader = dict(**loader, dataset=val)
@@ -31,10 +27,9 @@ val_evaluator = test_evaluator = dict(ann_file=data_root + val['ann_file'])
 adamw = dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=0.05, fused=True)
 optim_wrapper = dict(optimizer=adamw)
 by_iteration = dict(by_epoch=True, convert_to_iter_based=True)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, end=1, **by_iteration),
-    dict(type='CosineAnnealingLR', begin=1, end=max_epochs, **by_iteration),
-]
+warm_up = dict(type='LinearLR', start_factor=0.05, end=1, **by_iteration)
+decay = dict(type='CosineAnnealingLR', begin=1, end=max_epochs, **by_iteration)
+param_scheduler = [warm_up, decay]
 default_hooks = dict(
     param_scheduler=dict(_delete_=True, type='ParamSchedulerHook'),
     checkpoint=dict(interval=max_epochs, save_best=None),
