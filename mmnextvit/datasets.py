@@ -313,7 +313,7 @@ class VerifiedDataMixin:
     Mix it in before such a class. What it finds while annotations are parsed goes to
     ``self.box_faults`` (fault to file names) and is reported in one warning. Pictures
     are read through `LoadVerifiedImage` wherever the pipeline says
-    ``LoadImageFromFile``.
+    ``LoadImageFromFile``; a pipeline that a hook puts in later must name it itself.
 
     Args:
         skip_broken: For training: go on without pictures that are missing, truncated

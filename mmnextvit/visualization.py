@@ -9,7 +9,7 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.visualization import DetLocalVisualizer
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -109,7 +109,7 @@ class ContactSheetHook(Hook):
         outputs: Sequence[DetDataSample] | dict | None = None,
         mode: str = 'train',
     ) -> None:
-        if mode != 'train':
+        if mode != 'train' and is_main_process():  # MMEngine's visualizer draws there
             for sample in outputs[: self.count - len(self._pairs)]:
                 picture = mmcv.imread(sample.img_path, channel_order='rgb')
                 self._pairs.append(

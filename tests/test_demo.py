@@ -136,7 +136,7 @@ def test_demo_from_end_to_end(tmp_path):
     earlier = tmp_path / 'out' / 'demo' / 'epoch_1.pth'
     earlier.parent.mkdir(parents=True)
     earlier.write_text('precious')
-    options = ('train_cfg.max_epochs=1',)
+    options = 'train_cfg.max_epochs=1', 'default_hooks.checkpoint.save_optimizer=False'
     numbers = '--train', 4, '--val', 2, '--size', 32
     text = run_tool(
         *('demo.py', '--out', 'out', *numbers, '--cfg-options', *options), cwd=tmp_path
