@@ -162,6 +162,16 @@ class CheckpointFitHook(Hook):
 
     priority = 'VERY_HIGH'  # before EMAHook copies the checkpoint
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        # OneCycleLR keeps a method of itself, which would put its whole object into the
+        # file; on resuming it has its own again.
+        schedulers = checkpoint.get('param_schedulers', [])
+        if isinstance(schedulers, dict):
+            schedulers = [state for states in schedulers.values() for state in states]
+        for state in schedulers:
+            for key in [key for key, value in state.items() if callable(value)]:
+                del state[key]
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         found = fit(
             unwrapped(runner).state_dict(), checkpoint.get('state_dict', checkpoint)

@@ -4,12 +4,13 @@ import math
 from operator import itemgetter
 from pathlib import Path
 
-import mmnextvit  # noqa: F401  (registers the hooks)
+from mmnextvit.hooks import CheckpointFitHook
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OneCycleLR
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -285,3 +286,40 @@ def test_another_backbone_stops_training(tmp_path, trained):
     message = str(error.value)
     assert message.startswith(f'{trained} does not fit, and all of the backbone must: ')
     assert 'not in the file: backbone.3.weight, backbone.3.bias' in message
+
+
+def test_schedulers_are_saved_as_data(tmp_path):
+    """MMEngine's OneCycleLR keeps a method, which no safe reader would read again."""
+
+    def build():
+        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        scheduler = OneCycleLR(optimizer, eta_max=0.3, total_steps=9)
+        return optimizer, scheduler
+
+    def go(optimizer, scheduler, steps):
+        for _ in range(steps):
+            optimizer.step()
+            scheduler.step()
+        return optimizer.param_groups[0]['lr']
+
+    first = build()
+    go(*first, 4)
+    path = str(tmp_path / 'x.pth')
+    checkpoint = dict(param_schedulers=[first[1].state_dict()])
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match='OneCycle'):
+        CheckpointLoader.load_checkpoint(path)
+    CheckpointFitHook().before_save_checkpoint(None, checkpoint)
+    torch.save(checkpoint, path)
+    second = build()
+    go(*second, 4)  # the optimizer has its own state in a checkpoint
+    second[1].load_state_dict(
+        CheckpointLoader.load_checkpoint(path)['param_schedulers'][0]
+    )
+    assert go(*first, 3) == go(*second, 3)
+    # one schedule an optimizer, as MMEngine saves several
+    state = first[1].state_dict()
+    assert any(map(callable, state.values()))
+    several = dict(param_schedulers=dict(a=[state]))
+    CheckpointFitHook().before_save_checkpoint(None, several)
+    assert not any(map(callable, several['param_schedulers']['a'][0].values()))
