@@ -34,6 +34,7 @@ setup(
         'timm>=1.0.11,<1.1',
         'einops>=0.6,<0.9',
         'numpy>=1.26,<2.5',
+        'safetensors>=0.8,<0.9',
     ],
     extras_require=EXTRAS,
 )

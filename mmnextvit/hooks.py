@@ -11,7 +11,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from .checkpoint import fit
+from .checkpoint import adapt, check
 
 
 def unwrapped(runner: Runner) -> nn.Module:
@@ -151,16 +151,22 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Compares every checkpoint that the runner loads with the model.
+    """Converts every checkpoint that the runner loads, and compares it with the model.
 
     For testing and resuming all tensors must fit; for training that starts from
     ``load_from`` those of the backbone, and what else does not fit is reported.
 
+    Args:
+        partial: Whether ``load_from`` may fill less than the whole backbone.
+
     Raises:
-        ValueError: Too little fits; see :func:`mmnextvit.checkpoint.fit`.
+        ValueError: Too little fits; the message is the receipt.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook copies the checkpoint
+
+    def __init__(self, partial: bool = False) -> None:
+        self.partial = partial
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # OneCycleLR keeps a method of itself, which would put its whole object into the
@@ -173,16 +179,16 @@ class CheckpointFitHook(Hook):
                 del state[key]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        found = fit(
-            unwrapped(runner).state_dict(), checkpoint.get('state_dict', checkpoint)
-        )
-        source = runner._load_from or 'The checkpoint'
-        if found.complete:
-            runner.logger.info(f'{source}: {found}')
-            return
+        model = unwrapped(runner)
+        receipt = adapt(checkpoint, model, runner._load_from)
         training = isinstance(runner._train_loop, BaseLoop)
-        if training and not runner._resume and found.fits('backbone.'):
-            runner.logger.warning(f'{source}: {found}')
-            return
-        wanted = 'all of the backbone' if training and not runner._resume else 'all'
-        raise ValueError(f'{source} does not fit, and {wanted} must: {found}')
+        if training and not runner._resume:
+            switch = 'default_hooks.checkpoint_fit.partial=True'
+            check(receipt, 'backbone.', self.partial, switch)
+        else:
+            if runner._resume and not {'meta', 'message_hub'} <= checkpoint.keys():
+                raise ValueError(
+                    f'{receipt.source} holds weights but no training state: to start '
+                    'from them set load_from in the config, without --resume'
+                )
+            check(receipt, None)

@@ -24,6 +24,8 @@ from mmyolo.models.utils import make_divisible, make_round
 from mmyolo.registry import MODELS
 from torch import Tensor, nn
 
+from .formats import kinds_of_rows
+
 # torch.nn classes that a YAML's ``activation:`` may name: mmcv's name for each, and the
 # argument that it takes.
 ACTIVATIONS = {
@@ -464,6 +466,7 @@ class YOLOv5YAMLNeck(BaseModule):
             )
         given = [FeatureMap(c, Fraction(s)) for c, s in zip(in_channels, in_strides)]
         self.num_inputs = len(given)
+        self.kinds = kinds_of_rows(rows)  # by which a YOLOv5 file is converted
         self.rows = RowGraph(
             rows,
             inputs=[None] * (self.NUM_MAPS - len(given)) + given,

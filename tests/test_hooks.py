@@ -284,7 +284,7 @@ def test_another_backbone_stops_training(tmp_path, trained):
     with pytest.raises(ValueError) as error:
         build(tmp_path / 'a', load_from=trained, model=model).train()
     message = str(error.value)
-    assert message.startswith(f'{trained} does not fit, and all of the backbone must: ')
+    assert message.startswith(f'{trained} does not fit, and all of the backbone must')
     assert 'not in the file: backbone.3.weight, backbone.3.bias' in message
 
 
@@ -307,7 +307,7 @@ def test_schedulers_are_saved_as_data(tmp_path):
     path = str(tmp_path / 'x.pth')
     checkpoint = dict(param_schedulers=[first[1].state_dict()])
     torch.save(checkpoint, path)
-    with pytest.raises(ValueError, match='OneCycle'):
+    with pytest.raises(ValueError, match='refused'):
         CheckpointLoader.load_checkpoint(path)
     CheckpointFitHook().before_save_checkpoint(None, checkpoint)
     torch.save(checkpoint, path)

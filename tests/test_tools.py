@@ -301,7 +301,7 @@ def test_another_arch(trained, monkeypatch):
         *('--cfg-options', 'model.backbone.arch.depths=[1,2,10,2]'),
     )
     assert message.startswith(
-        'predict.py: work_dirs/tiny/epoch_2.pth does not fit the config: '
+        'predict.py: work_dirs/tiny/epoch_2.pth does not fit, and all must: '
     )
     fits, total = map(int, re.search(r"(\d+) of the model's (\d+)", message).groups())
     state = read('work_dirs/tiny/epoch_2.pth')['state_dict']

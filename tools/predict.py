@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.checkpoint import fit
+from mmnextvit.checkpoint import adapt, check
 from mmnextvit.datasets import BrokenPictureError, read_picture
 
 import cv2
@@ -59,9 +59,7 @@ class Predictor(DetInferencer):
         )
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
-        found = fit(model.state_dict(), checkpoint.get('state_dict', checkpoint))
-        if not found.complete:
-            raise ValueError(f'{self.weights} does not fit the config: {found}')
+        check(adapt(checkpoint, model, self.weights), None)
         meta = checkpoint.setdefault('meta', {})
         if 'dataset_meta' not in meta:
             dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
