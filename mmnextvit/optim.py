@@ -28,7 +28,9 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: Config of the wrapper, with an ``optimizer`` of any type.
-        paramwise_cfg: ``dict(base_total_batch_size=64)`` and nothing else.
+        paramwise_cfg: ``base_total_batch_size``, 64 by default, and
+            ``backbone_lr_mult``, by which the learning rate of ``model.backbone`` is
+            multiplied. Then its three groups follow those of the rest.
 
     Raises:
         ValueError: ``paramwise_cfg`` has another key.
@@ -38,17 +40,19 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None
     ) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        unknown = sorted(set(self.paramwise_cfg) - {'base_total_batch_size'})
+        allowed = {'base_total_batch_size', 'backbone_lr_mult'}
+        unknown = sorted(set(self.paramwise_cfg) - allowed)
         if unknown:
             raise ValueError(
                 f'optim_wrapper.paramwise_cfg has {unknown}, which '
-                f'{type(self).__name__} does not follow: allowed is '
-                "'base_total_batch_size'. For others take constructor="
+                f'{type(self).__name__} does not follow: allowed are '
+                f'{sorted(allowed)}. For others take constructor='
                 "'DefaultOptimWrapperConstructor' and its schedule."
             )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        groups = three_groups(model.module if is_model_wrapper(model) else model)
+        model = model.module if is_model_wrapper(model) else model
+        groups = three_groups(model)
         optimizer_cfg = self.optimizer_cfg.copy()
         decay = optimizer_cfg.pop('weight_decay', 0)
         batch_size = optimizer_cfg.pop('batch_size_per_gpu', None)
@@ -66,10 +70,24 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             dict(params=group, weight_decay=d)
             for group, d in zip(groups, (decay, 0, 0))
         ]
+        lr_mult = self.paramwise_cfg.get('backbone_lr_mult')
+        if lr_mult is not None:
+            params += _moved(params, set(model.backbone.parameters()))
+            for group in params[3:]:
+                group['lr'] = lr_mult * optimizer_cfg['lr']
         optimizer = OPTIMIZERS.build(dict(**optimizer_cfg, params=params))
         return OPTIM_WRAPPERS.build(
             self.optim_wrapper_cfg, default_args=dict(optimizer=optimizer)
         )
+
+
+def _moved(groups: list[dict], params: set[nn.Parameter]) -> list[dict]:
+    """Takes ``params`` out of groups; returns them in groups of the same settings."""
+    moved = []
+    for group in groups:
+        moved.append(dict(group, params=[p for p in group['params'] if p in params]))
+        group['params'] = [p for p in group['params'] if p not in params]
+    return moved
 
 
 def three_groups(model: nn.Module) -> tuple[list, list, list]:

@@ -201,8 +201,36 @@ def test_a_step_moves_every_parameter():
 
 
 def test_options_that_it_does_not_follow_are_refused():
-    with pytest.raises(ValueError, match=r"\['norm_decay_mult'\].*allowed is 'base_to"):
+    with pytest.raises(
+        ValueError, match=r"\['norm_decay_mult'\].*allowed are.*'base_to"
+    ):
         build(nn.Linear(2, 2), paramwise_cfg=dict(norm_decay_mult=0))
+
+
+def test_a_smaller_learning_rate_in_the_backbone(load_config):
+    """The fine-tuning config: one group each, no decay on norms and biases."""
+    cfg = load_config('yolov5_nextvit_s_in1k')
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    found = {}
+    for group in wrapper.optimizer.param_groups:
+        for param in group['params']:
+            assert param not in found
+            found[param] = group
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    undecayed = {
+        p for m in model.modules() if isinstance(m, norms) for p in m.parameters()
+    }
+    assert len(found) == len(list(model.parameters()))
+    lr = cfg.optim_wrapper.optimizer.lr
+    for name, param in model.named_parameters():
+        group = found[param]
+        assert group['lr'] == lr * (0.1 if name.startswith('backbone.') else 1), name
+        decays = param not in undecayed and not name.endswith('bias')
+        assert (group['weight_decay'] > 0) == decays, name
+    # the hook of YOLOv5's own schedule warms up the third group
+    assert all(p.ndim == 1 for p in wrapper.optimizer.param_groups[2]['params'])
 
 
 class Net(BaseModel):
