@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -427,13 +427,19 @@ def _natural(name: str) -> list:
     return [(int(p), '') if p.isdigit() else (-1, p) for p in name.split('.')]
 
 
-def adapt(content: dict, model: nn.Module, source: str = '') -> Receipt:
+def adapt(
+    content: dict,
+    model: nn.Module,
+    source: str = '',
+    classes: Sequence[str] | None = None,
+) -> Receipt:
     """Puts a checkpoint's weights under the model's names, in place.
 
     Args:
         content: What a checkpoint scheme gave; ``state_dict`` is set.
         model: A whole detector, or a backbone alone.
         source: Name of the file, where the content does not know it.
+        classes: Names of the data's classes, to compare with a YOLOv5 file's.
 
     Raises:
         ValueError: It holds no weights of a NextViT, by their names.
@@ -453,11 +459,13 @@ def adapt(content: dict, model: nn.Module, source: str = '') -> Receipt:
         weights.layout,
         getattr(content, 'digest', 'unknown'),
         fit(own, state),
-        differences(weights.facts, model),
+        differences(weights.facts, model, classes),
     )
 
 
-def differences(facts: Mapping, model: nn.Module) -> list[str]:
+def differences(
+    facts: Mapping, model: nn.Module, classes: Sequence[str] | None = None
+) -> list[str]:
     """How a YOLOv5 file's facts and a model differ, a sentence each."""
     notes = []
     head = getattr(model, 'bbox_head', None)
@@ -477,7 +485,6 @@ def differences(facts: Mapping, model: nn.Module) -> list[str]:
                 'config: write those of the file as base_sizes of '
                 'model.bbox_head.prior_generator'
             )
-    classes = (getattr(model, 'dataset_meta', None) or {}).get('classes')
     if classes and 'classes' in facts and list(classes) != facts['classes']:
         notes.append(
             f'classes {facts["classes"]} in the file, {list(classes)} in the config'

@@ -180,7 +180,10 @@ class CheckpointFitHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = unwrapped(runner)
-        receipt = adapt(checkpoint, model, runner._load_from)
+        loops = runner._train_loop, runner._val_loop, runner._test_loop
+        loop = next(loop for loop in loops if isinstance(loop, BaseLoop))
+        classes = getattr(loop.dataloader.dataset, 'metainfo', {}).get('classes')
+        receipt = adapt(checkpoint, model, runner._load_from, classes)
         training = isinstance(runner._train_loop, BaseLoop)
         if training and not runner._resume:
             switch = 'default_hooks.checkpoint_fit.partial=True'

@@ -48,9 +48,9 @@ def detector(load_config, tiny, lively):
     return build
 
 
-def load(path, model):
+def load(path, model, **options):
     content = CheckpointLoader.load_checkpoint(str(path), 'cpu')
-    receipt = adapt(content, model)
+    receipt = adapt(content, model, **options)
     model.load_state_dict(content['state_dict'], strict=False)
     return receipt
 
@@ -90,13 +90,12 @@ def test_a_yolov5_checkpoint_gives_the_same_maps_and_boxes(tmp_path, detector, e
 
 def test_what_else_differs_from_a_yolov5_checkpoint_is_said(tmp_path, detector):
     model = detector()
-    model.dataset_meta = dict(classes=('a', 'b', 'c'))
     anchors = [[(1, 2), (3, 4), (5, 6)], *ANCHORS[1:]]
     path = write_yolov5_checkpoint(
         tmp_path / 'x.pt', to_yolov5(model.state_dict()), KINDS, anchors=anchors,
         strides=(8, 16, 64), names={0: 'a', 1: 'c', 2: 'b'}, eps=1e-5,
     )  # fmt: skip
-    notes = '\n'.join(load(path, model).notes)
+    notes = '\n'.join(load(path, model, classes=('a', 'b', 'c')).notes)
     assert re.search(r'strides \[8, 16, 64\] in the file, \[8, 16, 32\] in', notes)
     assert re.search(
         r'anchors \[\[\[1.0, 2.0\].* in the file, \[\[\[10.0, 13.0\]', notes
@@ -266,6 +265,8 @@ def test_weights_through_the_tools(tmp_path, detector):
     epochs = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={path}']
     printed = run_tool('train.py', config, *epochs, cwd=tmp_path)
     assert f'{path}: patched YOLOv5, sha256' in printed
+    classes = "classes ['a', 'b', 'c'] in the file, ['circle', 'square', 'triangle'] in"
+    assert classes in printed
     assert re.search(r"(\d+) of the model's \1 tensors fit", printed)
     printed = run_tool(
         'train.py',
