@@ -217,23 +217,20 @@ def weights_of(content: Mapping, source: str, kinds: Mapping[int, str] | None = 
         (content[k] for k in ('ema', 'model') if isinstance(content.get(k), Record)),
         None,
     )
-    if model is not None:
-        try:
-            state, facts = yolov5_state(model)
-        except ValueError as error:
-            raise ValueError(f'{source} holds no weights of NextViT: {error}') from None
-        kinds = facts.pop('kinds')
-    else:
-        state = next(
-            (content[k] for k in ('state_dict', 'model') if _is_state(content.get(k))),
-            content,
-        )
-    state = {
-        re.sub(r'^module\.', '', k): v
-        for k, v in state.items()
-        if isinstance(v, Tensor)
-    }
     try:
+        if model is not None:
+            state, facts = yolov5_state(model)
+            kinds = facts.pop('kinds')
+        else:
+            keys = 'state_dict', 'model'
+            state = next(
+                (content[k] for k in keys if _is_state(content.get(k))), content
+            )
+        state = {
+            re.sub(r'^module\.', '', k): v
+            for k, v in state.items()
+            if isinstance(v, Tensor)
+        }
         layout = recognised(set(state))
         state = formats(kinds or YOLOV5_KINDS)[layout].to_ours(state)
     except ValueError as error:
@@ -410,7 +407,7 @@ class Receipt:
         except ValueError:
             starts = [0]
         groups: dict[str, tuple[int, int]] = {}
-        for name in sorted(names, key=_natural):
+        for name in names:
             first, *rest = name.removeprefix('backbone.').split('.')
             if first == 'features':
                 stage = max(
@@ -421,10 +418,6 @@ class Receipt:
             groups[first] = n + (name in fitting), of + 1
         order = ['stem', *sorted(g for g in groups if g.startswith('stage')), 'norm']
         return {g: groups[g] for g in (*order, *groups) if g in groups}
-
-
-def _natural(name: str) -> list:
-    return [(int(p), '') if p.isdigit() else (-1, p) for p in name.split('.')]
 
 
 def adapt(
