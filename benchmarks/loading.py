@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import mmnextvit  # noqa: E402, F401  (first)
 from mmnextvit.checkpoint import adapt  # noqa: E402
-from mmnextvit.formats import YOLOV5_KINDS, to_timm, to_yolov5  # noqa: E402
+from mmnextvit.formats import to_timm, to_yolov5  # noqa: E402
 
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
@@ -32,10 +32,13 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from yolov5_pickle import write_yolov5_checkpoint, yolov5_on_the_path  # noqa: E402
 
 
+def config(arch: str) -> Config:
+    return Config.fromfile(ROOT / 'configs' / f'yolov5_nextvit_{arch}.py')
+
+
 def build(arch: str) -> torch.nn.Module:
     init_default_scope('mmyolo')
-    config = Config.fromfile(ROOT / 'configs' / f'yolov5_nextvit_{arch}.py')
-    return MODELS.build(config.model)
+    return MODELS.build(config(arch).model)
 
 
 def write(arch: str, folder: Path) -> list[Path]:
@@ -44,7 +47,8 @@ def write(arch: str, folder: Path) -> list[Path]:
     torch.save({'meta': {}, 'state_dict': state}, files[0])
     save_file(to_timm(state), files[1])
     yolov5 = folder / f'{arch}.pt'
-    kinds = ['NextViT', *(YOLOV5_KINDS[row] for row in sorted(YOLOV5_KINDS))]
+    rows = config(arch).model.neck.rows
+    kinds = ['NextViT', *(row[2] for row in rows), 'Detect']
     return [*files, write_yolov5_checkpoint(yolov5, to_yolov5(state), kinds)]
 
 

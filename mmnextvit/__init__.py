@@ -14,20 +14,23 @@ if find_spec('torch') is not None:
 
     prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 
-    from . import checkpoint, datasets, hooks, optim, visualization
+    from . import checkpoint, datasets, hooks, optim, visualization, yolo_txt
     from .nextvit import NextViT
+    from .timm_features import TimmFeatures
 
     __all__ += [
         'NextViT',
+        'TimmFeatures',
         'checkpoint',
         'datasets',
         'hooks',
         'optim',
         'visualization',
+        'yolo_txt',
     ]
 
     if find_spec('mmyolo') is not None:
         from .detector import FittedYOLODetector
-        from .yolov5_yaml import YOLOv5YAMLNeck
+        from .yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
 
-        __all__ += ['FittedYOLODetector', 'YOLOv5YAMLNeck']
+        __all__ += ['FittedYOLODetector', 'YOLOv5YAMLBackbone', 'YOLOv5YAMLNeck']

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from .formats import (
     FORMATS,
-    YOLOV5_KINDS,
+    YOLOV5,
+    Numbering,
     backbone_of,
     formats,
     recognised,
@@ -34,8 +35,10 @@ from .formats import (
 )
 from .nextvit import ARCHS, NextViT
 from .reader import forced_weights_only, read_checkpoint, refused
+from .timm_features import TimmFeatures
 from .unpickler import Record, named_modules
 
+OURS = NextViT, TimmFeatures  # backbones whose weights come with a receipt
 SHOWN = 3  # names that a message lists of each kind
 
 
@@ -201,13 +204,20 @@ class Weights:
     facts: dict[str, object] = field(default_factory=dict)
 
 
-def weights_of(content: Mapping, source: str, kinds: Mapping[int, str] | None = None):
+def weights_of(
+    content: Mapping,
+    source: str,
+    numbering: Numbering = YOLOV5,
+    timm_model: TimmFeatures | None = None,
+) -> Weights:
     """The weights that a file's content holds, under our names.
 
     Args:
         content: What :func:`read_checkpoint` gave.
         source: Name of the file, for messages.
-        kinds: The modules of a YOLOv5 file's rows, where the file does not tell.
+        numbering: Where a YOLOv5 file's modules stand.
+        timm_model: The backbone to fill, where it is one of timm's: names that are not
+            a detector's then are of its classifier or its own.
 
     Raises:
         ValueError: It holds no state dict, or one of unknown names.
@@ -220,7 +230,6 @@ def weights_of(content: Mapping, source: str, kinds: Mapping[int, str] | None = 
     try:
         if model is not None:
             state, facts = yolov5_state(model)
-            kinds = facts.pop('kinds')
         else:
             keys = 'state_dict', 'model'
             state = next(
@@ -231,10 +240,15 @@ def weights_of(content: Mapping, source: str, kinds: Mapping[int, str] | None = 
             for k, v in state.items()
             if isinstance(v, Tensor)
         }
+        detectors = FORMATS['yolov5'], FORMATS['ours']
+        if timm_model and not any(layout.matches(set(state)) for layout in detectors):
+            state, facts['left out'] = timm_model.from_timm(state)
+            state = {f'backbone.{k}': v for k, v in state.items()}
+            return Weights(state, 'timm', facts)
         layout = recognised(set(state))
-        state = formats(kinds or YOLOV5_KINDS)[layout].to_ours(state)
+        state = formats(numbering)[layout].to_ours(state)
     except ValueError as error:
-        raise ValueError(f'{source} holds no weights of NextViT: {error}') from None
+        raise ValueError(f'{source} holds no weights for this model: {error}') from None
     return Weights(state, layout, facts)
 
 
@@ -253,7 +267,7 @@ def yolov5_state(model: Record) -> tuple[dict[str, Tensor], dict[str, object]]:
     Raises:
         ValueError: It is another model.
     """
-    state, eps, rows = {}, set(), {}
+    state, eps, modules = {}, set(), {}
     for path, module in named_modules(model):
         for table in ('_parameters', '_buffers'):
             tensors = module.attribute(table)
@@ -266,16 +280,12 @@ def yolov5_state(model: Record) -> tuple[dict[str, Tensor], dict[str, object]]:
         ):
             eps.add(module.attribute('eps'))
         if match := re.fullmatch(r'model\.([0-9]+)\.', path):
-            rows[int(match[1])] = module
-    if not rows:
+            modules[int(match[1])] = module
+    if not modules:
         raise ValueError(f'{model.source} has no numbered modules, as YOLOv5 has')
-    kinds = {}
-    for number, row in rows.items():
-        kind = row.source.rpartition('.')[2]
-        kinds[number + 4] = f'nn.{kind}' if row.source.startswith('torch.') else kind
-    facts = dict(kinds=kinds, bn_eps=sorted(eps))
-    last = max(rows)
-    strides = rows[last].attribute('stride')
+    facts = dict(bn_eps=sorted(eps))
+    last = max(modules)
+    strides = modules[last].attribute('stride')
     anchors = state.get(f'model.{last}.anchors')
     if isinstance(strides, Tensor) and strides.ndim == 1 and len(strides) < 10:
         facts['strides'] = strides.int().tolist()
@@ -337,8 +347,7 @@ class Fit:
             ('not in the model', self.unexpected),
         ):
             if names:
-                more = f', and {len(names) - SHOWN} more' * (len(names) > SHOWN)
-                lines.append(f'  {title}: {", ".join(names[:SHOWN])}{more}')
+                lines.append(f'  {title}: {_listed(names)}')
         return '\n'.join([*lines, self.reason] if self.reason else lines)
 
 
@@ -408,12 +417,13 @@ class Receipt:
             starts = [0]
         groups: dict[str, tuple[int, int]] = {}
         for name in names:
-            first, *rest = name.removeprefix('backbone.').split('.')
-            if first == 'features':
+            parts = name.removeprefix('backbone.').removeprefix('model.')
+            first, *rest = parts.split('.')
+            if first == 'features' and len(starts) > 1:
                 stage = max(
                     s for s, start in enumerate(starts) if start <= int(rest[0])
                 )
-                first = f'stage {stage}' if len(starts) > 1 else 'features'
+                first = f'stage {stage}'
             n, of = groups.get(first, (0, 0))
             groups[first] = n + (name in fitting), of + 1
         order = ['stem', *sorted(g for g in groups if g.startswith('stage')), 'norm']
@@ -438,8 +448,8 @@ def adapt(
         ValueError: It holds no weights of a NextViT, by their names.
     """
     source = getattr(content, 'source', source) or 'The checkpoint'
-    neck = getattr(model, 'neck', None)
-    weights = weights_of(content, source, getattr(neck, 'kinds', None))
+    timm_model = next((m for m in model.modules() if isinstance(m, TimmFeatures)), None)
+    weights = weights_of(content, source, numbering_of(model), timm_model)
     own = model.state_dict()
     state = weights.state
     if not any(name.startswith('backbone.') for name in own):
@@ -456,11 +466,30 @@ def adapt(
     )
 
 
+def numbering_of(model: nn.Module) -> Numbering:
+    """Where a YOLOv5 file's modules stand in a detector with a neck of rows."""
+    neck = getattr(model, 'neck', None)
+    in_rows = getattr(neck, 'in_rows', None)
+    if in_rows is None:
+        return Numbering()
+    last = in_rows[-1]
+    whole = not hasattr(model.backbone, 'out_rows')  # module 0 is the backbone
+    inside = 'model.' if isinstance(model.backbone, TimmFeatures) else ''
+    return Numbering(
+        neck=last + 1,
+        shift=last if whole else 0,
+        detect=last + 1 + len(neck.rows),
+        backbone=f'backbone.{inside}',
+    )
+
+
 def differences(
     facts: Mapping, model: nn.Module, classes: Sequence[str] | None = None
 ) -> list[str]:
     """How a YOLOv5 file's facts and a model differ, a sentence each."""
     notes = []
+    if left := facts.get('left out'):
+        notes.append(f'left out, as the model has no place for them: {_listed(left)}')
     head = getattr(model, 'bbox_head', None)
     priors = getattr(head, 'prior_generator', None)
     if priors is not None and 'strides' in facts:
@@ -493,13 +522,13 @@ def differences(
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
 class Pretrained(PretrainedInit):
-    """MMEngine's ``Pretrained`` initialisation, with a receipt for NextViT models.
+    """MMEngine's ``Pretrained`` initialisation, with a receipt for NextViT and timm.
 
     Other models are loaded as MMEngine does.
 
     Args:
         checkpoint: File or address, of any layout in
-            :data:`~mmnextvit.formats.FORMATS`.
+            :data:`~mmnextvit.formats.FORMATS`; for ``mmdet.TimmFeatures`` timm's.
         partial: Whether less than the whole backbone is allowed; the receipt is a
             warning then.
         prefix: As in MMEngine; not needed here.
@@ -520,12 +549,12 @@ class Pretrained(PretrainedInit):
         self.partial = partial
 
     def __call__(self, module: nn.Module) -> None:
-        if not any(isinstance(m, NextViT) for m in module.modules()):
+        if not any(isinstance(m, OURS) for m in module.modules()):
             super().__call__(module)
             return
         content = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
         receipt = adapt(content, module, self.checkpoint)
-        alone = isinstance(module, NextViT)
+        alone = isinstance(module, OURS)
         check(receipt, '' if alone else 'backbone.', self.partial, 'partial=True there')
         fitting = set(receipt.found.fitting)
         state = {k: v for k, v in content['state_dict'].items() if k in fitting}
@@ -572,6 +601,11 @@ def _arch(names: Mapping) -> str:
     archs = {sum(arch['depths']): name for name, arch in ARCHS.items()}
     name = f" (arch '{archs[blocks]}')" if blocks in archs else ''
     return f'{blocks} blocks{name}'
+
+
+def _listed(names: list[str]) -> str:
+    more = f', and {len(names) - SHOWN} more' * (len(names) > SHOWN)
+    return f'{", ".join(names[:SHOWN])}{more}'
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -1,7 +1,7 @@
 """A YOLO detector whose neck fits its backbone and whose head fits its neck."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
@@ -10,6 +10,7 @@ from mmengine.dist import get_world_size
 from mmyolo.models.detectors import YOLODetector
 from mmyolo.models.utils import make_divisible
 from mmyolo.registry import MODELS, TASK_UTILS
+from torch import Tensor
 
 
 @MODELS.register_module()
@@ -54,31 +55,130 @@ class FittedYOLODetector(YOLODetector):
         self.backbone = MODELS.build(backbone)
         channels, strides = emitted(self.backbone)
         neck = fitted(
-            neck, 'neck', 'backbone', in_channels=channels, in_strides=strides
+            neck,
+            'neck',
+            'backbone',
+            in_channels=channels,
+            in_strides=strides,
+            in_rows=getattr(self.backbone, 'out_rows', None),
         )
         self.neck = MODELS.build(neck)
-        channels, strides = emitted(self.neck)
-        head_module = fitted(
-            bbox_head['head_module'],
-            'bbox_head.head_module',
-            'neck',
-            in_channels=channels,
-            featmap_strides=strides,
-        )
-        bbox_head = {**bbox_head, 'head_module': head_module}
-        if 'prior_generator' in bbox_head:
-            bbox_head['prior_generator'] = fitted(
-                bbox_head['prior_generator'],
-                'bbox_head.prior_generator',
-                'neck',
-                strides=strides,
-            )
+        bbox_head = fitted_head(bbox_head, *emitted(self.neck))
         bbox_head.update(train_cfg=train_cfg, test_cfg=test_cfg)
         self.bbox_head = MODELS.build(bbox_head)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
         if use_syncbn and get_world_size() > 1 and is_cuda_available():
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: dict | list) -> dict:
+        """The head's losses, as MMDetection's ``SingleStageDetector``.
+
+        Raises:
+            ValueError: The anchors are placeholders.
+        """
+        priors = getattr(self.bbox_head, 'prior_generator', None)
+        sizes = getattr(priors, 'base_sizes', None)
+        if (
+            sizes
+            and min(side for level in sizes for size in level for side in size) <= 0
+        ):
+            raise ValueError(
+                'The anchors are placeholders, with which nothing can be learnt: '
+                'compute them from your data with tools/compute_anchors.py CONFIG -o '
+                'NEW_CONFIG, or write them as '
+                'model.bbox_head.prior_generator.base_sizes'
+            )
+        return super().loss(batch_inputs, batch_data_samples)
+
+
+def fitted_head(
+    head: dict, channels: Sequence[int] | None, strides: Sequence[int] | None
+) -> dict:
+    """A head's config with what follows from the neck and from its anchors.
+
+    ``base_sizes`` of the prior generator may be a count: every level gets so many
+    placeholders, which build but don't train. ``obj_level_weights`` that the config
+    leaves out are YOLOv5's for the number of levels.
+
+    Raises:
+        ValueError: The config states something else.
+    """
+    head = dict(head)
+    num_priors = None
+    if 'prior_generator' in head:
+        where = 'bbox_head.prior_generator'
+        priors = fitted(head['prior_generator'], where, 'neck', strides=strides)
+        sizes = priors.get('base_sizes')
+        if isinstance(sizes, int) and strides:
+            priors['base_sizes'] = sizes = placeholder_anchors(sizes, len(strides))
+        if sizes and strides:
+            counts = {len(level) for level in sizes}
+            if len(sizes) != len(strides) or len(counts) != 1:
+                raise ValueError(
+                    f'model.{where}.base_sizes has {[len(level) for level in sizes]} '
+                    f'anchors by level: the neck gives {len(strides)} levels, each of '
+                    'which needs as many'
+                )
+            num_priors = counts
+        head['prior_generator'] = priors
+    module = fitted(
+        head['head_module'],
+        'bbox_head.head_module',
+        'neck',
+        in_channels=channels,
+        featmap_strides=strides,
+    )
+    if num_priors and 'num_base_priors' in accepted_by(module['type']):
+        module.setdefault('num_base_priors', *num_priors)
+        if module['num_base_priors'] not in num_priors:
+            raise ValueError(
+                f'model.bbox_head.head_module.num_base_priors is '
+                f'{module["num_base_priors"]}, the anchors are {num_priors} a level: '
+                'leave it out'
+            )
+    head['head_module'] = module
+    if strides and 'obj_level_weights' in accepted_by(head['type']):
+        wanted = level_weights(len(strides))
+        stated = head.setdefault('obj_level_weights', wanted)
+        if len(stated) != len(strides):
+            raise ValueError(
+                f'model.bbox_head.obj_level_weights is {list(stated)}, but the neck '
+                f'gives {len(strides)} levels: write {wanted}'
+            )
+    return head
+
+
+def level_weights(levels: int) -> list[float]:
+    """Weights of YOLOv5's objectness loss by level, for one to five levels.
+
+    Raises:
+        ValueError: There are more.
+    """
+    if levels == 3:
+        return [4.0, 1.0, 0.4]
+    weights = [4.0, 1.0, 0.25, 0.06, 0.02]
+    if levels > len(weights):
+        raise ValueError(f'a YOLOv5 head has 1 to {len(weights)} levels, not {levels}')
+    return weights[:levels]
+
+
+def placeholder_anchors(count: int, levels: int) -> list[list[tuple[int, int]]]:
+    """Anchors of width 0, 2, 4, ... and height 1, 3, 5, ..., as YOLOv5 has them."""
+    if not 1 <= count <= 100:
+        raise ValueError(f'{count} anchors a level: write 1 to 100')
+    return [[(2 * i, 2 * i + 1) for i in range(count)] for _ in range(levels)]
+
+
+def accepted_by(kind: str) -> Mapping[str, inspect.Parameter]:
+    """Parameters of a registered class and, behind ``*args``, of its parents."""
+    # Through the parents: 'mmdet.YOLOAnchorGenerator' is a task util, not a model.
+    part = MODELS.get(kind) or TASK_UTILS.get(kind)
+    accepted = {}
+    for cls in reversed(getattr(part, '__mro__', ())):
+        if '__init__' in vars(cls):
+            accepted.update(inspect.signature(cls).parameters)
+    return accepted
 
 
 def emitted(part: torch.nn.Module) -> tuple[list[int] | None, list[int] | None]:
@@ -90,9 +190,10 @@ def emitted(part: torch.nn.Module) -> tuple[list[int] | None, list[int] | None]:
     channels = getattr(part, 'out_channels', None)
     if not isinstance(channels, Sequence):
         return None, None
-    channels = [make_divisible(c, getattr(part, 'widen_factor', 1.0)) for c in channels]
+    if hasattr(part, 'widen_factor'):
+        channels = [make_divisible(c, part.widen_factor) for c in channels]
     strides = getattr(part, 'strides', None)
-    return channels, strides and list(strides)
+    return list(channels), strides and list(strides)
 
 
 def fitted(
@@ -110,9 +211,7 @@ def fitted(
         ValueError: The config states something else.
     """
     cfg = dict(cfg)
-    # Through the parents: 'mmdet.YOLOAnchorGenerator' is a task util, not a model.
-    part = MODELS.get(cfg['type']) or TASK_UTILS.get(cfg['type'])
-    accepted = inspect.signature(part).parameters if part else {}
+    accepted = accepted_by(cfg['type'])
     for name, value in known.items():
         if value is None or name not in accepted:
             continue

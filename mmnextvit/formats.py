@@ -5,7 +5,7 @@ backbone's entries begin with ``backbone.``, as in a whole detector's state dict
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,20 +15,36 @@ from .nextvit import ARCHS
 
 State = dict[str, Tensor]
 
-# Modules of the patched YOLOv5's rows 5 to 19, then its head, as in
-# configs/yolov5_nextvit_s.py; which file has others is told by its classes.
-TOP_DOWN, BOTTOM_UP = ('Conv', 'nn.Upsample', 'Concat', 'C3'), ('Conv', 'Concat', 'C3')
-YOLOV5_KINDS = dict(
-    enumerate(('SPPF', *TOP_DOWN * 2, *BOTTOM_UP * 2, 'Detect'), start=5)
-)
-HEAD = 'bbox_head.head_module.convs_pred'
+# Parts of YOLOv5's Detect and Segment, and where MMYOLO's heads have them.
+HEAD = {
+    'm.': 'bbox_head.head_module.convs_pred.',
+    **{
+        f'proto.cv{i}.': f'bbox_head.head_module.proto_pred.conv{i}.' for i in (1, 2, 3)
+    },
+}
 TIMM_BLOCK = re.compile(r'^stages[._](\d+)\.blocks\.(\d+)\.')
 
 
-def kinds_of_rows(rows: Sequence[Sequence]) -> dict[int, str]:
-    """Module names by row number, for a neck's rows and the head behind them."""
-    kinds = {number: row[2] for number, row in enumerate(rows, start=5)}
-    return {**kinds, 5 + len(rows): 'Detect'}
+@dataclass(frozen=True)
+class Numbering:
+    """Where a YOLOv5 file's numbered modules stand in a detector of ours.
+
+    Args:
+        neck: Number of the neck's first row.
+        shift: What a row's number is above its module's. 0 where the backbone is
+            rows too; 4 where module 0 is a whole backbone with the maps 0 to 4.
+        detect: Number of the head's row, or ``None``: then it follows the neck's last
+            row that has parameters.
+        backbone: What the names in a whole backbone begin with here.
+    """
+
+    neck: int = 5
+    shift: int = 4
+    detect: int | None = None
+    backbone: str = 'backbone.'
+
+
+YOLOV5 = Numbering()  # of the patched YOLOv5
 
 
 def from_official(state: Mapping[str, Tensor]) -> State:
@@ -103,67 +119,57 @@ def stage_starts(blocks: int) -> list[int]:
     )
 
 
-def from_yolov5(
-    state: Mapping[str, Tensor], kinds: Mapping[int, str] = YOLOV5_KINDS
-) -> State:
-    """The patched YOLOv5's names: backbone, neck and head.
+def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
+    """YOLOv5's names, of the patched one or of YOLOv5 itself: backbone, neck and head.
 
     Args:
-        state: Entries ``model.{module}.…``; module 0 is the backbone, module k is row
-            k + 4. Anchors and strides are left out: a config has them.
-        kinds: The rows' modules by row number.
+        state: Entries ``model.{module}.…``; the last module is the head. Anchors and
+            strides are left out: a config has them.
+        numbering: Where the modules stand.
+
+    Raises:
+        ValueError: A name is another.
     """
+    parts = {name: re.fullmatch(r'model\.([0-9]+)\.(.+)', name) for name in state}
+    for name, match in parts.items():
+        if not match:
+            raise ValueError(f'{name} is in no numbered module')
+    last = max((int(match[1]) for match in parts.values()), default=0)
     converted = {}
     for name, value in state.items():
-        _, module, rest = name.split('.', 2)
-        row = int(module) + 4
-        if row == 4:
-            converted[f'backbone.{rest}'] = value
-        elif kinds.get(row) == 'Detect':
-            if rest.startswith('m.'):
-                converted[f'{HEAD}.{rest[2:]}'] = value
+        module, rest = int(parts[name][1]), parts[name][2]
+        row = module + numbering.shift
+        if module == last:
+            for theirs, ours in HEAD.items():
+                if rest.startswith(theirs):
+                    converted[ours + rest[len(theirs) :]] = value
+        elif row >= numbering.neck:
+            converted[f'neck.rows.{row}.{rest}'] = value
+        elif numbering.shift:
+            converted[f'{numbering.backbone}{rest}'] = value
         else:
-            parts = renamed(rest, kinds.get(row), to_yolov5=False)
-            converted[f'neck.rows.{row}.{parts}'] = value
+            converted[f'backbone.rows.{row}.{rest}'] = value
     return converted
 
 
-def to_yolov5(
-    state: Mapping[str, Tensor], kinds: Mapping[int, str] = YOLOV5_KINDS
-) -> State:
-    """Ours under the names of the patched YOLOv5's ``state_dict``, without anchors."""
-    detect = max(kinds) - 4
+def to_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
+    """Ours under the names of YOLOv5's ``state_dict``, without anchors."""
+    rows = [int(n.split('.')[2]) for n in state if n.startswith('neck.rows.')]
+    detect = numbering.detect or max(rows, default=numbering.neck) + 1
     converted = {}
     for name, value in state.items():
-        if name.startswith('backbone.'):
-            name = f'model.0.{name[9:]}'
-        elif name.startswith('neck.rows.'):
-            row, rest = name.removeprefix('neck.rows.').split('.', 1)
-            parts = renamed(rest, kinds[int(row)], to_yolov5=True)
-            name = f'model.{int(row) - 4}.{parts}'
-        elif name.startswith(HEAD):
-            name = f'model.{detect}.m{name[len(HEAD) :]}'
+        if match := re.match(r'(?:neck|backbone)\.rows\.(\d+)\.', name):
+            module = int(match[1]) - numbering.shift
+            name = f'model.{module}.{name[match.end() :]}'
+        elif name.startswith(numbering.backbone):
+            name = f'model.0.{name.removeprefix(numbering.backbone)}'
+        else:
+            for theirs, ours in HEAD.items():
+                if name.startswith(ours):
+                    module = detect - numbering.shift
+                    name = f'model.{module}.{theirs}{name[len(ours) :]}'
         converted[name] = value
     return converted
-
-
-def renamed(name: str, kind: str | None, to_yolov5: bool) -> str:
-    """A parameter's name inside a row's module, by the table of that module."""
-    from .yolov5_yaml import ROW_MODULES  # needs MMYOLO, as a neck does
-
-    if kind not in ROW_MODULES:
-        raise ValueError(f'{name} belongs to a {kind}, which the rows do not know')
-    names = ROW_MODULES[kind].yolov5_names
-    parts = name.split('.')
-    if to_yolov5:
-        return '.'.join(names.get(part, part) for part in parts)
-    # Inside a C3's blocks cv1 is another convolution than in the C3 itself.
-    inner = parts[0] in ('m', 'blocks')
-    back = {}
-    for ours, theirs in names.items():
-        if theirs not in back or inner == ours.startswith('conv'):
-            back[theirs] = ours
-    return '.'.join(back.get(part, part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -187,18 +193,18 @@ def _begins(*prefixes: str) -> Callable[[set[str]], bool]:
     return lambda names: all(any(n.startswith(p) for n in names) for p in prefixes)
 
 
-def formats(kinds: Mapping[int, str] = YOLOV5_KINDS) -> dict[str, Format]:
+def formats(numbering: Numbering = YOLOV5) -> dict[str, Format]:
     """The layouts, in the order in which they are tried.
 
     Args:
-        kinds: The modules of a YOLOv5 file's rows, by row number.
+        numbering: Where a YOLOv5 file's modules stand.
     """
     return {
         'yolov5': Format(
-            'patched YOLOv5',
-            _begins('model.0.stem.'),
-            partial(from_yolov5, kinds=kinds),
-            partial(to_yolov5, kinds=kinds),
+            'YOLOv5',
+            _begins('model.0.'),
+            partial(from_yolov5, numbering=numbering),
+            partial(to_yolov5, numbering=numbering),
         ),
         'ours': Format('mmnextvit', _begins('backbone.'), dict, dict),
         'official': Format(

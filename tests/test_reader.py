@@ -304,7 +304,7 @@ def odd() -> nn.Module:
         (nn.Linear(1, 1), 'torch.nn.modules.linear.Linear has no numbered modules'),
         (endless(), 'the modules of torch.nn.modules.module.Module do not end'),
         (doubling(), 'the modules of torch.nn.modules.module.Module do not end'),
-        (odd(), 'weight belongs to a nn.BatchNorm2d'),
+        (odd(), 'model.x.weight is in no numbered module'),
     ],
 )
 def test_models_that_are_no_yolov5(tmp_path, model, message):

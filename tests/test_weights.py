@@ -5,7 +5,7 @@ import re
 
 from mmnextvit import NextViT
 from mmnextvit.checkpoint import adapt, check, download_folder
-from mmnextvit.formats import YOLOV5_KINDS, to_timm, to_yolov5
+from mmnextvit.formats import to_timm, to_yolov5
 
 import pytest
 import timm
@@ -15,10 +15,11 @@ from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
 from mmyolo.registry import MODELS
 from safetensors.torch import save_file
+from test_yolov5_yaml import YAML
 from tiny_run import run_tool, write_tiny_run
 from yolov5_pickle import ANCHORS, write_yolov5_checkpoint
 
-KINDS = ['NextViT', *YOLOV5_KINDS.values()]
+KINDS = ['NextViT', *(row[2] for row in YAML), 'Detect']
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ def test_another_arch_is_refused_with_counts(tmp_path):
     assert 0 < fit < total
     assert re.search(r'stage 2 (\d+)/(\d+)', text)
     assert "(arch 'base')" in text and "(arch 'small')" in text
-    with pytest.raises(ValueError, match='no weights of NextViT.*conv1.weight'):
+    with pytest.raises(ValueError, match='no weights for this model.*conv1.weight'):
         path = tmp_path / 'resnet.pth'
         torch.save({'conv1.weight': torch.ones(1)}, path)
         pretrained(path)
@@ -264,7 +265,7 @@ def test_weights_through_the_tools(tmp_path, detector):
     )
     epochs = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={path}']
     printed = run_tool('train.py', config, *epochs, cwd=tmp_path)
-    assert f'{path}: patched YOLOv5, sha256' in printed
+    assert f'{path}: YOLOv5, sha256' in printed
     classes = "classes ['a', 'b', 'c'] in the file, ['circle', 'square', 'triangle'] in"
     assert classes in printed
     assert re.search(r"(\d+) of the model's \1 tensors fit", printed)
@@ -301,7 +302,7 @@ def test_convert_weights(tmp_path, detector):
         tmp_path / 'best.pt', to_yolov5(model.state_dict()), KINDS
     )
     printed = run_tool('convert_weights.py', source, 'ours.pth', cwd=tmp_path)
-    assert 'patched YOLOv5' in printed and 'anchors' in printed
+    assert 'best.pt: YOLOv5' in printed and 'anchors' in printed
     ours = torch.load(tmp_path / 'ours.pth')['state_dict']
     assert all(torch.equal(v, ours[k]) for k, v in model.state_dict().items())
     back = ['ours.pth', 'back.safetensors', '--to', 'yolov5']

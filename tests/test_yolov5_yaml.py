@@ -2,13 +2,8 @@
 
 import copy
 
-from mmnextvit.yolov5_yaml import (
-    ROW_MODULES,
-    FeatureMap,
-    RowGraph,
-    YOLOv5YAMLNeck,
-    parse_activation,
-)
+from mmnextvit.yolov5_rows import FeatureMap, RowGraph, parse_activation
+from mmnextvit.yolov5_yaml import YOLOv5YAMLNeck
 
 import pytest
 import torch
@@ -43,14 +38,11 @@ def neck(rows=YAML, out_rows=(13, 16, 19), in_channels=CHANNELS, **options):
 
 
 def yolov5_state(graph: RowGraph) -> dict:
-    """Our parameters under YOLOv5's names, by the table that each module carries."""
+    """Our parameters under YOLOv5's names: only the numbers differ."""
     renamed = {}
     for name, value in graph.state_dict().items():
-        number, *parts = name.split('.')
-        row = graph.rows[int(number) - 5]
-        names = ROW_MODULES[row.module].yolov5_names
-        parts = [names.get(part, part) for part in parts]
-        renamed['.'.join(['model', str(int(number) - 5), *parts])] = value
+        number, rest = name.split('.', 1)
+        renamed[f'model.{int(number) - 5}.{rest}'] = value
     return renamed
 
 
@@ -86,8 +78,8 @@ def test_channels_of_the_specification():
     for row in model.rows.rows:
         found[row.number] = (sum(x.channels for x in row.inputs), row.out_channels)
     assert {k: found[k] for k in table} == table
-    assert model.rows['5'].conv1.conv.out_channels == 512  # hidden width of the SPPF
-    assert len(model.rows['9'].blocks) == 1
+    assert model.rows['5'].cv1.conv.out_channels == 512  # hidden width of the SPPF
+    assert len(model.rows['9'].m) == 1
     assert model.rows.rows[13].sources == [17, 5]
 
 
@@ -124,7 +116,7 @@ def test_activation(activation, kind, attributes):
     model(
         [torch.randn(2, c, 64 // s, 64 // s) for c, s in zip(CHANNELS, (4, 8, 16, 32))]
     )
-    for module in (model.rows['6'].activate, model.rows['5'].main_conv.activate):
+    for module in (model.rows['6'].activate, model.rows['5'].cv1.activate):
         assert type(module) is kind
         assert {k: getattr(module, k) for k in attributes} == attributes
 
@@ -148,7 +140,7 @@ def test_rows_may_begin_at_the_picture(error):
         [[-1, 1], 1, 'Concat', [1]],  # 4
         [-2, 1, 'Conv', [8, 3, 1, None, 1, 2, False]],  # 5: row 3, dilated, no act
     ]
-    graph = RowGraph(rows, [FeatureMap(3, 1)], outputs=(4, 5), first_row=0)
+    graph = RowGraph(rows, {-1: FeatureMap(3, 1)}, outputs=(4, 5), first_row=0)
     graph.eval()
     assert [row.sources for row in graph.rows] == [[-1], [0], [1], [2], [3, 1], [3]]
     assert graph.out_maps == ((64, 4), (8, 4))
@@ -195,15 +187,38 @@ def changed(index: int, row) -> list:
         (3, [[-1, 2], 1, 'Concat', [1]], 'row 8 .*differ: map 7 has 16, map 2 has 8'),
         (3, [-1, 1, 'Concat', [1]], 'row 8 .*Concat reads a list of maps, from is -1'),
         (3, [[], 1, 'Concat', [1]], 'row 8 .*empty list'),
+        (3, [[-1, 3], 1, 'Concat', [2]], 'row 8 .*joined by channels'),
+        (3, [[-1], 9, 'Concat', [1]], 'row 8 .*3 copies'),
         (4, [[-1, 3], 3, 'C3', [512]], r'row 9 .*C3 reads one map, from is \[-1, 3\]'),
         (4, [-1, 0, 'C3', [512]], 'row 9 .*number is 0'),
         (4, [-1, 3, 'C3', []], 'row 9 .*first argument is the number of output'),
-        (4, [-1, 3, 'C3', ['512']], 'row 9 .*first argument is the number of output'),
+        (4, [-1, 3, 'C3', ['512']], "row 9 .*text '512' is no argument.*never eval"),
+        (4, [-1, 3, 'C3', [True]], 'row 9 .*first argument is the number of output'),
+        (1, [-1, 1, 'Conv', ['__import__("os")', 1]], 'row 6 .*never evaluated'),
+        (1, [-1, 1, 'Conv', [512, 1, 1, None, 1, 1, 'nn.ReLU()']], 'row 6 .*never'),
+        (1, [-1, 1, 'Conv', [512, 0]], 'row 6 .*kernel 0'),
+        (1, [-1, 1, 'Conv', [10**9]], 'row 6 .*not within'),
+        (1, [-1, 1, 'Conv', [512, float('nan')]], 'row 6 .*nan is not within'),
+        (1, [-1, 1, 'Conv', [512, [1] * 17]], 'row 6 .*list of 17'),
+        (1, [-1, 1, 'Conv', [512, {}]], 'row 6 .*dict is no argument'),
+        (1, [-1, 1, 'Conv', '512'], r'row 6 .*a row is \[from, number, module, args\]'),
+        (1, [True, 1, 'Conv', [512]], 'row 6 .*not a whole number'),
+        (1, [-1, True, 'Conv', [512]], 'row 6 .*number is True'),
+        (1, [-1, 1, ['Conv'], [512]], 'row 6 .*unknown module'),
+        (1, [-1, 1, 'Expand', [7]], 'row 6 .*256 channels do not divide by 7'),
+        (1, [-1, 1, 'Contract', ['2']], 'row 6 .*never evaluated'),
+        (1, [-1, 1, 'GhostBottleneck', [512]], 'row 6 .*GhostBottleneck has a stride'),
+        (1, [-1, 1, 'C3TR', [40, True, 1, 0.4]], 'row 6 .*not fit C3TR'),
+        (1, [-1, 1, 'MixConv2d', [32, [1, 3, 5] * 3]], 'row 6 .*divide'),
+        (1, [-1, 1, 'nn.MaxPool2d', [2, 0]], 'row 6 .*stride of 0'),
+        (2, [-1, 1, 'nn.Upsample', [None, 30000, 'nearest']], 'row 7 .*stride of'),
+        (4, [-1, 30000, 'C3', [512]], 'row 9 .*more than 1000 repeats'),
+        (4, [-1, 10**12, 'C3', [512]], 'row 9 .*number is above'),
         (4, [-1, 3, 'C3'], r'row 9 .*a row is \[from, number, module, args\]'),
         (2, [-1, 1, 'nn.Upsample', [20]], 'row 7 .*scale factor'),
         (2, [-1, 1, 'nn.Upsample', [None, 2, 'nearest', 1, 2, 3]], 'row 7 .*not fit'),
         (1, [-1, 9, 'Conv', [512, 1, 1]], 'row 6 .*3 copies .*256 and 128'),
-        (4, [-1, 3, 'C3', [512, False, 2]], 'row 9 .*groups'),
+        (4, [-1, 3, 'C3', [512, False, 7]], 'row 9 .*not fit C3.*divisible'),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named(index, row, message):

@@ -9,9 +9,12 @@ from pathlib import Path
 import mmnextvit
 
 import torch
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, DictAction
+from mmengine.dataset import BaseDataset
 from mmengine.device import is_cuda_available
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -89,6 +92,19 @@ def move_data_root(cfg: Config, before: str) -> None:
         for mode in ('train', 'val', 'test'):
             if cfg.get(f'{mode}_{part}'):
                 cfg[f'{mode}_{part}'] = moved(cfg[f'{mode}_{part}'])
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model as it is constructed, without weights."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    return MODELS.build(cfg.model)
+
+
+def build_dataset(cfg: Config, mode: str) -> BaseDataset:
+    """The config's dataset of a mode ('train', 'val', 'test'), without a pipeline."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    dataset = cfg[f'{mode}_dataloader'].dataset
+    return DATASETS.build(dict(dataset, pipeline=[]))
 
 
 class CPURunner(Runner):

@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.checkpoint import weights_of, widened
-from mmnextvit.formats import FORMATS, YOLOV5_KINDS, formats, kinds_of_rows
+from mmnextvit.checkpoint import numbering_of, weights_of, widened
+from mmnextvit.formats import FORMATS, Numbering, formats
 
 import torch
-from _common import existing_file, run
+from _common import build_model, existing_file, run
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
@@ -26,7 +26,8 @@ def parse_args():
     p.add_argument('dst', help='file to write, which must not exist')
     p.add_argument('--to', choices=list(FORMATS), default='ours', help='its layout')
     p.add_argument(
-        '--config', help="config whose neck has the file's rows, if not ours"
+        '--config',
+        help='config of the detector, where it is not NextViT with rows 5 to 19',
     )
     return p.parse_args()
 
@@ -38,13 +39,13 @@ def main():
         raise ValueError(
             f'{dst} exists, and nothing is overwritten: choose another name'
         )
-    kinds = YOLOV5_KINDS
+    numbering = Numbering()
     if args.config:
         existing_file(args.config, 'config')
-        kinds = kinds_of_rows(Config.fromfile(args.config).model.neck.rows)
+        numbering = numbering_of(build_model(Config.fromfile(args.config)))
     content = CheckpointLoader.load_checkpoint(args.src, 'cpu', logger='silent')
-    weights = weights_of(content, args.src, kinds)
-    state = formats(kinds)[args.to].from_ours(widened(weights.state))
+    weights = weights_of(content, args.src, numbering)
+    state = formats(numbering)[args.to].from_ours(widened(weights.state))
     if not state:
         raise ValueError(f'{args.src} has nothing that the layout {args.to} can hold')
 
