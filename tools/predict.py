@@ -1,4 +1,5 @@
 """Predict: tools/predict.py CONFIG CHECKPOINT INPUT [--out-dir DIR] [--device cpu]
+[--feature-maps]
 
 INPUT is a picture, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
 The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
@@ -6,8 +7,12 @@ The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
     {"config": ..., "checkpoint": ..., "score_thr": 0.3, "classes": [...],
      "box_format": "x1, y1, x2, y2 in pixels, from the picture's top left corner",
      "predictions": [{"file": ..., "frame": 0 (of videos only), "drawn": ...,
-                      "objects": [{"class": ..., "score": ..., "box": [...]}]}],
+                      "objects": [{"class": ..., "score": ..., "box": [...]}],
+                      "feature_maps": folder (with --feature-maps only)}],
      "unreadable": {file: reason}}
+
+--feature-maps draws, for every picture, the backbone's maps and the neck's, row by row,
+into a folder of its own under `feature_maps/`, with an `overview.png` of all.
 """
 
 import glob
@@ -16,11 +21,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.checkpoint import adapt, check
 from mmnextvit.datasets import BrokenPictureError, read_picture
+from mmnextvit.visualization import (
+    draw_channels,
+    draw_overview,
+    feature_maps,
+    shape_of,
+)
 
 import cv2
 import mmcv
@@ -44,6 +56,11 @@ def parse_args():
     p.add_argument('--out-dir', help='a new folder (./predictions/<date and time>)')
     p.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
     p.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
+    p.add_argument(
+        '--feature-maps',
+        action='store_true',
+        help="draw what each row gives, under feature_maps/ (a video's first frame)",
+    )
     return p.parse_args()
 
 
@@ -69,6 +86,10 @@ class Predictor(DetInferencer):
     def _init_collate(self, cfg):
         return pseudo_collate
 
+    def forward(self, inputs: dict, **kwargs):
+        self.seen = inputs['inputs'][0]  # (3, H, W), BGR, 0 to 255, of the net's size
+        return super().forward(inputs, **kwargs)
+
     def predict(self, picture: np.ndarray, score_thr: float):
         """Objects as in the JSON, and the picture (BGR) with their boxes."""
         (sample,) = self(picture, return_datasamples=True)['predictions']
@@ -90,6 +111,21 @@ class Predictor(DetInferencer):
             '', picture[..., ::-1], sample, draw_gt=False, pred_score_thr=0
         )
         return objects, self.visualizer.get_image()[..., ::-1]
+
+    def predict_and_draw_maps(
+        self, picture: np.ndarray, score_thr: float, folder: Path
+    ):
+        """As :meth:`predict`; writes the feature maps into ``folder``, a PNG each."""
+        with feature_maps(self.model) as maps:
+            result = self.predict(picture, score_thr)
+        seen = self.seen.flip(0).permute(1, 2, 0).to('cpu', torch.uint8).numpy()
+        drawn = {'overview': draw_overview(seen, maps)}
+        for name, feature_map in maps.items():
+            stem = f'{name.replace(" ", "_")}_{shape_of(feature_map)}'
+            drawn[stem] = draw_channels(name, feature_map)
+        for stem, sheet in drawn.items():
+            mmcv.imwrite(sheet[..., ::-1], str(folder / f'{stem}.png'))
+        return result
 
 
 def find_files(source: str) -> list[Path]:
@@ -182,10 +218,18 @@ def main():
     with Progress() as progress:
         task = progress.add_task('Predicting', total=total)
         for path in files:
-            drawn = Drawn(path, out_dir / 'drawn' / os.path.relpath(path, root))
+            name = os.path.relpath(path, root)
+            drawn = Drawn(path, out_dir / 'drawn' / name)
+            maps = Path('feature_maps', name)
             try:
                 for i, frame in enumerate(frames(path)):
-                    objects, picture = predictor.predict(frame, args.score_thr)
+                    with_maps = args.feature_maps and i == 0
+                    predict = predictor.predict
+                    if with_maps:
+                        predict = partial(
+                            predictor.predict_and_draw_maps, folder=out_dir / maps
+                        )
+                    objects, picture = predict(frame, args.score_thr)
                     drawn.write(picture)
                     predictions.append(
                         {
@@ -193,6 +237,7 @@ def main():
                             **({'frame': i} if drawn.is_video else {}),
                             'drawn': str(drawn.target.relative_to(out_dir)),
                             'objects': objects,
+                            **({'feature_maps': str(maps)} if with_maps else {}),
                         }
                     )
                     progress.advance(task)
