@@ -1,0 +1,173 @@
+"""Import a YOLOv5 model: tools/import_yolov5.py MODEL.yaml -o CONFIG.py
+
+    [--data data.yaml] [--hyp hyp.yaml] [--weights best.pt] [--imgsz 640] [--epochs 300]
+
+Writes a config that inherits from ours, and the weights beside it under its name. What
+has no counterpart here is listed with its file and line.
+"""
+
+import argparse
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import mmnextvit  # noqa: F401  (first)
+from mmnextvit.anchors import box_sizes, compute_anchors
+from mmnextvit.checkpoint import adapt, check, weights_of, widened
+from mmnextvit.timm_features import timm_mean_std
+from mmnextvit.yaml_reader import YAMLFile, read_yaml
+from mmnextvit.yolo_txt import SPLITS, read_data_yaml
+from mmnextvit.yolov5_import import (
+    ImportedModel,
+    config_text,
+    read_hyp,
+    read_model,
+)
+
+import torch
+from _common import build_dataset, build_model, existing_file, run
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+
+
+def parse_args(argv: list[str] | None):
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('model', help="YOLOv5's YAML of the model")
+    p.add_argument('-o', '--out', required=True, help='config to write (.py), new')
+    p.add_argument('--data', help="YOLOv5's data.yaml")
+    p.add_argument('--hyp', help="YOLOv5's hyperparameters")
+    p.add_argument('--weights', help='trained .pt of that model')
+    p.add_argument('--imgsz', type=int, default=640, help='side in pixels (640)')
+    p.add_argument('--epochs', type=int, default=300)
+    p.add_argument('--batch-size', type=int, default=16, help='a process')
+    return p.parse_args(argv)
+
+
+def built(text: str, folder: Path) -> tuple[Config, torch.nn.Module]:
+    """The config of a text that is to lie in ``folder``, and its model."""
+    with tempfile.NamedTemporaryFile('w', suffix='.py', dir=folder) as file:
+        file.write(text)
+        file.flush()
+        cfg = Config.fromfile(file.name)
+    cfg.model.backbone.pop('init_cfg', None)
+    return cfg, build_model(cfg)
+
+
+def with_line(message: str, file: YAMLFile, model: ImportedModel) -> str:
+    """A message about a row, with the row's line in the YAML."""
+    match = re.search(r'row ([0-9]+) ', message)
+    keys = model.places.get(int(match[1]), ()) if match else ()
+    return f'{file.where(*keys)}: {message[match.start() :] if match else message}'
+
+
+def save(
+    content: dict,
+    detector: torch.nn.Module,
+    source: str,
+    target: Path,
+    classes: list[str] | None,
+) -> None:
+    """Writes the weights under our names, without a head for other classes."""
+    receipt = adapt(content, detector, source)
+    found = receipt.found
+    new_head = found.reshaped and all(
+        n.startswith('bbox_head.') for n in found.reshaped
+    )
+    check(receipt, 'backbone.' if new_head else None)
+    if new_head:
+        print('The head starts anew: the data has another number of classes')
+        check(receipt, 'neck.')
+    state = {k: content['state_dict'][k] for k in found.fitting}
+    meta = {'dataset_meta': {'classes': classes}} if classes and not new_head else {}
+    scratch = target.with_name(
+        f'.{target.name}.part'
+    )  # only a whole file gets the name
+    try:
+        torch.save({'meta': meta, 'state_dict': widened(state)}, scratch)
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    print(f'{target}: {receipt}')
+
+
+def main(argv: list[str] | None = None):
+    args = parse_args(argv)
+    out = Path(args.out)
+    weights_out = out.with_suffix('.pth')
+    for path in (out, weights_out)[: 1 + bool(args.weights)]:
+        if path.exists():
+            raise ValueError(
+                f'{path} exists, and nothing is overwritten: choose another'
+            )
+    if out.suffix != '.py' or not out.stem.isidentifier():
+        raise ValueError(f'-o {out}: a config is called like my_config.py')
+    for name in ('imgsz', 'epochs', 'batch_size'):
+        if not 1 <= getattr(args, name) < 100_000:
+            raise ValueError(f'--{name.replace("_", "-")}: write 1 or more')
+
+    file = read_yaml(args.model)
+    model = read_model(file)
+    notes = model.notes
+    hyp = {}
+    if args.hyp:
+        hyp, more = read_hyp(read_yaml(args.hyp))
+        notes += more
+        model.anchors = hyp.get('anchors', {}).get('count') or model.anchors
+    data = read_data_yaml(args.data) if args.data else None
+    if data:
+        known = {'path', 'names', 'nc', *SPLITS}
+        lines = data['lines'].items()
+        notes += [f'{args.data}:{n} {key}' for key, n in lines if key not in known]
+    content, facts = None, {}
+    if args.weights:
+        existing_file(args.weights, 'weights')
+        content = CheckpointLoader.load_checkpoint(args.weights, 'cpu', logger='silent')
+        facts = weights_of(content, args.weights).facts
+        model.anchors = facts.get('anchors', model.anchors)
+    options = dict(
+        target=out,
+        sources=[p for p in (args.model, args.data, args.hyp, args.weights) if p],
+        notes=notes,
+        hyp=hyp,
+        data=str(Path(args.data).resolve()) if args.data else None,
+        num_classes=len(data['classes']) if data else None,
+        img_size=args.imgsz,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+    )
+    if model.pretrained and not args.weights:
+        # A patched YOLOv5 feeds pictures in 0..1, for which those weights are not.
+        options['normalisation'] = timm_mean_std(model.pretrained)
+    if args.weights:
+        options['load_from'] = str(weights_out.resolve())
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        cfg, detector = built(config_text(model, **options), out.parent)
+    except ValueError as error:
+        raise ValueError(with_line(str(error), file, model)) from error
+    options['strides'] = list(detector.neck.strides)
+    if isinstance(model.anchors, int) and data:
+        sizes = box_sizes(build_dataset(cfg, 'train').load_data_list(), args.imgsz)
+        threshold = hyp.get('head', {}).get('prior_match_thr', 4.0)
+        levels = len(model.out_rows)
+        model.anchors = compute_anchors(sizes, levels, model.anchors, threshold)
+    if content is not None:
+        save(content, detector, args.weights, weights_out, facts.get('classes'))
+    out.write_text(config_text(model, **options))
+
+    count = sum(p.numel() for p in detector.parameters())
+    print(f'{out}: {count:,} parameters, levels of stride {options["strides"]}')
+    if isinstance(model.anchors, int):
+        print(
+            f'The anchors are a count: compute them before training, with '
+            f'python tools/compute_anchors.py {out} -o NEW.py'
+        )
+    print(f'{len(notes)} entries have no counterpart' + ':' * bool(notes))
+    for note in notes:
+        print(f'  {note}')
+
+
+if __name__ == '__main__':
+    run(main)
