@@ -20,6 +20,7 @@ HEADS = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
 TEXTS = {'None': None, 'True': True, 'False': False}  # what YOLOv5 would evaluate
 NORM = "dict(type='BN', eps=1e-3, momentum=0.03)"
 SCALING = ('depth_multiple', 'width_multiple', 'activation')
+MAX_NOTES = 15  # of which the config speaks
 MODEL_KEYS = {'nc', 'anchors', 'backbone', 'head', *SCALING}
 
 
@@ -391,7 +392,9 @@ def config_text(
     scaling = _call({**model.scaling, 'num_outputs': outputs})
 
     lines = [f'# From {", ".join(sources)}, by tools/import_yolov5.py']
-    lines += [f'# No counterpart: {note}' for note in notes]
+    lines += [f'# No counterpart: {note}' for note in notes[:MAX_NOTES]]
+    if len(notes) > MAX_NOTES:
+        lines += [f'# and {len(notes) - MAX_NOTES} more, which the import has printed']
     lines += [f'_base_ = {base!r}', '', f'img_scale = ({img_size}, {img_size})']
     if load_from:
         lines += [f'load_from = {load_from!r}']

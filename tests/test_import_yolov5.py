@@ -393,6 +393,33 @@ def test_bad_hyperparameters(value, tmp_path):
         read_hyp(read_yaml(file))
 
 
+def test_a_large_model_with_everything_fits_80_lines(tool, yolo_data, tmp_path, capsys):
+    """And the size is rounded up to the largest stride, as in YOLOv5."""
+    content = yolov5_model('s', (128, 256, 512, 768, 1024), nc=3)
+    content.update({f'spare{i}': i for i in range(40)})
+    file = write_yaml(tmp_path / 'm.yaml', content)
+    hyp = dict(fliplr=0.5, flipud=0.5, mosaic=0, mixup=0.5, hsv_h=0.1, degrees=3)
+    write_yaml(tmp_path / 'hyp.yaml', hyp)
+    out = tmp_path / 'x.py'
+    tool.main(
+        [str(file), '-o', str(out), '--hyp', str(tmp_path / 'hyp.yaml'), '--imgsz',
+         '600', '--data', str(yolo_data)]
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert 'no multiple of 64: 640 is taken' in printed
+    assert all(f' spare{i}: {i}' in printed for i in range(40))
+    assert len(out.read_text().splitlines()) <= 80
+    cfg = Config.fromfile(out)
+    assert cfg.img_scale == (640, 640)
+    assert cfg.val_dataloader.dataset.batch_shapes_cfg.size_divisor == 64
+    assert cfg.model.bbox_head.obj_level_weights == [4.0, 1.0, 0.25, 0.06]
+    rows = [list(row) for row in (*content['backbone'], *content['head'][:-1])]
+    for row in rows:
+        row[3] = [None if x == 'None' else x for x in row[3]]
+    written = [*cfg.model.backbone.rows, *cfg.model.neck.rows]
+    assert [list(row) for row in written] == rows
+
+
 # ------------------------------------------------------------------------- the run
 
 

@@ -147,9 +147,13 @@ def main(argv: list[str] | None = None):
         cfg, detector = built(config_text(model, **options), out.parent)
     except ValueError as error:
         raise ValueError(with_line(str(error), file, model)) from error
-    options['strides'] = list(detector.neck.strides)
+    options['strides'] = strides = list(detector.neck.strides)
+    size = -(-args.imgsz // max(strides)) * max(strides)
+    if size != args.imgsz:
+        print(f'--imgsz {args.imgsz} is no multiple of {max(strides)}: {size} is taken')
+        options['img_size'] = size
     if isinstance(model.anchors, int) and data:
-        sizes = box_sizes(build_dataset(cfg, 'train').load_data_list(), args.imgsz)
+        sizes = box_sizes(build_dataset(cfg, 'train').load_data_list(), size)
         threshold = hyp.get('head', {}).get('prior_match_thr', 4.0)
         levels = len(model.out_rows)
         model.anchors = compute_anchors(sizes, levels, model.anchors, threshold)
@@ -158,7 +162,7 @@ def main(argv: list[str] | None = None):
     out.write_text(config_text(model, **options))
 
     count = sum(p.numel() for p in detector.parameters())
-    print(f'{out}: {count:,} parameters, levels of stride {options["strides"]}')
+    print(f'{out}: {count:,} parameters, levels of stride {strides}')
     if isinstance(model.anchors, int):
         print(
             f'The anchors are a count: compute them before training, with '
