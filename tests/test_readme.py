@@ -3,7 +3,10 @@
 import json
 import re
 
+from mmnextvit.timm_features import timm_mean_std
+
 from conftest import ROOT
+from mmengine.config import Config
 from tiny_run import load_tool, run_tool
 
 README = (ROOT / 'README.md').read_text()
@@ -37,6 +40,21 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path):
     printed = run_tool('train.py', path, '--cfg-options', *options, cwd=tmp_path)
     assert 'coco/bbox_mAP_50' in printed
     assert (tmp_path / 'work_dirs' / 'my_data' / 'last_checkpoint').is_file()
+
+
+def test_the_timm_config_builds(tmp_path):
+    """With the mean and std of that model, which the README writes out."""
+    example = code('python', 'TimmFeatures')
+    path = tmp_path / 'timm.py'
+    path.write_text(example.replace("'./", f"'{ROOT}/configs/"))
+    cfg = Config.fromfile(path)
+    assert timm_mean_std(cfg.model.backbone.model_name) == dict(
+        mean=cfg.model.data_preprocessor.mean, std=cfg.model.data_preprocessor.std
+    )
+    init_cfg = cfg.model.backbone.pop('init_cfg')
+    assert init_cfg.checkpoint == f'timm://{cfg.model.backbone.model_name}'
+    detector = load_tool('_common').build_model(cfg)
+    assert detector.neck.strides == (8, 16, 32)
 
 
 def test_the_backbone_example():

@@ -76,13 +76,12 @@ def save(
     )
     check(receipt, 'backbone.' if new_head else None)
     if new_head:
-        print('The head starts anew: the data has another number of classes')
+        print('The head starts anew: the file has another number of classes or anchors')
         check(receipt, 'neck.')
     state = {k: content['state_dict'][k] for k in found.fitting}
     meta = {'dataset_meta': {'classes': classes}} if classes and not new_head else {}
-    scratch = target.with_name(
-        f'.{target.name}.part'
-    )  # only a whole file gets the name
+    # only a whole file gets the name
+    scratch = target.with_name(f'.{target.name}.part')
     try:
         torch.save({'meta': meta, 'state_dict': widened(state)}, scratch)
         os.replace(scratch, target)
@@ -141,6 +140,7 @@ def main(argv: list[str] | None = None):
         options['normalisation'] = timm_mean_std(model.pretrained)
     if args.weights:
         options['load_from'] = str(weights_out.resolve())
+        model.backbone.pop('init_cfg', None)  # these weights would replace those
 
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
