@@ -468,6 +468,19 @@ class YOLOTxtReader:
                     'goes on without these lines'
                 )
             warn(f'{message}dropped')
+        boxes = [
+            f'{label_file(path)}:{row[0]}'
+            for path, (_, _, labels) in records.items()
+            for row in (labels or {}).get('rows', ())
+            if self.polygons and len(row) == 6
+        ]
+        if boxes:
+            raise ValueError(
+                f'{len(boxes)} lines in the label files of {self.ann_file} '
+                f'({self.split}) are boxes, but masks need polygons (class x1 y1 x2 y2 '
+                f'x3 y3 ...):\n  {several(boxes)}\nWrite polygons, or use a detector '
+                'of boxes'
+            )
         without = [path for path, (_, _, labels) in records.items() if labels is None]
         if len(without) == len(records):
             message = (
@@ -524,6 +537,19 @@ class YOLOTxtReader:
         ]
         if kinds:
             warn(f'{self.ann_file} ({self.split}): {"; ".join(kinds)}')
+        boxes = [
+            f'{label_file(path)}:{row[0]}'
+            for path, (_, _, labels) in records.items()
+            for row in (labels or {}).get('rows', ())
+            if self.polygons and len(row) == 6
+        ]
+        if boxes:
+            raise ValueError(
+                f'{len(boxes)} lines in the label files of {self.ann_file} '
+                f'({self.split}) are boxes, but masks need polygons (class x1 y1 x2 y2 '
+                f'x3 y3 ...):\n  {several(boxes)}\nWrite polygons, or use a detector '
+                'of boxes'
+            )
         without = [path for path, (_, _, labels) in records.items() if labels is None]
         self.label_report['pictures without a label file'] = without
         boxes = [len(data['instances']) for data in data_list]
@@ -560,6 +586,7 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin, YOLOTxtReader):
     Args:
         ann_file: The ``data.yaml``, below ``data_root`` unless absolute.
         split: ``'train'``, ``'val'`` or ``'test'``.
+        polygons: Whether every line must be a polygon, for masks.
         metainfo: Its ``classes`` may be left out: the file's names are taken.
 
     Attributes:
@@ -572,8 +599,11 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin, YOLOTxtReader):
         BrokenPictureError: Files are no pictures.
     """
 
-    def __init__(self, *args, split: str = 'train', **kwargs) -> None:
+    def __init__(
+        self, *args, split: str = 'train', polygons: bool = False, **kwargs
+    ) -> None:
         self.split = split
+        self.polygons = polygons
         super().__init__(*args, **kwargs)
 
     def _check_class_names(self) -> None:

@@ -5,8 +5,10 @@ counterpart, with its line; :func:`config_text` writes both as a config.
 """
 
 import difflib
+import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,11 @@ NORM = "dict(type='BN', eps=1e-3, momentum=0.03)"
 SCALING = ('depth_multiple', 'width_multiple', 'activation')
 MAX_NOTES = 15  # of which the config speaks
 MODEL_KEYS = {'nc', 'anchors', 'backbone', 'head', *SCALING}
+
+
+def one_line(text: object) -> str:
+    """What may stand in a comment: in a line of its own, a newline would be code."""
+    return ' '.join(str(text).split())[:300]
 
 
 @dataclass
@@ -82,7 +89,7 @@ def read_model(file: YAMLFile) -> ImportedModel:
         if key == 'ch' and value == 3:
             continue
         if key not in MODEL_KEYS:
-            model.notes.append(f'{file.where(key)} {key}: {value}')
+            model.notes.append(f'{file.where(str(key))} {key}: {value}')
     for key in SCALING:
         value = content.get(key)
         if value is None:
@@ -108,6 +115,11 @@ def read_model(file: YAMLFile) -> ImportedModel:
                     '[from, number, module, args]'
                 )
             from_, number, name, args = row
+            if not isinstance(name, str) or not is_plain(row):
+                raise ValueError(
+                    f'{where}: row {len(rows)} {str(row)[:200]}: a module is named by '
+                    'a text, and arguments are numbers, texts, None, True or False'
+                )
             args = args if isinstance(args, list) else [args]
             args = [TEXTS.get(a, a) if isinstance(a, str) else a for a in args]
             rows.append(([from_, number, name, args], (part, i)))
@@ -140,6 +152,15 @@ def read_model(file: YAMLFile) -> ImportedModel:
         )
     model.neck_rows = list(numbered.values())
     return model
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value's ``repr`` is itself in Python."""
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
 
 
 def _row(file: YAMLFile, model: ImportedModel, number: int) -> str:
@@ -195,7 +216,7 @@ def _whole_backbone(
 ) -> int:
     """Reads a NextViT or timm model in row 0; how far it shifts the rows' numbers."""
     from_, number, name, args = row
-    if not isinstance(name, str) or name in ROW_MODULES:
+    if name in ROW_MODULES:
         return 0
     arch = name.removeprefix('nextvit_')
     ours = name.startswith('nextvit_') and arch in ARCHS
@@ -261,7 +282,7 @@ def _head(file: YAMLFile, model: ImportedModel, number: int, row: list) -> None:
     if model.head == 'Segment':
         masks, protos = args.get(2, 32), args.get(3, 256)
         for value in (masks, protos):
-            if not isinstance(value, int) or not 0 < value < 10_000:
+            if type(value) is not int or not 0 < value < 10_000:
                 raise ValueError(f'{where}: {value!r} is no count of mask channels')
         model.head_args = dict(
             mask_channels=masks, proto_channels=scaled(protos, model.scaling)
@@ -275,30 +296,31 @@ def scaled(channels: int, scaling: dict) -> int:
 
 # ---------------------------------------------------------------------- hyp.yaml
 
-# YOLOv5's key to where its value goes: (part of the config, name there).
+# YOLOv5's key to where its value goes (part of the config, name there) and its range.
 HYP = {
-    'lr0': ('optimizer', 'lr'),
-    'momentum': ('optimizer', 'momentum'),
-    'weight_decay': ('optimizer', 'weight_decay'),
-    'lrf': ('schedule', 'lr_factor'),
-    'warmup_epochs': ('schedule', 'warmup_epochs'),
-    'warmup_momentum': ('schedule', 'warmup_momentum'),
-    'warmup_bias_lr': ('schedule', 'warmup_bias_lr'),
-    'box': ('gain', 'bbox'),
-    'cls': ('gain', 'cls'),
-    'obj': ('gain', 'obj'),
-    'anchor_t': ('head', 'prior_match_thr'),
-    'hsv_h': ('YOLOv5HSVRandomAug', 'hue_delta'),
-    'hsv_s': ('YOLOv5HSVRandomAug', 'saturation_delta'),
-    'hsv_v': ('YOLOv5HSVRandomAug', 'value_delta'),
-    'degrees': ('YOLOv5RandomAffine', 'max_rotate_degree'),
-    'translate': ('YOLOv5RandomAffine', 'max_translate_ratio'),
-    'shear': ('YOLOv5RandomAffine', 'max_shear_degree'),
-    'scale': ('YOLOv5RandomAffine', 'scaling_ratio_range'),
-    'fliplr': ('mmdet.RandomFlip', 'prob'),
-    'flipud': ('flip', 'vertical'),
-    'mosaic': ('flip', 'mosaic'),
-    'mixup': ('flip', 'mixup'),
+    'lr0': ('optimizer', 'lr', 1e-9, 10),
+    'momentum': ('optimizer', 'momentum', 0, 0.9999),
+    'weight_decay': ('optimizer', 'weight_decay', 0, 1),
+    'lrf': ('schedule', 'lr_factor', 0, 1),
+    'warmup_epochs': ('schedule', 'warmup_epochs', 0, 1000),
+    'warmup_momentum': ('schedule', 'warmup_momentum', 0, 0.9999),
+    'warmup_bias_lr': ('schedule', 'warmup_bias_lr', 0, 10),
+    'box': ('gain', 'bbox', 0, 1000),
+    'cls': ('gain', 'cls', 0, 1000),
+    'obj': ('gain', 'obj', 0, 1000),
+    'anchor_t': ('head', 'prior_match_thr', 1.01, 1000),
+    'hsv_h': ('YOLOv5HSVRandomAug', 'hue_delta', 0, 1),
+    'hsv_s': ('YOLOv5HSVRandomAug', 'saturation_delta', 0, 1),
+    'hsv_v': ('YOLOv5HSVRandomAug', 'value_delta', 0, 1),
+    'degrees': ('YOLOv5RandomAffine', 'max_rotate_degree', 0, 180),
+    'translate': ('YOLOv5RandomAffine', 'max_translate_ratio', 0, 1),
+    'shear': ('YOLOv5RandomAffine', 'max_shear_degree', 0, 90),
+    'scale': ('YOLOv5RandomAffine', 'scaling_ratio_range', 0, 0.99),
+    'fliplr': ('mmdet.RandomFlip', 'prob', 0, 1),
+    'flipud': ('switch', 'vertical', 0, 1),
+    'mosaic': ('switch', 'mosaic', 0, 1),
+    'mixup': ('switch', 'mixup', 0, 1),
+    'anchors': ('anchors', 'count', 0, 99),
 }
 # Values with which a key changes nothing; others have no counterpart.
 NEUTRAL = {
@@ -316,16 +338,19 @@ def read_hyp(file: YAMLFile) -> tuple[dict[str, dict], list[str]]:
     parts: dict[str, dict] = {}
     notes = []
     for key, value in file.content.items():
-        where = f'{file.where(key)} {key}: {value}'
+        where = f'{file.where(str(key))} {key}: {value}'
+        if isinstance(value, str):  # YAML takes 1e-2 for text
+            with suppress(ValueError):
+                value = float(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f'{where} is no number')
-        if not 0 <= value < 1e5:
-            raise ValueError(f'{where} is out of range')
+            raise ValueError(f'{one_line(where)} is no number')
         if key in HYP:
-            part, name = HYP[key]
-            parts.setdefault(part, {})[name] = value
-        elif key == 'anchors':
-            parts['anchors'] = dict(count=round(value))
+            part, name, least, most = HYP[key]
+            if not least <= value <= most:
+                raise ValueError(
+                    f'{where} is out of range: {least} to {most} is allowed'
+                )
+            parts.setdefault(part, {})[name] = float(value)
         elif key == 'iou_t':
             notes.append(f'{where} (YOLOv5 does not use it either)')
         elif NEUTRAL.get(key) != value:
@@ -334,9 +359,12 @@ def read_hyp(file: YAMLFile) -> tuple[dict[str, dict], list[str]]:
     if 'scaling_ratio_range' in affine:
         scale = affine['scaling_ratio_range']
         affine['scaling_ratio_range'] = (round(1 - scale, 6), round(1 + scale, 6))
-    mosaic = parts.get('flip', {}).get('mosaic', 1)
-    if 0 < mosaic < 1:
-        notes.append(f'{file.where("mosaic")} mosaic: {mosaic} (here 1: always)')
+    switch = {'mosaic': 1, 'mixup': 0, **parts.get('switch', {})}
+    if 0 < switch['mosaic'] < 1:
+        notes.append(f'{file.where("mosaic")} mosaic: {switch["mosaic"]} (here always)')
+    if switch['mixup'] and not switch['mosaic']:
+        where = f'{file.where("mixup")} mixup: {switch["mixup"]}'
+        notes.append(f'{where} (YOLOv5 mixes mosaics only)')
     return parts, notes
 
 
@@ -391,8 +419,8 @@ def config_text(
     outputs = model.num_anchors * (classes + 5)
     scaling = _call({**model.scaling, 'num_outputs': outputs})
 
-    lines = [f'# From {", ".join(sources)}, by tools/import_yolov5.py']
-    lines += [f'# No counterpart: {note}' for note in notes[:MAX_NOTES]]
+    lines = [f'# From {one_line(", ".join(sources))}, by tools/import_yolov5.py']
+    lines += [f'# No counterpart: {one_line(note)}' for note in notes[:MAX_NOTES]]
     if len(notes) > MAX_NOTES:
         lines += [f'# and {len(notes) - MAX_NOTES} more, which the import has printed']
     lines += [f'_base_ = {base!r}', '', f'img_scale = ({img_size}, {img_size})']
@@ -431,10 +459,11 @@ def config_text(
             f'        loss_{name}=dict(loss_weight={round(weight, 8)}),'
             for name, weight in weights.items()
         ),
+        *[f'        loss_mask_weight={round(weights["bbox"], 8)},'] * segments,
         '    ),',
         ')',
         *_pipelines(hyp, img_size),
-        *_loaders(data, batch_size, max(strides), img_size),
+        *_loaders(data, batch_size, max(strides), img_size, segments),
     ]
     optimizer = {**hyp.get('optimizer', {}), 'batch_size_per_gpu': batch_size}
     schedule = {'max_epochs': epochs, 'warmup_mim_iter': 100, **hyp.get('schedule', {})}
@@ -456,7 +485,7 @@ def _call(arguments: dict) -> str:
 
 def _pipelines(hyp: dict[str, dict], img_size: int) -> list[str]:
     """Pipelines of the recipe with another size and other strengths."""
-    switches = {'mosaic': 1, 'mixup': 0, 'vertical': 0, **hyp.get('flip', {})}
+    switches = {'mosaic': 1, 'mixup': 0, 'vertical': 0, **hyp.get('switch', {})}
     half = -img_size // 2
     border = (half, half) if switches['mosaic'] else (0, 0)
     changed = {
@@ -482,12 +511,10 @@ def _pipelines(hyp: dict[str, dict], img_size: int) -> list[str]:
     if not switches['mosaic']:
         resize = 'dict(test_pipeline[2], allow_scale_up=True)'
         lines.append(f'train_pipeline[2:3] = [test_pipeline[1], {resize}]')
-    if switches['mixup']:
+    elif switches['mixup']:
         mixup = f"dict(type='YOLOv5MixUp', prob={switches['mixup']}"
-        end = 4 if switches['mosaic'] else 5
         lines.append(
-            f'train_pipeline.insert({end}, {mixup}, '
-            f'pre_transform=train_pipeline[:{end}]))'
+            f'train_pipeline.insert(4, {mixup}, pre_transform=train_pipeline[:4]))'
         )
     if switches['vertical']:
         flip = f"dict(type='mmdet.RandomFlip', prob={switches['vertical']}"
@@ -496,7 +523,7 @@ def _pipelines(hyp: dict[str, dict], img_size: int) -> list[str]:
 
 
 def _loaders(
-    data: str | None, batch_size: int, divisor: int, img_size: int
+    data: str | None, batch_size: int, divisor: int, img_size: int, polygons: bool
 ) -> list[str]:
     shapes = f'dict(img_size={img_size}, size_divisor={divisor})'
     train, val = (
@@ -510,7 +537,7 @@ def _loaders(
         ]
     kind = (
         "data = dict(type='VerifiedYOLOTxtDataset', data_root='', ann_file="
-        f'{data!r}, data_prefix=dict(_delete_=True))'
+        f'{data!r}{", polygons=True" * polygons}, data_prefix=dict(_delete_=True))'
     )
     return [
         kind,

@@ -251,6 +251,8 @@ def parse_activation(text: str | None) -> dict:
     """
     if text is None:
         return dict(type='SiLU', inplace=True)
+    if not isinstance(text, str):
+        raise ValueError(f'activation {text!r} is no text, as in nn.SiLU()')
     match = re.fullmatch(r'\s*(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\))?\s*', text)
     name = match and match[1]
     if name not in ACTIVATIONS:
@@ -266,6 +268,8 @@ def parse_activation(text: str | None) -> dict:
             act_cfg[keyword] = float(ast.literal_eval(value))
         except (ValueError, SyntaxError, TypeError) as error:
             raise ValueError(f'activation {text!r}: {value!r} is no number') from error
+        if not math.isfinite(act_cfg[keyword]):
+            raise ValueError(f'activation {text!r}: {value!r} is not finite')
     return act_cfg
 
 
@@ -293,7 +297,8 @@ def check_argument(number: int, text: str, module: str, arg: object) -> None:
 
 
 def check_multiple(multiple: object) -> None:
-    if not isinstance(multiple, Real) or not 0 < multiple <= 100:
+    number = isinstance(multiple, Real) and not isinstance(multiple, bool)
+    if not number or not 0 < multiple <= 100:
         raise ValueError(f'a multiple is a number above 0, not {multiple!r}')
 
 

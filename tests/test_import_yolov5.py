@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 import tracemalloc
+from datetime import date
 from pathlib import Path
 
 from mmnextvit.yaml_reader import MAX_BYTES, read_yaml
@@ -12,6 +13,7 @@ from mmnextvit.yolov5_import import config_text, read_hyp, read_model
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from tiny_run import load_tool, run_tool
 from torch import nn
@@ -87,6 +89,7 @@ def test_segment_head_learns_and_predicts(tool, tmp_path):
     content = yolov5_model('n', head=('Segment', ['nc', 'anchors', 32, 256]))
     _, cfg, detector = imported(tool, tmp_path, content)
     assert cfg.model.bbox_head.type == 'YOLOv5InsHead'
+    assert cfg.model.bbox_head.loss_mask_weight == 0.05
     targets = torch.tensor([[0, 1, 8.0, 8.0, 60.0, 70.0], [1, 2, 5.0, 9.0, 90.0, 99.0]])
     masks = torch.zeros(2, 32, 32)
     masks[0, 2:17, 2:15] = masks[1, 2:24, 1:22] = 1
@@ -172,6 +175,13 @@ def changed(path: tuple, value: object) -> dict:
         (('head', 14), [[17, 20, 30], 1, 'Detect', ['nc', 'anchors']],
          r':34: row 24 .*before it'),
         (('head', 14), [-1, 1, 'Conv', [64]], r':34: row 24 .*last row is Detect'),
+        (('backbone', 0), [-1, 1, ['Conv'], [64]], r':9: row 0 .*named by a text'),
+        (('backbone', 0), [-1, 1, 'Conv', [date(2020, 1, 1)]], r':9: row 0 .*numbers'),
+        (('backbone', 0), [-1, 1, 'Conv', [float('inf')]], r':9: row 0 .*numbers'),
+        (('activation',), 5, 'activation is 5'),
+        (('width_multiple',), True, r':3: width_multiple is True'),
+        (('head', 14), [[17, 20, 23], 1, 'Segment', ['nc', 'anchors', True, 256]],
+         r':34: row 24 .*no count of mask'),
         (('backbone', 0), [-1, 2, 'nextvit_small', [False]], r':9: row 0 .*\[False\]'),
         (('backbone', 0), [-1, 1, 'nextvit_small', [1, 2]], r'row 0 .*False, True'),
         (('backbone', 0), [-1, 1, 'resnet18', ['gone.pt']], r'row 0 .*gone.pt does'),
@@ -373,7 +383,7 @@ def test_hyperparameters(tool, tmp_path, capsys):
     tool.built(text, tmp_path)
 
 
-@pytest.mark.parametrize('mosaic, notes', [(0, 0), (0.5, 1), (1, 0)])
+@pytest.mark.parametrize('mosaic, notes', [(0, 1), (0.5, 1), (1, 0)])
 def test_without_mosaic(mosaic, notes, tmp_path):
     hyp, lacking = read_hyp(
         read_yaml(write_yaml(tmp_path / 'h.yaml', dict(mosaic=mosaic, mixup=0.5)))
@@ -384,13 +394,76 @@ def test_without_mosaic(mosaic, notes, tmp_path):
     steps = [t.type for t in Config.fromfile(tmp_path / 'x.py').train_pipeline]
     assert ('Mosaic' in steps) == (mosaic > 0)
     assert ('LetterResize' in steps) == (mosaic == 0)
+    assert ('YOLOv5MixUp' in steps) == (mosaic > 0)
 
 
-@pytest.mark.parametrize('value', ['x', True, -1, float('nan'), 1e9])
-def test_bad_hyperparameters(value, tmp_path):
-    file = write_yaml(tmp_path / 'hyp.yaml', dict(lr0=0.01, box=value))
-    with pytest.raises(ValueError, match=r'hyp.yaml:2 box: .*(no number|out of range)'):
+@pytest.mark.parametrize(
+    'key, value',
+    [('box', 'x'), ('box', True), ('box', -1), ('box', float('nan')), ('box', 1e9),
+     ('scale', 1.0), ('translate', 5), ('fliplr', 2), ('anchor_t', 0),
+     ('anchors', 500)],
+)  # fmt: skip
+def test_bad_hyperparameters(key, value, tmp_path):
+    file = write_yaml(tmp_path / 'hyp.yaml', {'lr0': '1e-2', key: value})
+    with pytest.raises(ValueError, match=rf'hyp.yaml:2 {key}: .*(no number|of range)'):
         read_hyp(read_yaml(file))
+
+
+def test_no_text_of_a_file_becomes_code(tool, yolo_data, tmp_path, capsys):
+    """A newline would end the comment that a note stands in."""
+    code = f'a\nopen({str(tmp_path / "run")!r}, "w")\n#'
+    content = yolov5_model('n', nc=3)
+    content[code] = code
+    file = tmp_path / 'm.yaml'
+    file.write_text(json.dumps(content))  # which is YAML
+    (tmp_path / 'hyp.yaml').write_text(json.dumps({code: 1}))
+    data = tmp_path / 'data.yaml'
+    data.write_text(
+        json.dumps({**yaml.safe_load(yolo_data.read_text()), code: 1,
+                    'path': str(yolo_data.parent)})
+    )  # fmt: skip
+    out = tmp_path / 'x.py'
+    tool.main(
+        [str(file), '-o', str(out), '--hyp', str(tmp_path / 'hyp.yaml'), '--data',
+         str(data)]
+    )  # fmt: skip
+    assert out.read_text().count('# No counterpart: ') == 4  # download too
+    Config.fromfile(out)
+    assert not (tmp_path / 'run').exists()
+    assert len(capsys.readouterr().out.strip().splitlines()[-5:]) == 5
+
+
+def test_levels_in_any_order_have_their_anchors(tool, tmp_path):
+    """YOLOv5 turns the anchors' order round too."""
+    content = yolov5_model('n')
+    content['head'][-1][0] = [23, 20, 17]
+    out = tmp_path / 'x.py'
+    tool.main([str(write_yaml(tmp_path / 'm.yaml', content)), '-o', str(out)])
+    cfg = Config.fromfile(out)
+    assert cfg.model.neck.out_rows == (23, 20, 17)
+    sizes = cfg.model.bbox_head.prior_generator.base_sizes
+    assert [tuple(level[0]) for level in sizes] == [(116, 90), (30, 61), (10, 13)]
+
+
+@pytest.mark.parametrize(
+    'edit, message',
+    [
+        (dict(train='nowhere'), r'data.yaml:1: train: nowhere is not found'),
+        (dict(val=None), r"no 'val'"),
+        (dict(nc=4), r'data.yaml:3: nc is 4'),
+    ],
+)
+def test_data_are_looked_for(edit, message, tool, yolo_data, tmp_path):
+    content = {**yaml.safe_load(yolo_data.read_text()), **edit}
+    data = yolo_data.parent / 'other' / 'data.yaml'
+    data.parent.mkdir(exist_ok=True)
+    write_yaml(data, {**content, 'path': '..'})
+    file = write_yaml(tmp_path / 'm.yaml', yolov5_model('n', nc=3))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        tool.main([str(file), '-o', f'{tmp_path}/new/x.py', '--data', str(data)])
+    assert not (tmp_path / 'new').exists()
+    with pytest.raises(ValueError, match='its folder is a file'):
+        tool.main([str(file), '-o', f'{file}/x.py'])
 
 
 def test_a_large_model_with_everything_fits_80_lines(tool, yolo_data, tmp_path, capsys):
@@ -441,8 +514,7 @@ def yolo_data(tmp_path_factory):
                     x, y, w, h = box['bbox']
                     line = [box['category_id'] - 1, x + w / 2, y + h / 2, w, h]
                     corners = [x, y, x + w, y, x + w, y + h, x, y + h]
-                    if split == 'val' or len(lines) % 2:  # the metric needs polygons
-                        line = [line[0], *corners]
+                    line = [line[0], *corners]  # masks need polygons
                     lines.append(' '.join(str(v / 64) for v in line[1:]))
                     lines[-1] = f'{line[0]} {lines[-1]}'
             name = Path(image['file_name']).with_suffix('.txt')

@@ -187,6 +187,8 @@ def test_segments_and_boxes_in_one_file(yolo):
     )
     np.testing.assert_allclose(segment['bbox'], [0.1 * w, 0.2 * h, 0.5 * w, 0.75 * h])
     assert segment['bbox_label'] == 1 and 'mask' not in box
+    with pytest.raises(ValueError, match=r'(?s)are boxes, but masks need .*\.txt:\d'):
+        yolo.build(polygons=True)
     load = [*LOAD, dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
     masks = yolo.build(pipeline=load)[1]['gt_masks']
     assert len(masks) == 1

@@ -17,10 +17,11 @@ from mmnextvit.anchors import box_sizes, compute_anchors
 from mmnextvit.checkpoint import adapt, check, weights_of, widened
 from mmnextvit.timm_features import timm_mean_std
 from mmnextvit.yaml_reader import YAMLFile, read_yaml
-from mmnextvit.yolo_txt import SPLITS, read_data_yaml
+from mmnextvit.yolo_txt import SPLITS, find_sources, read_data_yaml
 from mmnextvit.yolov5_import import (
     ImportedModel,
     config_text,
+    one_line,
     read_hyp,
     read_model,
 )
@@ -57,8 +58,39 @@ def built(text: str, folder: Path) -> tuple[Config, torch.nn.Module]:
 def with_line(message: str, file: YAMLFile, model: ImportedModel) -> str:
     """A message about a row, with the row's line in the YAML."""
     match = re.search(r'row ([0-9]+) ', message)
-    keys = model.places.get(int(match[1]), ()) if match else ()
+    number = min(model.places)  # the backbone
+    if match:
+        number = int(match[1])
+    elif 'output rows' in message:
+        number = max(model.places)  # the head
+    keys = model.places.get(number, ())
     return f'{file.where(*keys)}: {message[match.start() :] if match else message}'
+
+
+def take_anchors(
+    anchors: list, source: str, file: YAMLFile, model: ImportedModel
+) -> None:
+    """The anchors of the weights, which were trained with them."""
+    where = file.where(*model.places[max(model.places)])
+    if len(anchors) != len(model.out_rows):
+        raise ValueError(
+            f'{source} has {len(anchors)} levels, the {model.head} at {where} reads '
+            f'{len(model.out_rows)}'
+        )
+    anchors = [[tuple(pair) for pair in level] for level in anchors]
+    if anchors != model.anchors:
+        model.notes.append(
+            f'{file.where("anchors")} anchors: {model.anchors}: those of {source} are '
+            'taken'
+        )
+    model.anchors = anchors
+
+
+def in_order(anchors: list, strides: list[int]) -> list:
+    """Small anchors at the small stride, whichever way the head reads its levels."""
+    areas = [sum(w * h for w, h in level) for level in anchors]
+    flipped = (areas[-1] - areas[0]) * (strides[-1] - strides[0]) < 0
+    return anchors[::-1] if flipped else anchors
 
 
 def save(
@@ -99,6 +131,8 @@ def main(argv: list[str] | None = None):
             raise ValueError(
                 f'{path} exists, and nothing is overwritten: choose another'
             )
+    if any(p.exists() and not p.is_dir() for p in out.parents):
+        raise ValueError(f'-o {out}: its folder is a file')
     if out.suffix != '.py' or not out.stem.isidentifier():
         raise ValueError(f'-o {out}: a config is called like my_config.py')
     for name in ('imgsz', 'epochs', 'batch_size'):
@@ -112,18 +146,21 @@ def main(argv: list[str] | None = None):
     if args.hyp:
         hyp, more = read_hyp(read_yaml(args.hyp))
         notes += more
-        model.anchors = hyp.get('anchors', {}).get('count') or model.anchors
+        model.anchors = int(hyp.get('anchors', {}).get('count', 0)) or model.anchors
     data = read_data_yaml(args.data) if args.data else None
     if data:
         known = {'path', 'names', 'nc', *SPLITS}
         lines = data['lines'].items()
+        for split in ('train', 'val'):
+            find_sources(args.data, split)  # or an error that says where it looked
         notes += [f'{args.data}:{n} {key}' for key, n in lines if key not in known]
     content, facts = None, {}
     if args.weights:
         existing_file(args.weights, 'weights')
         content = CheckpointLoader.load_checkpoint(args.weights, 'cpu', logger='silent')
         facts = weights_of(content, args.weights).facts
-        model.anchors = facts.get('anchors', model.anchors)
+        if 'anchors' in facts:
+            take_anchors(facts['anchors'], args.weights, file, model)
     options = dict(
         target=out,
         sources=[p for p in (args.model, args.data, args.hyp, args.weights) if p],
@@ -142,11 +179,12 @@ def main(argv: list[str] | None = None):
         options['load_from'] = str(weights_out.resolve())
         model.backbone.pop('init_cfg', None)  # these weights would replace those
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        cfg, detector = built(config_text(model, **options), out.parent)
-    except ValueError as error:
-        raise ValueError(with_line(str(error), file, model)) from error
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = {**options, 'target': Path(folder, 'x.py')}
+        try:
+            cfg, detector = built(config_text(model, **scratch), Path(folder))
+        except ValueError as error:
+            raise ValueError(with_line(str(error), file, model)) from error
     options['strides'] = strides = list(detector.neck.strides)
     size = -(-args.imgsz // max(strides)) * max(strides)
     if size != args.imgsz:
@@ -157,6 +195,9 @@ def main(argv: list[str] | None = None):
         threshold = hyp.get('head', {}).get('prior_match_thr', 4.0)
         levels = len(model.out_rows)
         model.anchors = compute_anchors(sizes, levels, model.anchors, threshold)
+    if not isinstance(model.anchors, int):
+        model.anchors = in_order(model.anchors, strides)
+    out.parent.mkdir(parents=True, exist_ok=True)
     if content is not None:
         save(content, detector, args.weights, weights_out, facts.get('classes'))
     out.write_text(config_text(model, **options))
@@ -165,12 +206,12 @@ def main(argv: list[str] | None = None):
     print(f'{out}: {count:,} parameters, levels of stride {strides}')
     if isinstance(model.anchors, int):
         print(
-            f'The anchors are a count: compute them before training, with '
-            f'python tools/compute_anchors.py {out} -o NEW.py'
+            'The anchors are a count, with which nothing trains: import again with '
+            '--data data.yaml, from which they are computed'
         )
     print(f'{len(notes)} entries have no counterpart' + ':' * bool(notes))
     for note in notes:
-        print(f'  {note}')
+        print(f'  {one_line(note)}')
 
 
 if __name__ == '__main__':
