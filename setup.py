@@ -1,11 +1,16 @@
 """Installs mmnextvit. Every bound below has been run at both ends."""
 
+import contextlib
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
+MIM = ('configs', 'tools', 'model-index.yml')
 INIT = (ROOT / 'mmnextvit' / '__init__.py').read_text()
 
 # mmcv-lite and OpenCV share a folder with other distributions (mmcv, onedl-mmcv;
@@ -17,6 +22,44 @@ EXTRAS = {
     'yolo': ['mmyolo>=0.6,<0.7'],
 }
 EXTRAS['all'] = sum(EXTRAS.values(), [])
+
+
+def add_mim(package: Path, link: bool = False) -> None:
+    """Puts what MIM looks for into ``package/.mim``, as copies or as links."""
+    mim = package / '.mim'
+    shutil.rmtree(mim, ignore_errors=True)  # of an earlier build
+    mim.mkdir(parents=True)
+    for source in (ROOT / name for name in MIM):
+        if link:
+            # Windows may forbid links: hub.py then finds the repository's own.
+            with contextlib.suppress(OSError):
+                (mim / source.name).symlink_to(Path('../..') / source.name)
+        elif source.is_dir():
+            ignored = shutil.ignore_patterns('__pycache__')
+            shutil.copytree(source, mim / source.name, ignore=ignored)
+        else:
+            shutil.copy(source, mim)
+
+
+class BuildWithMIM(build_py):
+    """For wheels and ``pip install``, editable or not."""
+
+    def run(self) -> None:
+        super().run()
+        # An editable package stays here, and so do its configs.
+        if getattr(self, 'editable_mode', False):
+            add_mim(ROOT / 'mmnextvit', link=True)
+        else:
+            add_mim(Path(self.build_lib, 'mmnextvit'))
+
+
+class SDistWithMIM(sdist):
+    """For the sdist."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        add_mim(Path(base_dir, 'mmnextvit'))
+
 
 setup(
     name='mmnextvit',
@@ -37,4 +80,5 @@ setup(
         'safetensors>=0.8,<0.9',
     ],
     extras_require=EXTRAS,
+    cmdclass={'build_py': BuildWithMIM, 'sdist': SDistWithMIM},
 )

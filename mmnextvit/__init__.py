@@ -5,8 +5,10 @@ Importing this package registers everything it has.
 
 from importlib.util import find_spec
 
+from .hub import config_file, get_config, get_model
+
 __version__ = '0.1.0'
-__all__ = ['__version__']
+__all__ = ['__version__', 'config_file', 'get_config', 'get_model']
 
 # The deployment runtime works without torch; nothing else does.
 if find_spec('torch') is not None:

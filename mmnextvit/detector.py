@@ -5,12 +5,18 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
+from mmdet.registry import TRANSFORMS
 from mmengine.device import is_cuda_available
 from mmengine.dist import get_world_size
+from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
 from mmyolo.models.detectors import YOLODetector
 from mmyolo.models.utils import make_divisible
 from mmyolo.registry import MODELS, TASK_UTILS
 from torch import Tensor
+
+# MMDetection's DetInferencer looks for a pipeline's transforms in its own registry.
+for _transform in (LetterResize, YOLOv5KeepRatioResize):
+    TRANSFORMS.register_module(module=_transform, force=True)
 
 
 @MODELS.register_module()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures.mask import BaseInstanceMasks
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
@@ -242,7 +243,10 @@ def draw_pair(
     for instances in (sample.gt_instances, sample.pred_instances):
         instances.bboxes = get_box_tensor(instances.bboxes) * scale
         if 'masks' in instances and len(instances):
-            masks = torch.as_tensor(instances.masks).float()[None]  # 1 N H W
+            masks = instances.masks
+            if isinstance(masks, BaseInstanceMasks):  # the truth's
+                masks = masks.to_ndarray()
+            masks = torch.as_tensor(masks).float()[None]  # 1 N H W
             instances.masks = interpolate(masks, picture.shape[:2])[0].bool()
     visualizer.add_datasample('', picture, sample, pred_score_thr=score_thr)
     pair = visualizer.get_image()

@@ -6,7 +6,6 @@ counterpart, with its line; :func:`config_text` writes both as a config.
 
 import difflib
 import math
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from .nextvit import ARCHS
 from .yaml_reader import YAMLFile
 from .yolov5_rows import ROW_MODULES, check_multiple, parse_activation
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
 HEADS = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
 TEXTS = {'None': None, 'True': True, 'False': False}  # what YOLOv5 would evaluate
 NORM = "dict(type='BN', eps=1e-3, momentum=0.03)"
@@ -373,7 +371,6 @@ def read_hyp(file: YAMLFile) -> tuple[dict[str, dict], list[str]]:
 
 def config_text(
     model: ImportedModel,
-    target: Path,
     sources: Sequence[str],
     notes: Sequence[str] = (),
     strides: Sequence[int] = (8, 16, 32),
@@ -390,7 +387,6 @@ def config_text(
 
     Args:
         model: What :func:`read_model` gave.
-        target: File that it is for, from which the path to our configs is relative.
         sources: Files that it comes from.
         notes: What has no counterpart.
         strides: Strides of the head's levels in pixels.
@@ -407,9 +403,7 @@ def config_text(
     classes = num_classes or model.num_classes
     levels = len(model.out_rows)
     segments = model.head == 'Segment'
-    recipe = 'yolov5_ins_recipe.py' if segments else 'yolov5_recipe.py'
-    base = os.path.relpath(CONFIGS / '_base_' / recipe, target.resolve().parent)
-    base = base if base.startswith('.') else f'./{base}'
+    recipe = '_base_/yolov5_ins_recipe' if segments else '_base_/yolov5_recipe'
     gain = {'cls': 0.5, 'bbox': 0.05, 'obj': 1.0, **hyp.get('gain', {})}
     weights = {
         'cls': gain['cls'] * classes / 80 * 3 / levels,
@@ -423,7 +417,8 @@ def config_text(
     lines += [f'# No counterpart: {one_line(note)}' for note in notes[:MAX_NOTES]]
     if len(notes) > MAX_NOTES:
         lines += [f'# and {len(notes) - MAX_NOTES} more, which the import has printed']
-    lines += [f'_base_ = {base!r}', '', f'img_scale = ({img_size}, {img_size})']
+    base = f"_base_ = __import__('mmnextvit').config_file({recipe!r})"
+    lines += [base, '', f'img_scale = ({img_size}, {img_size})']
     if load_from:
         lines += [f'load_from = {load_from!r}']
     lines += [f'scaling = {scaling}', 'ROWS']

@@ -31,7 +31,7 @@ def tool():
 def imported(tool, folder, content: dict, **options):
     """Text, config and detector of a model YAML."""
     model = read_model(read_yaml(write_yaml(folder / 'model.yaml', content)))
-    text = config_text(model, folder / 'x.py', ['model.yaml'], **options)
+    text = config_text(model, ['model.yaml'], **options)
     return text, *tool.built(text, folder)
 
 
@@ -390,7 +390,7 @@ def test_without_mosaic(mosaic, notes, tmp_path):
     )
     assert len(lacking) == notes
     model = read_model(read_yaml(write_yaml(tmp_path / 'm.yaml', yolov5_model('n'))))
-    (tmp_path / 'x.py').write_text(config_text(model, tmp_path / 'x.py', [], hyp=hyp))
+    (tmp_path / 'x.py').write_text(config_text(model, [], hyp=hyp))
     steps = [t.type for t in Config.fromfile(tmp_path / 'x.py').train_pipeline]
     assert ('Mosaic' in steps) == (mosaic > 0)
     assert ('LetterResize' in steps) == (mosaic == 0)

@@ -162,7 +162,6 @@ def main(argv: list[str] | None = None):
         if 'anchors' in facts:
             take_anchors(facts['anchors'], args.weights, file, model)
     options = dict(
-        target=out,
         sources=[p for p in (args.model, args.data, args.hyp, args.weights) if p],
         notes=notes,
         hyp=hyp,
@@ -180,9 +179,8 @@ def main(argv: list[str] | None = None):
         model.backbone.pop('init_cfg', None)  # these weights would replace those
 
     with tempfile.TemporaryDirectory() as folder:
-        scratch = {**options, 'target': Path(folder, 'x.py')}
         try:
-            cfg, detector = built(config_text(model, **scratch), Path(folder))
+            cfg, detector = built(config_text(model, **options), Path(folder))
         except ValueError as error:
             raise ValueError(with_line(str(error), file, model)) from error
     options['strides'] = strides = list(detector.neck.strides)

@@ -1,0 +1,99 @@
+"""Writes model_zoo.md from model-index.yml: docs/make_model_zoo.py"""
+
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'model_zoo.md'
+UNTRAINED = 'not trained by us yet'
+
+HEAD = """<!-- Written by docs/make_model_zoo.py: change configs/metafiles instead. -->
+# Model zoo
+
+Published figures are as their source has them, named below each table; they are of the
+official code and weights. Parameters are counted in our models, and a test counts them
+again. None of these detectors has been trained on COCO by us yet.
+"""
+TEXTS = {
+    'imagenet': """## Backbones: ImageNet-1K
+
+Each name goes into `init_cfg=dict(type='Pretrained', checkpoint=…)` of an
+`mmdet.NextViT`, with ImageNet's mean and std in the `data_preprocessor`. Top-1 accuracy
+in %; SSLD is distillation with 6M pictures. Parameters are without the classifier,
+which has 1,025,000. Times do not depend on the weights; TensorRT: batch 8, 224x224.
+""",
+    'mask_rcnn': """## Mask R-CNN on COCO
+
+The official weights are on the authors' Google Drive only, so there is no address here:
+fetch the file and give its path to `load_from` or to a tool. AP in %.
+""",
+    'mmdet': '## Other detectors in MMDetection\n',
+    'yolo': '## YOLO detectors in MMYOLO\n',
+}
+
+
+def metafiles() -> dict[str, list[dict]]:
+    """Name of each metafile of the index, and its models."""
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    files = [ROOT / path for path in index['Import']]
+    return {f.stem: yaml.safe_load(f.read_text())['Models'] for f in files}
+
+
+def sources(models: list[dict]) -> list[str]:
+    """Where the published figures of these models are from."""
+    named = {r['Source'] for m in models for r in m.get('Results', [])}
+    for data in (m['Metadata'] for m in models):
+        named |= {time['source'] for time in data.get('inference time (ms)', [])}
+        named |= {data['Published']['Source']} if 'Published' in data else set()
+    return sorted(named)
+
+
+def metric(model: dict, name: str) -> float | str:
+    every = [result['Metrics'] for result in model.get('Results', [])]
+    return next((metrics[name] for metrics in every if name in metrics), UNTRAINED)
+
+
+def row(model: dict) -> dict[str, object]:
+    """A line of a model's table: the columns' titles and what stands there."""
+    data = model['Metadata']
+    params = f'{data["Parameters"]:,}'
+    if 'Config' not in model:
+        times = {t['backend']: t['value'] for t in data.get('inference time (ms)', [])}
+        return {
+            'weights': f'`{model["Weights"]}`',
+            'trained on': data['Training Data'],
+            'pictures': f'{data["Image Size"]}x{data["Image Size"]}',
+            'top-1': metric(model, 'Top 1 Accuracy'),
+            'parameters': params,
+            'TensorRT, ms': times.get('TensorRT', ''),
+            'CoreML, ms': times.get('CoreML', ''),
+        }
+    cells = {
+        'config': f'[{model["Name"]}](../{model["Config"]})',
+        'epochs': data['Epochs'],
+        'box AP': metric(model, 'box AP'),
+    }
+    if published := data.get('Published'):
+        cells['mask AP'] = metric(model, 'mask AP')
+        cells['FLOPs'] = f'{published["FLOPs (G)"]} G'
+        cells['parameters, published'] = f'{published["Parameters (M)"]} M'
+    start = data.get('Backbone Weights', 'random weights')
+    return {**cells, 'parameters': params, 'backbone starts from': start}
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for name, models in metafiles().items():
+        rows = [row(model) for model in models]
+        lines = [list(rows[0]), ['---'] * len(rows[0]), *(r.values() for r in rows)]
+        table = ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)
+        parts += [TEXTS[name], table]
+        if named := sources(models):
+            parts.append(f'Published figures: {", ".join(named)}.\n')
+    return '\n'.join(parts)
+
+
+if __name__ == '__main__':
+    PAGE.write_text(page())
