@@ -44,10 +44,10 @@ def test_parameters_are_those_of_the_official_configs(size, schedule):
 
 @pytest.mark.parametrize('size', GMACS)
 def test_operations_are_those_published(size):
-    """The printed FLOPs are multiply-accumulates of convolutions and linear layers.
+    """They equal the multiply-accumulates of convolutions and linear layers.
 
-    Counted as MMDetection 2 does: 1000 proposals, masks for 100 of them. Its counter
-    passes over the attention's two matrix products, 5 to 7 % more, which are no layers.
+    With 1000 proposals, and masks for 100 of them. How they were counted is not said;
+    with the attention's two matrix products there would be 5 to 7 % more.
     """
     model = on_meta(f'mask_rcnn_nextvit_{size}_fpn_1x_coco')
     counter = FlopCounterMode(display=False)
