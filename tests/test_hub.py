@@ -100,7 +100,7 @@ def test_mmdetections_inference(name):
 
 
 def test_tools_by_name(monkeypatch):
-    assert tools.tool_file('train') == ROOT / 'tools' / 'train.py'
+    assert tools.tool_file('train').resolve() == ROOT / 'tools' / 'train.py'
     path = tools.tool_file('mmdet/analysis_tools/analyze_logs')
     assert path.is_file() and 'mmdet' in path.parts
     for name, near in [('trian', 'train'), ('mmdet/analyze_logs', 'analysis_tools')]:
