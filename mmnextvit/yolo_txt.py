@@ -537,19 +537,6 @@ class YOLOTxtReader:
         ]
         if kinds:
             warn(f'{self.ann_file} ({self.split}): {"; ".join(kinds)}')
-        boxes = [
-            f'{label_file(path)}:{row[0]}'
-            for path, (_, _, labels) in records.items()
-            for row in (labels or {}).get('rows', ())
-            if self.polygons and len(row) == 6
-        ]
-        if boxes:
-            raise ValueError(
-                f'{len(boxes)} lines in the label files of {self.ann_file} '
-                f'({self.split}) are boxes, but masks need polygons (class x1 y1 x2 y2 '
-                f'x3 y3 ...):\n  {several(boxes)}\nWrite polygons, or use a detector '
-                'of boxes'
-            )
         without = [path for path, (_, _, labels) in records.items() if labels is None]
         self.label_report['pictures without a label file'] = without
         boxes = [len(data['instances']) for data in data_list]

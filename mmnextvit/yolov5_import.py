@@ -14,7 +14,12 @@ from pathlib import Path
 from .detector import level_weights
 from .nextvit import ARCHS
 from .yaml_reader import YAMLFile
-from .yolov5_rows import ROW_MODULES, check_multiple, parse_activation
+from .yolov5_rows import (
+    ROW_MODULES,
+    check_multiple,
+    make_divisible,
+    parse_activation,
+)
 
 HEADS = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
 TEXTS = {'None': None, 'True': True, 'False': False}  # what YOLOv5 would evaluate
@@ -133,21 +138,18 @@ def read_model(file: YAMLFile) -> ImportedModel:
                 f'{_row(file, model, number)}: {row[2]} must be the last row'
             )
     _head(file, model, detect, numbered.pop(detect))
+    whole = [numbered.pop(i) for i in range(shift, shift + first)]
+    read = {_number(i, n) for n, row in numbered.items() for i in _sources(row)}
+    read.update(model.out_rows)
     if shift:
-        numbered.pop(shift)  # the whole backbone
         if model.backbone['type'] == 'mmdet.TimmFeatures':
             # The document's is given all maps; those that no row reads would not learn.
-            read = {_number(i, n) for n, row in numbered.items() for i in _sources(row)}
-            first = min(i for i in (*read, *model.out_rows, shift) if i >= 0)
+            first = min(i for i in (*read, shift) if i >= 0)
             if first != 1:  # strides 4 to 32 are what it emits by itself
                 model.backbone['strides'] = tuple(2 ** (i + 1) for i in range(first, 5))
     else:
-        last = first - 1
-        model.backbone_rows = [numbered.pop(i) for i in range(first)]
-        read = {_number(i, n) for n, row in numbered.items() for i in _sources(row)}
-        model.in_rows = tuple(
-            sorted({i for i in (*read, *model.out_rows) if 0 <= i < last} | {last})
-        )
+        model.backbone_rows, last = whole, first - 1
+        model.in_rows = tuple(sorted({i for i in read if 0 <= i < last} | {last}))
     model.neck_rows = list(numbered.values())
     return model
 
@@ -282,14 +284,8 @@ def _head(file: YAMLFile, model: ImportedModel, number: int, row: list) -> None:
         for value in (masks, protos):
             if type(value) is not int or not 0 < value < 10_000:
                 raise ValueError(f'{where}: {value!r} is no count of mask channels')
-        model.head_args = dict(
-            mask_channels=masks, proto_channels=scaled(protos, model.scaling)
-        )
-
-
-def scaled(channels: int, scaling: dict) -> int:
-    """Channels times the width multiple, rounded up to a multiple of 8."""
-    return -int(-channels * scaling.get('width_multiple', 1.0) // 8) * 8
+        width = make_divisible(protos, model.scaling.get('width_multiple', 1.0))
+        model.head_args = dict(mask_channels=masks, proto_channels=width)
 
 
 # ---------------------------------------------------------------------- hyp.yaml

@@ -50,6 +50,18 @@ def existing_file(path: str, what: str) -> str:
     return path
 
 
+def new_config(path: str) -> Path:
+    """``-o``, if a config may be written there."""
+    out = Path(path)
+    if out.exists():
+        raise ValueError(f'{out} exists, and nothing is overwritten: choose another')
+    if any(p.exists() and not p.is_dir() for p in out.parents):
+        raise ValueError(f'-o {out}: its folder is a file')
+    if out.suffix != '.py' or not out.stem.isidentifier():
+        raise ValueError(f'-o {out}: a config is called like my_config.py')
+    return out
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's changes, fit for the machine."""
     cfg = Config.fromfile(existing_file(args.config, 'config'))

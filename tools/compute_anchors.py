@@ -11,7 +11,7 @@ import mmnextvit  # noqa: F401  (first)
 from mmnextvit.anchors import box_sizes, compute_anchors, possible_recall
 
 import numpy as np
-from _common import build_dataset, build_model, load_config, parser, run
+from _common import build_dataset, build_model, load_config, new_config, parser, run
 
 
 def parse_args():
@@ -22,11 +22,7 @@ def parse_args():
 
 def main():
     args = parse_args()
-    out = Path(args.out)
-    if out.exists():
-        raise ValueError(f'{out} exists, and nothing is overwritten: choose another')
-    if out.suffix != '.py' or not out.stem.isidentifier():
-        raise ValueError(f'-o {out}: a config is called like my_config.py')
+    out = new_config(args.out)
     cfg = load_config(args)
     if 'prior_generator' not in cfg.model.get('bbox_head', {}):
         raise ValueError(f'{args.config}: its head has no anchors')

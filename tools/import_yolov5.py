@@ -27,7 +27,7 @@ from mmnextvit.yolov5_import import (
 )
 
 import torch
-from _common import build_dataset, build_model, existing_file, run
+from _common import build_dataset, build_model, existing_file, new_config, run
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
@@ -124,17 +124,12 @@ def save(
 
 def main(argv: list[str] | None = None):
     args = parse_args(argv)
-    out = Path(args.out)
+    out = new_config(args.out)
     weights_out = out.with_suffix('.pth')
-    for path in (out, weights_out)[: 1 + bool(args.weights)]:
-        if path.exists():
-            raise ValueError(
-                f'{path} exists, and nothing is overwritten: choose another'
-            )
-    if any(p.exists() and not p.is_dir() for p in out.parents):
-        raise ValueError(f'-o {out}: its folder is a file')
-    if out.suffix != '.py' or not out.stem.isidentifier():
-        raise ValueError(f'-o {out}: a config is called like my_config.py')
+    if args.weights and weights_out.exists():
+        raise ValueError(
+            f'{weights_out} exists, and nothing is overwritten: choose another'
+        )
     for name in ('imgsz', 'epochs', 'batch_size'):
         if not 1 <= getattr(args, name) < 100_000:
             raise ValueError(f'--{name.replace("_", "-")}: write 1 or more')
