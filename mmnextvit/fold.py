@@ -3,7 +3,10 @@
 Computed in float64, so that the only error left is the rounding of the new weights.
 """
 
+import copy
+
 import torch
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -26,9 +29,49 @@ def fold_convs(*parts: nn.Sequential) -> None:
                 scale, shift = scale_and_shift(norm)
                 weight = conv.weight.detach().double()
                 weight = weight * scale.reshape(-1, 1, 1, 1)
+                if conv.bias is not None:
+                    shift = shift + conv.bias.detach().double() * scale
                 conv.weight.data = weight.to(conv.weight)
                 conv.bias = nn.Parameter(shift.to(conv.weight))
                 part.norm = nn.Identity()
+
+
+def fold_conv_module(module: ConvModule) -> None:
+    """Folds the BatchNorm right behind the convolution of mmcv's ``ConvModule``.
+
+    Layers of another kind or order are left as they are.
+    """
+    adjacent = ('conv', 'norm') in zip(module.order, module.order[1:])
+    # A subclass may compute its weight anew in every pass.
+    if not (module.with_norm and adjacent and type(module.conv) is nn.Conv2d):
+        return
+    if isinstance(module.norm, _BatchNorm):
+        # RTMDet's head has one convolution with a BatchNorm a level.
+        module.conv = copy.deepcopy(module.conv)
+        part = nn.Sequential()
+        part.conv, part.norm = module.conv, module.norm
+        fold_convs(part)
+        setattr(module, module.norm_name, nn.Identity())
+
+
+def fold_batchnorms(model: nn.Module) -> nn.Module:
+    """Folds the BatchNorms of a detector or of a part of it, in place and exactly.
+
+    Modules with a ``switch_to_deploy`` (:class:`~mmnextvit.NextViT` and MMYOLO's) do
+    it by that, mmcv's ``ConvModule`` by :func:`fold_conv_module`. Other BatchNorms
+    stay. Running statistics are used, so the model gives what it gave in eval mode.
+    A second call changes nothing.
+
+    Returns:
+        ``model``
+    """
+    for module in [*model.modules()]:
+        if hasattr(module, 'switch_to_deploy'):
+            module.switch_to_deploy()
+    for module in model.modules():
+        if isinstance(module, ConvModule):
+            fold_conv_module(module)
+    return model
 
 
 def fold_before(norm: nn.Module, *layers: nn.Conv2d | nn.Linear) -> nn.Identity:

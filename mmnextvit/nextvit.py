@@ -120,13 +120,15 @@ class EMHSA(nn.Module):
         self.k = nn.Linear(channels, channels)
         self.v = nn.Linear(channels, channels)
         self.proj = nn.Linear(channels, channels)
-        self.pool = nn.AvgPool1d(sr_ratio**2) if sr_ratio > 1 else nn.Identity()
+        # in two dimensions, the first of them 1: TensorRT has no other pooling
+        self.pool = nn.AvgPool2d((1, sr_ratio**2)) if sr_ratio > 1 else nn.Identity()
         self.norm = nn.BatchNorm1d(channels) if sr_ratio > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         height = x.shape[2]
         tokens = rearrange(x, 'B C H W -> B (H W) C')
-        pooled = self.norm(self.pool(x.flatten(2)))  # B C N' with N' = N // sr**2
+        pooled = self.pool(x.flatten(2).unsqueeze(2)).squeeze(2)
+        pooled = self.norm(pooled)  # B C N' with N' = N // sr**2
         pooled = rearrange(pooled, 'B C N -> B N C')
         q, k, v = (
             rearrange(y, 'B N (heads C) -> B heads N C', heads=self.num_heads)

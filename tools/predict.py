@@ -1,6 +1,7 @@
 """Predict: tools/predict.py CONFIG CHECKPOINT INPUT [--out-dir DIR] [--device cpu]
 [--feature-maps]
 
+CHECKPOINT may be what tools/export.py wrote.
 INPUT is a picture, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
 The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
 
@@ -27,6 +28,8 @@ from pathlib import Path
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.checkpoint import adapt, check
 from mmnextvit.datasets import BrokenPictureError, read_picture
+from mmnextvit.exported import instances, is_exported
+from mmnextvit.runtime import Detector, objects_of
 from mmnextvit.visualization import (
     draw_channels,
     draw_overview,
@@ -41,7 +44,8 @@ import torch
 from _common import existing_file, load_config, parser, run
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, VISUALIZERS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from rich.progress import Progress
@@ -51,7 +55,7 @@ VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.m
 
 def parse_args():
     p = parser('Predict on pictures and videos.', launcher=False)
-    p.add_argument('checkpoint', help='checkpoint file')
+    p.add_argument('checkpoint', help='checkpoint, or exported file or folder')
     p.add_argument('input', help='picture, video, folder or quoted pattern')
     p.add_argument('--out-dir', help='a new folder (./predictions/<date and time>)')
     p.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
@@ -62,6 +66,31 @@ def parse_args():
         help="draw what each row gives, under feature_maps/ (a video's first frame)",
     )
     return p.parse_args()
+
+
+def draw(visualizer, picture: np.ndarray, sample: DetDataSample) -> np.ndarray:
+    """The picture (BGR) with a sample's predictions."""
+    visualizer.add_datasample(
+        '', picture[..., ::-1], sample, draw_gt=False, pred_score_thr=0
+    )
+    return visualizer.get_image()[..., ::-1]
+
+
+class ExportedPredictor:
+    """As :class:`Predictor`, of an exported file."""
+
+    def __init__(self, cfg: Config, path: str, device: str | None) -> None:
+        self.detector = Detector(path, device=device or 'cpu')
+        self.classes = list(self.detector.classes)
+        dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
+        palette = DATASETS.build(dataset).metainfo.get('palette', 'random')
+        self.visualizer = VISUALIZERS.build(dict(type='mmdet.DetLocalVisualizer'))
+        self.visualizer.dataset_meta = dict(classes=self.classes, palette=palette)
+
+    def predict(self, picture: np.ndarray, score_thr: float):
+        (found,) = self.detector.detect([picture], score_thr)
+        sample = DetDataSample(pred_instances=instances(found))
+        return objects_of(*found, self.classes), draw(self.visualizer, picture, sample)
 
 
 class Predictor(DetInferencer):
@@ -83,6 +112,10 @@ class Predictor(DetInferencer):
             meta['dataset_meta'] = DATASETS.build(dataset).metainfo
         super()._load_weights_to_model(model, checkpoint, cfg)
 
+    @property
+    def classes(self) -> list[str]:
+        return list(self.model.dataset_meta['classes'])
+
     def _init_collate(self, cfg):
         return pseudo_collate
 
@@ -93,24 +126,11 @@ class Predictor(DetInferencer):
     def predict(self, picture: np.ndarray, score_thr: float):
         """Objects as in the JSON, and the picture (BGR) with their boxes."""
         (sample,) = self(picture, return_datasamples=True)['predictions']
-        found = sample.pred_instances = sample.pred_instances[
-            sample.pred_instances.scores >= score_thr
-        ]
-        names = self.model.dataset_meta['classes']
-        objects = [
-            {
-                'class': names[label],
-                'score': round(score, 4),
-                'box': [round(x, 2) for x in box],
-            }
-            for label, score, box in zip(
-                found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist()
-            )
-        ]
-        self.visualizer.add_datasample(
-            '', picture[..., ::-1], sample, draw_gt=False, pred_score_thr=0
-        )
-        return objects, self.visualizer.get_image()[..., ::-1]
+        found = sample.pred_instances
+        sample.pred_instances = found[found.scores >= score_thr]
+        found = sample.pred_instances
+        objects = objects_of(found.bboxes, found.scores, found.labels, self.classes)
+        return objects, draw(self.visualizer, picture, sample)
 
     def predict_and_draw_maps(
         self, picture: np.ndarray, score_thr: float, folder: Path
@@ -204,12 +224,17 @@ def new_folder(path: str | None) -> Path:
 def main():
     args = parse_args()
     cfg = load_config(args)
-    existing_file(args.checkpoint, 'checkpoint')
+    exported = is_exported(args.checkpoint)
+    if not exported:
+        existing_file(args.checkpoint, 'checkpoint')
+    if exported and args.feature_maps:
+        raise ValueError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
     root = os.path.commonpath([p.parent for p in files])
     if (args.device or '').startswith('cuda') and not torch.cuda.is_available():
         raise ValueError(f'--device {args.device}: torch finds no CUDA GPU here')
-    predictor = Predictor(cfg, args.checkpoint, args.device)
+    kind = ExportedPredictor if exported else Predictor
+    predictor = kind(cfg, args.checkpoint, args.device)
     out_dir = new_folder(args.out_dir)
 
     predictions, unreadable = [], {}
@@ -250,7 +275,7 @@ def main():
         'config': args.config,
         'checkpoint': args.checkpoint,
         'score_thr': args.score_thr,
-        'classes': list(predictor.model.dataset_meta['classes']),
+        'classes': predictor.classes,
         'box_format': "x1, y1, x2, y2 in pixels, from the picture's top left corner",
         'predictions': predictions,
         'unreadable': unreadable,

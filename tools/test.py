@@ -1,8 +1,13 @@
-"""Evaluate: tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--out FILE.pkl]"""
+"""Evaluate: tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--out FILE.pkl]
+
+CHECKPOINT may be what tools/export.py wrote: it is tested as it will be used, with its
+own resizing.
+"""
 
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first, also in data-loader workers that are spawned)
+from mmnextvit.exported import is_exported, with_exported
 
 from _common import build_runner, existing_file, load_config, parser, run
 from mmdet.evaluation import DumpDetResults
@@ -10,7 +15,7 @@ from mmdet.evaluation import DumpDetResults
 
 def parse_args():
     p = parser('Evaluate a checkpoint on the test data of a config.')
-    p.add_argument('checkpoint', help='checkpoint file')
+    p.add_argument('checkpoint', help='checkpoint, or exported file or folder')
     p.add_argument('--out', metavar='FILE.pkl', help='save the predictions there')
     p.add_argument('--show-dir', help='save drawn predictions beside the truth there')
     return p.parse_args()
@@ -21,7 +26,10 @@ def main():
     cfg = load_config(args)
     # A folder of its own keeps the config that the training run wrote.
     cfg.work_dir = args.work_dir or str(Path(cfg.work_dir, 'test'))
-    cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
+    if is_exported(args.checkpoint):
+        cfg = with_exported(cfg, args.checkpoint)
+    else:
+        cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
     cfg.resume = False
     if args.show_dir:
         cfg.default_hooks.visualization = dict(

@@ -1,0 +1,576 @@
+"""Runs what ``tools/export.py`` wrote, without torch and without OpenMMLab's packages.
+
+    from mmnextvit.runtime import Detector
+    for found in Detector('model.onnx')('picture.jpg'):
+        print(found['class'], found['score'], found['box'])
+
+It needs NumPy, OpenCV and the runtime of the file's format: ONNX Runtime, OpenVINO or,
+for TorchScript, torch. ``python -m mmnextvit.runtime MODEL PICTURE...`` prints JSON.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import groupby, islice
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+FORMAT = 1  # of the metadata: a file with a higher one needs a newer mmnextvit
+MOST = 8  # pictures in one batch of any size: more is hardly faster, but takes memory
+
+Picture = str | os.PathLike | np.ndarray
+Size = tuple[int, int]  # height, width
+
+
+class PictureError(ValueError):
+    """A picture that is missing, empty, truncated, or no picture at all."""
+
+
+class ModelFileError(ValueError):
+    """A file that is damaged, of a newer format, or not from ``tools/export.py``."""
+
+
+# ----------------------------------------------------------------------- pictures
+
+
+def has_end(content: bytes) -> bool:
+    """Whether a JPEG or PNG reaches its end marker: older OpenCV doesn't mind.
+
+    Other formats count as whole. What follows the end, as phones append, is ignored.
+    """
+    if content.startswith(b'\x89PNG'):
+        return b'IEND\xaeB`\x82' in content
+    if not content.startswith(b'\xff\xd8\xff') or content.endswith(b'\xff\xd9'):
+        return True
+    at = 2  # past the segments before the scan: EXIF's thumbnail has an end of its own
+    while content[at : at + 1] == b'\xff' and content[at : at + 2] != b'\xff\xda':
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], 'big')
+    return content.find(b'\xff\xd9', at) >= 0
+
+
+def decode(path: str | os.PathLike) -> np.ndarray:
+    """A picture file as H x W x 3, BGR, uint8, turned as its EXIF says.
+
+    Raises:
+        PictureError: It names the file and what is wrong with it.
+    """
+    try:
+        content = Path(path).read_bytes()
+        if not content:
+            raise PictureError(f'{path} is empty')
+        if not has_end(content):
+            raise PictureError(f'{path} is truncated: copy or download it again')
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        raise PictureError(f'{path} cannot be read: {error}') from error
+    if picture is None:
+        raise PictureError(f'{path} is truncated, or no picture that OpenCV reads')
+    return picture
+
+
+def read(picture: Picture) -> np.ndarray:
+    """A file or an array as H x W x 3, BGR, uint8.
+
+    Args:
+        picture: Path, or array of uint8 or uint16: H x W or H x W x 1 (grey),
+            H x W x 3 (BGR) or H x W x 4 (BGR and alpha, which is dropped).
+
+    Raises:
+        PictureError: The file cannot be read, or the array is none of these.
+    """
+    if isinstance(picture, (str, os.PathLike)):
+        return decode(picture)
+    if not isinstance(picture, np.ndarray):
+        raise PictureError(f'{type(picture)} is neither a path nor a NumPy array')
+    channels = picture.shape[2] if picture.ndim == 3 else 1
+    if picture.ndim not in (2, 3) or channels not in (1, 3, 4) or not picture.size:
+        raise PictureError(
+            f'The picture is an array of shape {picture.shape}: H x W, H x W x 1, '
+            'H x W x 3 (BGR) or H x W x 4 (BGR and alpha) is wanted'
+        )
+    if picture.dtype == np.uint16:
+        picture = (picture >> 8).astype(np.uint8)  # as OpenCV reads PNGs
+    if picture.dtype != np.uint8:
+        raise PictureError(
+            f'The picture is an array of {picture.dtype}: uint8 (0 to 255) or uint16 '
+            '(0 to 65535) is wanted'
+        )
+    picture = np.ascontiguousarray(picture)
+    to_bgr = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}.get(channels)
+    return picture if to_bgr is None else cv2.cvtColor(picture, to_bgr)
+
+
+# ------------------------------------------------------------------------- layout
+
+
+class Layout(NamedTuple):
+    """Where a picture lies in the network's input, in pixels."""
+
+    picture: Size
+    resizes: list[tuple[Size, int]]  # one after another, with OpenCV's interpolation
+    canvas: Size
+    pad: Size  # above and to the left
+    factor: tuple[float, float]  # vertical, horizontal: size in the canvas / before
+    fill: int  # of the canvas around the picture
+
+
+def keep_ratio(size: Size, step: dict) -> tuple[Size, int, Size]:
+    """MMYOLO's ``YOLOv5KeepRatioResize``: size, interpolation and canvas after it."""
+    long, short = max(step['scale']), min(step['scale'])  # either way up
+    ratio = min(long / max(size), short / min(size))
+    resized = tuple(max(int(side * ratio), 1) for side in size)
+    return resized, cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR, resized
+
+
+def letterbox(size: Size, step: dict) -> tuple[Size, int, Size]:
+    """MMYOLO's ``LetterResize``: size, interpolation and canvas after it."""
+    canvas = tuple(step['size'])
+    ratio = min(whole / side for whole, side in zip(canvas, size))
+    ratio = ratio if step['scale_up'] else min(ratio, 1.0)
+    resized = tuple(max(round(side * ratio), 1) for side in size)
+    if step['mini_pad']:
+        canvas = tuple(new + (whole - new) % 32 for whole, new in zip(canvas, resized))
+    return resized, cv2.INTER_LINEAR, canvas
+
+
+STEPS = {'keep_ratio': keep_ratio, 'letterbox': letterbox}
+
+
+def lay_out(picture: Size, steps: list[dict]) -> Layout:
+    """Follows the metadata's ``resize`` for a picture of that height and width.
+
+    No side gets shorter than one pixel, where MMYOLO's transforms fail.
+    """
+    size, canvas, factor, resizes = picture, picture, (1.0, 1.0), []
+    for step in steps:
+        resized, interpolation, canvas = STEPS[step['type']](size, step)
+        if resized != size:
+            resizes.append((resized, interpolation))
+        factor = tuple(f * (new / old) for f, new, old in zip(factor, resized, size))
+        size = resized
+    pad = tuple((whole - side) // 2 for whole, side in zip(canvas, size))
+    return Layout(picture, resizes, canvas, pad, factor, steps[-1].get('fill', 0))
+
+
+def resize(picture: np.ndarray, layout: Layout) -> np.ndarray:
+    """The picture (H x W x 3) in the size that it has within the canvas."""
+    for (height, width), interpolation in layout.resizes:
+        picture = cv2.resize(picture, (width, height), interpolation=interpolation)
+    return picture
+
+
+def stack(prepared: list[tuple[np.ndarray, Layout]], count: int = 1) -> np.ndarray:
+    """The network's input: (count, 3, H, W), float32, RGB, 0 to 255.
+
+    Args:
+        prepared: Resized pictures, whose layouts have the same canvas.
+        count: Size of the batch. What no picture takes is left empty.
+    """
+    _, layout = prepared[0]
+    images = np.full((count, 3, *layout.canvas), layout.fill, np.float32)
+    for image, (picture, layout) in zip(images, prepared):
+        (top, left), (height, width) = layout.pad, picture.shape[:2]
+        # Plane by plane is the fastest: OpenCV splits, and NumPy copies whole rows.
+        for plane, values in zip(image[::-1], cv2.split(picture)):
+            plane[top : top + height, left : left + width] = values
+    return images
+
+
+def to_picture(boxes: np.ndarray, layout: Layout) -> np.ndarray:
+    """Boxes (N, 4) of the network's input in the picture's pixels, inside of it."""
+    (top, left), (vertical, horizontal) = layout.pad, layout.factor
+    boxes = boxes - np.array((left, top, left, top), np.float32)
+    boxes /= np.array((horizontal, vertical, horizontal, vertical), np.float32)
+    return boxes.clip(0, np.array(layout.picture[::-1] * 2, np.float32))
+
+
+# --------------------------------------------------------------------- detections
+
+
+class Detections(NamedTuple):
+    """What is found in one picture, by falling score."""
+
+    boxes: np.ndarray  # (N, 4), float32: x1, y1, x2, y2 in pixels
+    scores: np.ndarray  # (N,), float32
+    labels: np.ndarray  # (N,): index into the classes
+
+
+def objects_of(boxes, scores, labels, classes: Sequence[str]) -> list[dict]:
+    """Detections, as arrays or tensors, as the ``objects`` in predictions.json."""
+    return [
+        {
+            'class': classes[label],
+            'score': round(score, 4),
+            'box': [round(x, 2) for x in box],
+        }
+        for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist())
+    ]
+
+
+def suppress(boxes: np.ndarray, scores: np.ndarray, nms: dict) -> Detections:
+    """NMS class by class, for files that leave it to us.
+
+    Args:
+        boxes: (N, 4), of all candidates.
+        scores: (N, classes).
+        nms: The metadata's ``score_thr``, ``iou_threshold``, ``max_per_img``,
+            ``multi_label`` and, if not all candidates get here, ``nms_pre``.
+    """
+    if nms['multi_label']:
+        hits = np.flatnonzero(scores > nms['score_thr'])  # in 2-D it is slow
+        rows, labels = np.divmod(hits, scores.shape[1])
+    else:
+        rows, labels = np.arange(len(scores)), scores.argmax(1)
+    scores = scores[rows, labels]
+    order = np.argsort(-scores, kind='stable')[: nms.get('nms_pre')]
+    order = order[scores[order] > nms['score_thr']]
+    boxes, scores, labels = boxes[rows[order]], scores[order], labels[order]
+
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    areas = (x2 - x1) * (y2 - y1)
+    kept, alive = [], np.ones(len(boxes), bool)
+    for i in range(len(boxes)):
+        if not alive[i]:
+            continue
+        kept.append(i)
+        if len(kept) == nms['max_per_img']:
+            break
+        rest = slice(i + 1, None)
+        width = np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest])
+        height = np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest])
+        common = width.clip(min=0) * height.clip(min=0)
+        union = areas[i] + areas[rest] - common
+        same = (common > nms['iou_threshold'] * union) & (labels[rest] == labels[i])
+        alive[rest] &= ~same
+    return Detections(boxes[kept], scores[kept], labels[kept])
+
+
+# ----------------------------------------------------------------------- sessions
+
+
+def runtime(package: str, extra: str | None = None) -> ModuleType:
+    """Imports a runtime, or says how to install it."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        ours = f', or pip install "mmnextvit[{extra}]"' if extra else ''
+        raise ImportError(
+            f'This file needs {package}, which is not installed or does not start '
+            f'({error}): pip install {package}{ours}',
+            name=package,
+        ) from error
+
+
+@contextmanager
+def loading(path: Path, package: str) -> Iterator[None]:
+    """Names the file in whatever error a runtime raises on it."""
+    try:
+        yield
+    except Exception as error:  # each runtime has its own kinds
+        raise ModelFileError(
+            f'{path} is damaged, or too new for the installed {package}: export it '
+            f'again with tools/export.py. {package} says: {error}'
+        ) from error
+
+
+def read_metadata(text: str, path: Path) -> dict:
+    """The metadata of an exported file.
+
+    Raises:
+        ModelFileError: There is none, it is not ours, or it is newer than this code.
+    """
+    try:
+        metadata = json.loads(text)
+        number = metadata['format']
+        newer = number > FORMAT
+        complete = {'classes', 'strides', 'input', 'resize', 'nms'} <= metadata.keys()
+    except (ValueError, TypeError, LookupError, AttributeError):
+        complete = newer = False
+    if newer:
+        raise ModelFileError(
+            f'{path} has metadata of format {number}, and this mmnextvit reads up to '
+            f'{FORMAT}: install the mmnextvit that wrote it, or export it again'
+        )
+    if not complete:
+        raise ModelFileError(
+            f'{path} was not written by tools/export.py: it lacks the metadata that '
+            'this needs (classes, sizes, thresholds). Export the checkpoint with it'
+        )
+    return metadata
+
+
+class ONNXSession:
+    """ONNX Runtime on ``'cpu'``, ``'cuda'`` or ``'cuda:1'``."""
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        ort = runtime('onnxruntime', 'onnx')
+        kind, _, index = device.lower().partition(':')
+        wanted = {'cpu': 'CPU', 'cuda': 'CUDA'}.get(kind, device) + 'ExecutionProvider'
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors: its warnings are no user's concern
+        options.intra_op_num_threads = threads or 0
+        has = ort.get_available_providers()
+        if wanted in has:
+            provider = (wanted, {'device_id': index} if index else {})
+            with loading(path, 'onnxruntime'):
+                self.session = ort.InferenceSession(str(path), options, [provider])
+            has = self.session.get_providers()  # without those that do not start
+        if wanted not in has:
+            raise ValueError(
+                f'device={device!r}: ONNX Runtime has no {wanted} here, or it does not '
+                f'start, but {", ".join(has)}. For CUDA: pip install onnxruntime-gpu '
+                'in place of onnxruntime, and the CUDA and cuDNN that it wants'
+            )
+        text = self.session.get_modelmeta().custom_metadata_map.get('mmnextvit', '')
+        self.metadata = read_metadata(text, path)
+        self.input = self.session.get_inputs()[0].name
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(self.outputs, self.session.run(None, {self.input: images})))
+
+
+class OpenVINOSession:
+    """OpenVINO on ``'cpu'``, ``'gpu'``, ``'auto'``: any device that it has."""
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        ov = runtime('openvino', 'openvino')
+        core, device, key = ov.Core(), device.upper(), ['mmnextvit']
+        with loading(path, 'openvino'):
+            model = core.read_model(path)
+        text = model.get_rt_info(key).value if model.has_rt_info(key) else ''
+        self.metadata = read_metadata(text, path)
+        options = {'PERFORMANCE_HINT': 'LATENCY'}
+        if self.metadata.get('precision') != 'half':
+            # Unasked, it takes bfloat16 where the processor has that.
+            options['INFERENCE_PRECISION_HINT'] = 'f32'
+        elif device == 'CPU':
+            able = core.get_property(device, 'OPTIMIZATION_CAPABILITIES')
+            options['INFERENCE_PRECISION_HINT'] = 'bf16' if 'BF16' in able else 'f32'
+        if threads:
+            options['INFERENCE_NUM_THREADS'] = threads
+        try:
+            self.model = core.compile_model(model, device, options)
+        except RuntimeError as error:
+            raise ValueError(
+                f'OpenVINO does not run {path} on device={device!r} (it has '
+                f'{", ".join(core.available_devices)}): {error}'
+            ) from error
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        found = self.model({0: images}, share_inputs=True)
+        return {name: found[o] for o in self.model.outputs for name in o.names}
+
+
+class TorchScriptSession:
+    """torch, on any of its devices."""
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        self.torch, self.device = runtime('torch'), device
+        if find_spec('torchvision') is not None:
+            import_module('torchvision')  # its NMS may be in the file
+        if threads:
+            self.torch.set_num_threads(threads)  # of the whole process
+        files = {'mmnextvit.json': ''}
+        with loading(path, 'torch'):
+            self.model = self.torch.jit.load(str(path), device, _extra_files=files)
+        self.metadata = read_metadata(files['mmnextvit.json'], path)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        with self.torch.inference_mode():
+            found = self.model(self.torch.from_numpy(images).to(self.device))
+        names = ('num_detections', 'boxes', 'scores', 'labels')
+        names = names if len(found) == len(names) else ('boxes', 'scores')
+        return {name: values.cpu().numpy() for name, values in zip(names, found)}
+
+
+Session = ONNXSession | OpenVINOSession | TorchScriptSession
+SESSIONS = {
+    '.onnx': ONNXSession,
+    '.xml': OpenVINOSession,
+    '.torchscript': TorchScriptSession,
+}
+
+
+def find_model(path: Path) -> Path:
+    """The file to load: ``path``, or the ``.xml`` in an OpenVINO folder.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, or a part of it is missing.
+        ValueError: It is of no kind that is known here.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist: tools/export.py writes it')
+    known = f'{", ".join(SESSIONS)} and OpenVINO folders with one .xml are known'
+    models = list(path.glob('*.xml')) if path.is_dir() else [path]
+    if len(models) != 1:
+        raise ValueError(f'{path} is a folder with {len(models)} .xml files: {known}')
+    (path,) = models
+    if path.suffix not in SESSIONS:
+        raise ValueError(
+            f'{path} has the suffix {path.suffix!r}: {known}. tools/export.py makes '
+            'them of a checkpoint'
+        )
+    if path.suffix == '.xml' and not path.with_suffix('.bin').is_file():
+        raise FileNotFoundError(f'{path} lacks {path.stem}.bin, which lay beside it')
+    return path
+
+
+# ----------------------------------------------------------------------- detector
+
+
+class Detector:
+    """A detector from an exported file. Use it from one thread at a time.
+
+    Args:
+        path: ``model.onnx``, an OpenVINO folder or its ``.xml``, or a ``.torchscript``.
+        device: ``'cpu'``; for ONNX Runtime also ``'cuda'`` or ``'cuda:1'``, for
+            OpenVINO and TorchScript whatever they call a device.
+        threads: How many the CPU may use; the runtime's own choice if ``None``.
+        imgsz: Height and width to work at, if not those of the file's metadata. Only
+            for files of dynamic size.
+
+    Attributes:
+        metadata: What the exporter wrote into the file.
+        classes: Names of the labels.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: The format's runtime is not installed.
+        ModelFileError: The file is damaged, or not from ``tools/export.py``.
+        ValueError: Format, device or size that is not known or does not fit.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        device: str = 'cpu',
+        threads: int | None = None,
+        imgsz: Size | None = None,
+    ) -> None:
+        self.path = find_model(Path(path))
+        self._use(SESSIONS[self.path.suffix](self.path, device, threads))
+        if imgsz is not None:
+            self.steps = self._steps_for(*imgsz)
+
+    def _use(self, session: Session) -> None:
+        self.session = session
+        self.metadata = session.metadata
+        self.classes = tuple(self.metadata['classes'])
+        self.steps = self.metadata['resize']
+
+    def _steps_for(self, height: int, width: int) -> list[dict]:
+        own, stride = self.metadata['input'], max(self.metadata['strides'])
+        wrong = f'imgsz=({height}, {width}): {self.path}'
+        if not own['dynamic_size']:
+            raise ValueError(f'{wrong} has the fixed height and width {own["size"]}')
+        if min(height, width) < 1 or height % stride or width % stride:
+            raise ValueError(f'{wrong} takes multiples of {stride}')
+        sizes = dict(scale=(width, height), size=(height, width))
+        return [{**step, **sizes} for step in self.steps]
+
+    def __call__(self, picture: Picture, score_thr: float = 0.3) -> list[dict]:
+        """What is in a picture, as the ``objects`` in JSON of ``tools/predict.py``.
+
+        Args:
+            picture: Path or array, see :func:`read`.
+            score_thr: Least score, 0 to 1.
+
+        Returns:
+            By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
+            y2]}``, in pixels from the picture's top left corner.
+
+        Raises:
+            PictureError: The picture cannot be read.
+        """
+        (found,) = self.detect([picture], score_thr)
+        return objects_of(*found, self.classes)
+
+    def detect(
+        self, pictures: Iterable[Picture], score_thr: float | None = None
+    ) -> list[Detections]:
+        """What is in each picture. Those in a row go through the net in batches.
+
+        Args:
+            pictures: Paths or arrays, see :func:`read`, of any sizes.
+            score_thr: Least score. Nothing lies below the file's own, in ``metadata``.
+
+        Raises:
+            PictureError: One cannot be read.
+            TypeError: It is a single picture.
+        """
+        single = isinstance(pictures, np.ndarray) and pictures.ndim < 4
+        if single or isinstance(pictures, (str, os.PathLike)):
+            raise TypeError('detect() takes a list of pictures: detect([picture])')
+        size, found = self.metadata['input']['batch'], []
+        prepared = map(self.prepare, pictures)
+        for _, alike in groupby(prepared, lambda one: one[1].canvas):
+            while batch := list(islice(alike, size or MOST)):
+                outputs = self.session.run(stack(batch, size or len(batch)))
+                for row, (_, layout) in enumerate(batch):
+                    one = {name: values[row] for name, values in outputs.items()}
+                    found.append(self._detections(one, layout, score_thr))
+        return found
+
+    def prepare(self, picture: Picture) -> tuple[np.ndarray, Layout]:
+        """The resized picture and where it goes; :func:`stack` makes the input of it.
+
+        Raises:
+            PictureError: It cannot be read.
+        """
+        picture = read(picture)
+        layout = lay_out(picture.shape[:2], self.steps)
+        return resize(picture, layout), layout
+
+    def _detections(
+        self, outputs: dict[str, np.ndarray], layout: Layout, score_thr: float | None
+    ) -> Detections:
+        nms, least = self.metadata['nms'], score_thr or 0
+        if nms['in_graph']:
+            count = int(outputs['num_detections'][0])
+            boxes, scores, labels = (outputs[n][:count] for n in Detections._fields)
+        else:
+            # Lower scores suppress no higher ones. Those of just `least` must pass.
+            nms = dict(nms, score_thr=max(nms['score_thr'], least - 1e-6))
+            boxes, scores, labels = suppress(outputs['boxes'], outputs['scores'], nms)
+        wanted = scores >= least
+        boxes = to_picture(boxes[wanted], layout)
+        return Detections(boxes, scores[wanted], labels[wanted])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
+    p.add_argument('model', help='exported file, or OpenVINO folder')
+    p.add_argument('pictures', nargs='+', metavar='picture')
+    p.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
+    p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
+    p.add_argument('--threads', type=int, help='of the CPU')
+    p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
+    args, code = p.parse_args(arguments), 0
+    try:
+        detector = Detector(args.model, device=args.device, threads=args.threads)
+        out = open(args.o, 'x') if args.o else sys.stdout  # noqa: SIM115
+    except (OSError, ValueError, ImportError) as error:
+        p.exit(1, f'{error}\n')
+    for file in args.pictures:
+        try:
+            line = {'file': file, 'objects': detector(file, args.score_thr)}
+            print(json.dumps(line), file=out, flush=True)
+        except PictureError as error:
+            print(error, file=sys.stderr)
+            code = 1
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())

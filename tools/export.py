@@ -1,0 +1,331 @@
+"""Export: tools/export.py CONFIG CHECKPOINT --to FORMAT [--imgsz H W] [--batch N]
+[--half] [--int8 --calib PICTURES] [--no-nms] [-o OUT]
+
+Writes a file that finds objects without this package: normalisation, network, decoding
+and non-maximum suppression. What it gives is compared with torch on real pictures; a
+file that differs is not kept. In half precision or int8 it differs, and what that does
+to mAP on the config's test data is reported.
+"""
+
+import argparse
+import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import mmnextvit  # noqa: F401  (first)
+from mmnextvit.datasets import BrokenPictureError, read_picture
+from mmnextvit.deploy import (
+    Candidates,
+    check_head,
+    config_size,
+    metadata,
+    resized,
+    round_up,
+)
+from mmnextvit.export import FORMATS, Job, require, trtexec_line
+from mmnextvit.exported import with_exported
+from mmnextvit.parity import Drift, batches, compare, compare_candidates
+from mmnextvit.runtime import Detector
+from mmnextvit.tensorrt import EngineDetector, build_engine
+
+import numpy as np
+from _common import build_dataset, build_runner, existing_file, load_config, parser, run
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+from mmengine.config import Config
+from mmengine.device import is_cuda_available
+from predict import Predictor, find_files
+from rich.console import Console
+from rich.progress import track
+
+COMPARED = 8  # pictures
+CALIBRATED = 128  # pictures, at most
+
+console = Console()
+
+
+def format_name(name: str) -> str:
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name.lower(), FORMATS, n=2, cutoff=0.4)
+        meant = f' (did you mean {" or ".join(near)}?)' if near else ''
+        raise argparse.ArgumentTypeError(
+            f'there is no format {name!r}{meant}: {", ".join(FORMATS)}'
+        )
+    return name
+
+
+def parse_args():
+    p = parser('Export a detector, checked against torch.', launcher=False)
+    p.add_argument('checkpoint', help='checkpoint file')
+    p.add_argument('--to', required=True, type=format_name, help=', '.join(FORMATS))
+    p.add_argument(
+        '--imgsz',
+        nargs='+',
+        default=[],
+        metavar=('H', 'W'),
+        help="height and width, or 'dynamic' (the config's test pipeline's, fixed)",
+    )
+    p.add_argument('--batch', default='1', help="pictures at a time, or 'dynamic'")
+    p.add_argument('--half', action='store_true', help='float16')
+    p.add_argument('--int8', action='store_true', help='8 bits, calibrated by --calib')
+    p.add_argument('--calib', help='pictures to calibrate with: folder or pattern')
+    p.add_argument('--no-nms', action='store_true', help='give all candidates')
+    p.add_argument(
+        '--efficient-nms',
+        action='store_true',
+        help="TensorRT's plugin EfficientNMS in place of ONNX's operator",
+    )
+    p.add_argument(
+        '--pictures', help="pictures to compare on (the config's test pictures)"
+    )
+    p.add_argument('--no-map', action='store_true', help="don't measure mAP")
+    p.add_argument('--force', action='store_true', help='replace what exists')
+    p.add_argument('-o', '--out', help='file or folder (beside the checkpoint)')
+    args = p.parse_args()
+    if args.half and args.int8:
+        p.error('--half or --int8, not both')
+    args.precision = 'half' if args.half else 'int8' if args.int8 else 'float32'
+    return args
+
+
+def wanted_size(args: argparse.Namespace, cfg: Config) -> tuple[int, int]:
+    """Height and width of the network's input."""
+    if args.imgsz in ([], ['dynamic']):
+        size = config_size(cfg)
+    elif len(args.imgsz) <= 2 and all(x.isdecimal() for x in args.imgsz):
+        size = tuple(int(x) for x in (args.imgsz * 2)[:2])
+    else:
+        raise ValueError(
+            f"--imgsz {' '.join(args.imgsz)}: write a height and a width, or 'dynamic'"
+        )
+    rounded = round_up(size)
+    if rounded != tuple(size):
+        print(
+            f'--imgsz {size[0]} {size[1]} becomes {rounded[0]} {rounded[1]}: '
+            'both must be multiples of 32'
+        )
+    return rounded
+
+
+def wanted_batch(args: argparse.Namespace) -> int | None:
+    """Pictures at a time, ``None`` for any number."""
+    if args.batch == 'dynamic':
+        return None
+    if not args.batch.isdecimal() or int(args.batch) < 1:
+        raise ValueError(f"--batch {args.batch}: write a number, or 'dynamic'")
+    return int(args.batch)
+
+
+def check_wishes(args: argparse.Namespace) -> None:
+    """Refuses what a format does not have, before any work is done."""
+    wanted = FORMATS[args.to]
+    require(wanted.libraries, wanted.extra)
+    able = [name for name, f in FORMATS.items() if f.dynamic]
+    if not wanted.dynamic and 'dynamic' in (args.batch, *args.imgsz):
+        raise ValueError(
+            f'{args.to} has fixed sizes here: {", ".join(able)} can be dynamic'
+        )
+    if args.to == 'coreml' and args.batch != '1':
+        raise ValueError(f'--batch {args.batch}: CoreML takes one picture at a time')
+    if args.efficient_nms and (args.to != 'tensorrt' or args.no_nms):
+        raise ValueError('--efficient-nms is for --to tensorrt, without --no-nms')
+    if args.int8:
+        able = [name for name, f in FORMATS.items() if f.int8]
+        if not wanted.int8:
+            raise ValueError(f'{args.to} has no int8 here: {", ".join(able)} have')
+        if not args.calib:
+            raise ValueError(
+                '--int8 needs pictures to calibrate with: --calib FOLDER, with some '
+                'hundred pictures like those that it will see, such as training ones'
+            )
+        require(['nncf'], 'int8')
+
+
+def output(args: argparse.Namespace) -> Path:
+    """The path to write, which is free or may be replaced."""
+    suffix = FORMATS[args.to].suffix
+    if args.precision != 'float32':
+        suffix = f'_{args.precision}{suffix}'
+    checkpoint = Path(args.checkpoint)
+    out = Path(args.out or checkpoint.with_name(checkpoint.stem + suffix))
+    if out.exists() and not args.force:
+        raise ValueError(f'{out} exists, and is replaced with --force only')
+    ending = Path(f'x{FORMATS[args.to].suffix}').suffix
+    if out.suffix != ending:
+        kind = f'end in {ending}' if ending else 'be that of a folder, without a suffix'
+        raise ValueError(f'-o {out}: the name must {kind}')
+    return out
+
+
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """A path to write to, that takes the place of ``out`` if nothing goes wrong."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    try:
+        path = folder / out.name
+        yield path
+        if out.exists():
+            os.replace(out, folder / 'before')
+        os.replace(path, out)
+    finally:
+        shutil.rmtree(folder)
+
+
+def pictures_to_compare(args: argparse.Namespace, cfg: Config) -> list[str]:
+    """Some pictures, from --pictures or else the config's test data.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if args.pictures:
+        return spread(picture_files(args.pictures), COMPARED)
+    try:
+        dataset = build_dataset(cfg, 'test')
+        if not len(dataset):
+            raise ValueError('there are none')
+        paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            'What is exported is compared with torch on real pictures, and the test '
+            f'pictures of {args.config} cannot be read: {error}. Name others by '
+            '--pictures FOLDER'
+        ) from error
+    return spread(paths, COMPARED)
+
+
+def picture_files(source: str) -> list[str]:
+    """Pictures that a folder or a pattern names.
+
+    Raises:
+        ValueError: There is none.
+    """
+    files = [p for p in find_files(source) if p.suffix.lower() in IMG_EXTENSIONS]
+    if not files:
+        raise ValueError(f'{source} has no pictures ({", ".join(IMG_EXTENSIONS)})')
+    return [str(p) for p in files]
+
+
+def spread(items: list[str], most: int) -> list[str]:
+    """At most ``most`` of the items, evenly spread."""
+    count = min(len(items), most)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def read_all(paths: Iterable[str]) -> Iterator[np.ndarray]:
+    """The pictures that can be read."""
+    for path in paths:
+        try:
+            yield read_picture(path)
+        except BrokenPictureError as error:
+            console.print(f'left out: {error}', markup=False)
+
+
+def mean_ap(cfg: Config, exported: Path | None, checkpoint: str) -> dict[str, float]:
+    """mAP and mAP50 on the config's test data, of a file or of the checkpoint."""
+    if exported is None:
+        cfg = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
+        cfg.load_from = checkpoint
+    else:
+        cfg = with_exported(cfg, str(exported))
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir, cfg.resume, cfg.launcher = folder, False, 'none'
+        metrics = build_runner(cfg).test()
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name.rpartition('/')[2].split('_')[-1] in ('mAP', '50')
+    }
+
+
+def report_map(cfg: Config, path: Path, checkpoint: str) -> None:
+    """Prints mAP in torch and of the file."""
+    try:
+        ours, theirs = mean_ap(cfg, path, ''), mean_ap(cfg, None, checkpoint)
+    except FileNotFoundError as error:
+        print(f'mAP is not measured: {error}')
+        return
+    for name, value in theirs.items():
+        print(
+            f'{name}: torch {value:.4f}, exported {ours[name]:.4f} '
+            f'({ours[name] - value:+.4f})'
+        )
+
+
+def main():
+    args = parse_args()
+    check_wishes(args)
+    cfg = load_config(args)
+    existing_file(args.checkpoint, 'checkpoint')
+    out = output(args)
+    size = wanted_size(args, cfg)
+    cfg = resized(cfg, size)
+    paths = pictures_to_compare(args, cfg)
+    calibration = spread(picture_files(args.calib), CALIBRATED) if args.int8 else []
+
+    detector = Predictor(cfg, args.checkpoint, 'cpu').model
+    check_head(detector)
+    facts = metadata(
+        cfg,
+        detector,
+        detector.dataset_meta['classes'],
+        size,
+        batch=wanted_batch(args),
+        dynamic_size=args.imgsz == ['dynamic'],
+        precision=args.precision,
+        nms_in_graph=not args.no_nms,
+    )
+    pictures = list(read_all(paths))
+    if not pictures:
+        raise ValueError('None of the pictures to compare on can be read')
+    # OpenVINO and CoreML make float16 of float32 themselves.
+    in_half = args.half and args.to not in ('openvino', 'coreml')
+    job = Job(
+        Candidates(detector, half=in_half),
+        facts,
+        list(batches(read_all(calibration), facts)),
+        args.efficient_nms,
+    )
+    wanted = FORMATS[args.to]
+    with scratch(out) as path:
+        with console.status(f'Writing {out.name}'):
+            candidates = wanted.write(job, path)
+        drift = Drift()
+        if candidates:
+            images = batches(pictures, facts)
+            compare_candidates(candidates, detector, images, drift)
+        runs = wanted.runs and not args.efficient_nms
+        if runs:
+            exported = Detector(path)
+            shown = track(pictures, 'Comparing with torch', console=console)
+            compare(exported, detector, cfg, shown, drift)
+        if args.to == 'tensorrt' and find_spec('tensorrt') and is_cuda_available():
+            engine = path.with_suffix('.engine')
+            with console.status('Building a TensorRT engine'):
+                build_engine(path, engine, facts)
+            built = EngineDetector(engine, facts)
+            shown = track(pictures, 'Comparing the engine with torch', console=console)
+            compare(built, detector, cfg, shown, drift)
+        if args.precision == 'float32' and drift.faults():
+            raise ValueError(
+                f'{out} is not kept, since it differs from torch: '
+                f'{"; ".join(drift.faults())}'
+            )
+        if args.precision != 'float32' and runs and not args.no_map:
+            report_map(cfg, path, args.checkpoint)
+    print(f'{out}: {args.to}, {args.precision}, {size[0]}x{size[1]}')
+    print(
+        f'Compared with torch: {drift}'
+        if candidates
+        else 'Converted, and its specification checked; it runs on Apple systems only'
+    )
+    if args.to == 'tensorrt':
+        print(f'Build an engine where TensorRT is: {trtexec_line(out, facts)}')
+
+
+if __name__ == '__main__':
+    run(main)
