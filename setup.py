@@ -1,4 +1,4 @@
-"""Installs mmnextvit. Every bound below has been run at both ends."""
+"""Installs mmnextvit. Every bound has been run at both ends, if not said otherwise."""
 
 import contextlib
 import re
@@ -22,6 +22,21 @@ EXTRAS = {
     'yolo': ['mmyolo>=0.6,<0.7'],
 }
 EXTRAS['all'] = sum(EXTRAS.values(), [])
+
+# What tools/export.py needs, by format. Run at the lower ends, which are the lock's.
+ONNX = [
+    'onnx>=1.23.2,<1.24',
+    'onnxruntime>=1.32,<1.33',
+    'onnxscript>=0.7.2,<0.8',
+    'onnxslim>=0.1.98,<0.2',
+]
+EXTRAS.update(
+    onnx=ONNX,
+    openvino=[*ONNX, 'openvino>=2026.4.1,<2026.5'],
+    int8=[*ONNX, 'openvino>=2026.4.1,<2026.5', 'nncf>=3.4,<3.5'],
+    coreml=['coremltools>=9,<9.1'],
+)
+EXTRAS['deploy'] = EXTRAS['int8'] + EXTRAS['coreml']
 
 
 def add_mim(package: Path, link: bool = False) -> None:

@@ -34,7 +34,8 @@ def test_lock_keeps_to_the_bounds(asked):
     pins = [line for line in lines if not line.startswith('#')]
     assert all(re.fullmatch(r'[\w.-]+==[\w.]+', pin) for pin in pins)
     locked = dict(pin.split('==') for pin in pins)
-    for text in asked['install_requires'] + asked['extras_require']['all']:
+    extras = asked['extras_require']
+    for text in asked['install_requires'] + extras['all'] + extras['deploy']:
         requirement = Requirement(text)
         version = locked[requirement.name]
         assert requirement.specifier.contains(version, prereleases=True), text
