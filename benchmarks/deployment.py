@@ -1,11 +1,11 @@
 """Speed of exported files: benchmarks/deployment.py [--rounds N] [--imgsz H W]
 [--config CONFIG --checkpoint CHECKPOINT --pictures FOLDER]
 
-Times timm's backbone in torch, ours exported, and the whole detector exported with its
-NMS, in turn, in one process. Without a checkpoint the weights are random, with BatchNorm
-statistics unlike a fresh net's, and the pictures are noise. It also measures the rate of
-torch's matrix product and counts the backbone's multiply-accumulates (MACs): together
-they say how fast a float32 backbone can be here.
+Times timm's backbone in torch, ours exported, and the whole detector exported with
+its NMS, in turn, in one process. Without a checkpoint the weights are random, with
+BatchNorm statistics unlike a fresh net's, and the pictures are noise. It also measures
+the rate of torch's matrix product and counts the backbone's multiply-accumulates (MACs):
+together they say how fast a float32 backbone can be here.
 """
 
 import argparse
