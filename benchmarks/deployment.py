@@ -4,8 +4,8 @@
 Times timm's backbone in torch, ours exported, and the whole detector exported with
 its NMS, in turn, in one process. Without a checkpoint the weights are random, with
 BatchNorm statistics unlike a fresh net's, and the pictures are noise. It also measures
-the rate of torch's matrix product and counts the backbone's multiply-accumulates (MACs):
-together they say how fast a float32 backbone can be here.
+the rate of torch's matrix product and counts the backbone's multiply-accumulates
+(MACs): together they say how fast a float32 backbone can be here.
 """
 
 import argparse

@@ -9,7 +9,7 @@ torch's, where this machine can run it.
 import json
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from .onnx_graph import (
     with_nms,
     without_nms,
 )
-from .quantization import quantize
+from .quantization import float_layers, quantize
 from .tensorrt import shape_range
 
 
@@ -45,12 +45,14 @@ class Job:
         facts: Its metadata, which says what else is wanted of it.
         pictures: Batches (B, 3, H, W) for int8 to calibrate with.
         efficient_nms: TensorRT's plugin in place of ONNX's operator.
+        float_layers: Gets the names of the layers that int8 leaves in float.
     """
 
     candidates: Candidates
     facts: dict[str, object]
     pictures: list[np.ndarray] | None = None
     efficient_nms: bool = False
+    float_layers: list[str] = field(default_factory=list)
 
     @property
     def shape(self) -> dict[str, object]:
@@ -67,6 +69,7 @@ def network_of(job: Job):
     network = onnx_network(job.candidates, **job.shape)
     if job.facts['precision'] == 'int8':
         network = quantize(network, job.pictures)
+        job.float_layers += float_layers(network)
     return network
 
 

@@ -104,7 +104,6 @@ def read(picture: Picture) -> np.ndarray:
             f'The picture is an array of {picture.dtype}: uint8 (0 to 255) or uint16 '
             '(0 to 65535) is wanted'
         )
-    picture = np.ascontiguousarray(picture)
     to_bgr = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}.get(channels)
     return picture if to_bgr is None else cv2.cvtColor(picture, to_bgr)
 

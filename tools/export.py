@@ -318,6 +318,8 @@ def main():
         if args.precision != 'float32' and runs and not args.no_map:
             report_map(cfg, path, args.checkpoint)
     print(f'{out}: {args.to}, {args.precision}, {size[0]}x{size[1]}')
+    if args.int8:
+        print(f'Layers in float: {", ".join(job.float_layers) or "none"}')
     print(
         f'Compared with torch: {drift}'
         if candidates
