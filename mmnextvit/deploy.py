@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from mmdet.datasets.transforms import Resize
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -198,8 +197,10 @@ def resized(cfg: Config, size: Sequence[int]) -> Config:
     Every picture gets that size, not the least rectangle of its batch.
     """
     cfg = copy.deepcopy(cfg)
-    for step in resize_pipeline(cfg):
+    steps = resize_pipeline(cfg)
+    for step in steps:
         step['scale'] = tuple(size)[::-1]
+    steps[-1].pop('use_mini_pad', None)  # false, by default
     cfg.test_dataloader.dataset.batch_shapes_cfg = None
     return cfg
 
@@ -213,26 +214,28 @@ def resize_steps(cfg: Config) -> list[dict[str, object]]:
     steps = []
     for step in resize_pipeline(cfg):
         transform = TRANSFORMS.build(step)
-        assert isinstance(transform, Resize)
-        if getattr(transform, 'stretch_only', False) or transform.backend != 'cv2':
-            raise ValueError(
-                f'{cfg.filename}: {step["type"]} with stretch_only or a backend other '
-                'than cv2 is not what an exported file can be fed by'
-            )
         width, height = pair(transform.scale)
-        if step['type'].endswith('LetterResize'):
-            fill = transform.pad_val
-            steps.append(
-                {
-                    'type': 'letterbox',
-                    'size': [height, width],
-                    'fill': fill.get('img', 0) if isinstance(fill, Mapping) else fill,
-                    'scale_up': transform.allow_scale_up,
-                    'mini_pad': transform.use_mini_pad,
-                }
-            )
-        else:
+        if not step['type'].endswith('LetterResize'):
             steps.append({'type': 'keep_ratio', 'scale': [width, height]})
+            continue
+        fill = transform.pad_val
+        fill = fill.get('img', 0) if isinstance(fill, Mapping) else fill
+        odd = transform.stretch_only or transform.half_pad_param
+        if odd or not isinstance(fill, (int, float)):
+            raise ValueError(
+                f'{cfg.filename}: LetterResize with stretch_only, half_pad_param or a '
+                'pad_val by channel is not what the runtime does: take one number, and '
+                'leave the others out'
+            )
+        steps.append(
+            {
+                'type': 'letterbox',
+                'size': [height, width],
+                'fill': fill,
+                'scale_up': transform.allow_scale_up,
+                'mini_pad': transform.use_mini_pad,
+            }
+        )
     return steps
 
 
@@ -293,6 +296,7 @@ def metadata(
             'score_thr': test_cfg.get('score_thr', 0.0),
             'iou_threshold': nms.iou_threshold,
             'max_per_img': test_cfg.max_per_img,
+            'nms_pre': test_cfg.get('nms_pre'),
             'multi_label': multi_label(detector),
         },
         'versions': {name: found for name in PACKAGES if (found := installed(name))},

@@ -24,24 +24,28 @@ CANDIDATES = ('candidate_boxes', 'candidate_scores')
 # From pictures (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-# From onnx-tensorrt's docs/operators.md, for what its parser knows of ONNX.
+# What TensorRT's ONNX parser knows, by onnx-tensorrt's docs/operators.md for TensorRT
+# 8.5; LayerNormalization by the notes of release 8.6.
 _PARSED = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool
 BatchNormalization Cast Ceil Celu Clip Concat Constant ConstantOfShape Conv
 ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu
 Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gemm
-GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GRU HardSigmoid
-Identity If InstanceNormalization IsNaN LeakyRelu Less LessOrEqual Log LogSoftmax Loop
-LRN LSTM LpNormalization LpPool MatMul Max MaxPool Mean Min Mul Neg NonMaxSuppression
-Not Or Pad ParametricSoftplus Pow PRelu QuantizeLinear RandomUniform RandomUniformLike
-Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
-ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RNN Round
-ScaledTanh Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin
-Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan
-Tanh ThresholdedRelu Tile TopK Transpose Unsqueeze Upsample Where Xor EfficientNMS_TRT
+GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GRU
+HardSigmoid HardSwish Identity If InstanceNormalization IsNaN LayerNormalization
+LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool LRN LSTM MatMul
+Max MaxPool Mean MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero
+Not OneHot Or Pad ParametricSoftplus Pow PRelu QuantizeLinear RandomNormal
+RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2
+ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare Relu Reshape Resize ReverseSequence RNN RoiAlign Round ScaledTanh Scan
+Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice
+Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh
+ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
+EfficientNMS_TRT
 """
 TENSORRT_OPERATORS = frozenset(_PARSED.split())
-TWO_D = ('AveragePool', 'MaxPool', 'Conv', 'ConvTranspose')  # 2-D or 3-D only
+TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
 
 # Suppresses overlapping boxes, as ONNX text. K boxes a picture.
 ONNX_NMS = """
