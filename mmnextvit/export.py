@@ -7,6 +7,7 @@ torch's, where this machine can run it.
 """
 
 import json
+import logging
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ from .onnx_graph import (
 )
 from .quantization import float_layers, quantize
 from .tensorrt import shape_range
+
+# It warns that there is no Apple system here, and of every 64-bit number.
+logging.getLogger('coremltools').setLevel(logging.ERROR)
 
 
 @dataclass

@@ -1,10 +1,9 @@
 """int8: a network's weights and maps in 8 bits, calibrated on pictures."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
-
-from .onnx_graph import quietly
 
 
 def quantize(network, pictures: Sequence[np.ndarray]):
@@ -19,15 +18,14 @@ def quantize(network, pictures: Sequence[np.ndarray]):
     """
     import nncf
 
-    data = nncf.Dataset(pictures, lambda images: {'images': images})
-    with quietly():
-        return nncf.quantize(
-            network,
-            data,
-            subset_size=len(pictures),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
-        )
+    nncf.set_log_level(logging.ERROR)  # its bars stay
+    return nncf.quantize(
+        network,
+        nncf.Dataset(pictures, lambda images: {'images': images}),
+        subset_size=len(pictures),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+    )
 
 
 # What passes values on as they are, so that they stay in 8 bits.

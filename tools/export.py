@@ -152,8 +152,18 @@ def output(args: argparse.Namespace) -> Path:
         suffix = f'_{args.precision}{suffix}'
     checkpoint = Path(args.checkpoint)
     out = Path(args.out or checkpoint.with_name(checkpoint.stem + suffix))
-    if out.exists() and not args.force:
-        raise ValueError(f'{out} exists, and is replaced with --force only')
+    written = [out, out.with_suffix('.engine')] if args.to == 'tensorrt' else [out]
+    for path in written:
+        if path.exists() and not args.force:
+            raise ValueError(f'{path} exists, and is replaced with --force only')
+    if out.is_dir():
+        ours = out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()
+        others = sorted({p.name for p in out.iterdir()} - {'model.xml', 'model.bin'})
+        if others and not ours:
+            raise ValueError(
+                f'{out} is a folder with {others[0]}, which is not replaced: choose '
+                'another name'
+            )
     ending = Path(f'x{FORMATS[args.to].suffix}').suffix
     if out.suffix != ending:
         kind = f'end in {ending}' if ending else 'be that of a folder, without a suffix'
@@ -163,15 +173,18 @@ def output(args: argparse.Namespace) -> Path:
 
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
-    """A path to write to, that takes the place of ``out`` if nothing goes wrong."""
+    """A path to write to. If nothing goes wrong, what is written there takes the place
+    of ``out``, and what is written beside it gets beside ``out``."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try:
         path = folder / out.name
         yield path
-        if out.exists():
-            os.replace(out, folder / 'before')
-        os.replace(path, out)
+        for written in [*folder.iterdir()]:
+            target = out.with_name(written.name)
+            if target.is_dir():
+                shutil.rmtree(target)  # a folder is not replaced
+            os.replace(written, target)
     finally:
         shutil.rmtree(folder)
 
@@ -246,7 +259,7 @@ def report_map(cfg: Config, path: Path, checkpoint: str) -> None:
     """Prints mAP in torch and of the file."""
     try:
         ours, theirs = mean_ap(cfg, path, ''), mean_ap(cfg, None, checkpoint)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:  # such as data that are not here
         print(f'mAP is not measured: {error}')
         return
     for name, value in theirs.items():
@@ -254,6 +267,19 @@ def report_map(cfg: Config, path: Path, checkpoint: str) -> None:
             f'{name}: torch {value:.4f}, exported {ours[name]:.4f} '
             f'({ours[name] - value:+.4f})'
         )
+
+
+def files_that_run(
+    args: argparse.Namespace, path: Path, facts: dict[str, object]
+) -> Iterator[Detector]:
+    """What was written, as far as this machine runs it."""
+    if FORMATS[args.to].runs and not args.efficient_nms:
+        yield Detector(path)
+    if args.to == 'tensorrt' and find_spec('tensorrt') and is_cuda_available():
+        engine = path.with_suffix('.engine')
+        print(f'Building {engine.name} ...', flush=True)
+        build_engine(path, engine, facts)
+        yield EngineDetector(engine, facts)
 
 
 def main():
@@ -290,32 +316,24 @@ def main():
         list(batches(read_all(calibration), facts)),
         args.efficient_nms,
     )
-    wanted = FORMATS[args.to]
     with scratch(out) as path:
-        with console.status(f'Writing {out.name}'):
-            candidates = wanted.write(job, path)
+        print(f'Writing {out.name} ...', flush=True)
+        candidates = FORMATS[args.to].write(job, path)
         drift = Drift()
         if candidates:
             images = batches(pictures, facts)
             compare_candidates(candidates, detector, images, drift)
-        runs = wanted.runs and not args.efficient_nms
-        if runs:
-            exported = Detector(path)
-            shown = track(pictures, 'Comparing with torch', console=console)
+        files = list(files_that_run(args, path, facts))
+        for exported in files:
+            title = f'Comparing {exported.path.name} with torch'
+            shown = track(pictures, title, console=console)
             compare(exported, detector, cfg, shown, drift)
-        if args.to == 'tensorrt' and find_spec('tensorrt') and is_cuda_available():
-            engine = path.with_suffix('.engine')
-            with console.status('Building a TensorRT engine'):
-                build_engine(path, engine, facts)
-            built = EngineDetector(engine, facts)
-            shown = track(pictures, 'Comparing the engine with torch', console=console)
-            compare(built, detector, cfg, shown, drift)
         if args.precision == 'float32' and drift.faults():
             raise ValueError(
                 f'{out} is not kept, since it differs from torch: '
                 f'{"; ".join(drift.faults())}'
             )
-        if args.precision != 'float32' and runs and not args.no_map:
+        if args.precision != 'float32' and files and not args.no_map:
             report_map(cfg, path, args.checkpoint)
     print(f'{out}: {args.to}, {args.precision}, {size[0]}x{size[1]}')
     if args.int8:
