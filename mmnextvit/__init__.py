@@ -10,8 +10,9 @@ from .hub import config_file, get_config, get_model
 __version__ = '0.1.0'
 __all__ = ['__version__', 'config_file', 'get_config', 'get_model']
 
-# The deployment runtime works without torch; nothing else does.
-if find_spec('torch') is not None:
+# The deployment runtime works without torch, and beside a torch that is alone; nothing
+# else does.
+if find_spec('torch') and any(map(find_spec, ('mmengine', 'mmcv', 'mmdet'))):
     from ._mmcv import prepare_mmcv
 
     prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo

@@ -16,10 +16,15 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from .fold import fold_batchnorms
+from .runtime import FORMAT
 
-FORMAT = 1  # of the metadata; the runtime refuses newer ones
 STRIDE = 32  # both sides of a picture are multiples of it
-PACKAGES = ('mmnextvit', 'torch', 'mmengine', 'mmcv-lite', 'mmdet', 'mmyolo')
+PACKAGES = (
+    'mmnextvit torch timm mmengine mmcv mmcv-lite mmdet mmyolo onnx onnxscript '
+    'onnxruntime openvino nncf coremltools'
+)
+# What the files follow of a test config. YOLOX's style and a least size they don't.
+TEST_CFG = {'multi_label', 'nms_pre', 'score_thr', 'nms', 'max_per_img'}
 
 
 class Candidates(nn.Module):
@@ -89,7 +94,9 @@ class Candidates(nn.Module):
         for levels in objectness:
             scores = scores * flattened(levels, 1).sigmoid()
         if self.best_class_only:
-            scores = scores * (scores == scores.amax(-1, keepdim=True))
+            best = scores.argmax(-1, keepdim=True)
+            numbers = torch.arange(scores.shape[-1], device=scores.device)
+            scores = scores * (numbers == best)
         boxes = self.head.bbox_coder.decode(
             torch.cat(priors)[None], flattened(boxes, 4), strides
         )
@@ -108,19 +115,15 @@ def check_head(detector: nn.Module) -> None:
     Raises:
         ValueError: It says which heads can be exported.
     """
-    from mmyolo.models.dense_heads import YOLOv5Head, YOLOv5InsHead  # may be missing
+    from mmyolo.models.dense_heads import YOLOv5Head  # may be missing
 
     head = getattr(detector, 'bbox_head', None)
-    if isinstance(head, YOLOv5InsHead):
+    kind = type(head or detector)
+    # What predicts in its own way gives something else, such as masks or angles.
+    if getattr(kind, 'predict_by_feat', None) is not YOLOv5Head.predict_by_feat:
         raise ValueError(
-            f'{type(head).__name__} gives masks, which are not exported: train the '
-            'detector without them'
-        )
-    if not isinstance(head, YOLOv5Head):
-        kind = type(head or detector).__name__
-        raise ValueError(
-            f"{kind} cannot be exported: the head must be one of MMYOLO's, derived "
-            'from YOLOv5Head (YOLOv5, YOLOv8, RTMDet)'
+            f"{kind.__name__} cannot be exported: the head must be one of MMYOLO's "
+            'that give boxes as YOLOv5Head does (YOLOv5, YOLOv8, RTMDet), without masks'
         )
 
 
@@ -163,11 +166,22 @@ def resize_pipeline(cfg: Config) -> list[dict]:
     """
     known = ('YOLOv5KeepRatioResize', 'LetterResize')
     neutral = ('LoadImageFromFile', 'LoadVerifiedImage', 'LoadAnnotations')
+    pipeline = cfg.test_dataloader.dataset.get('pipeline')
+    if pipeline is None:
+        raise ValueError(
+            f'{cfg.filename}: test_dataloader.dataset has no pipeline: write the '
+            'dataset without what wraps it'
+        )
     steps = []
-    for step in cfg.test_dataloader.dataset.pipeline:
+    for step in pipeline:
         name = step['type'].rpartition('.')[2]
         if name in known:
             steps.append(step)
+        elif name.startswith('Load') and step.get('color_type', 'color') != 'color':
+            raise ValueError(
+                f'{cfg.filename}: {step["type"]} has color_type='
+                f'{step["color_type"]!r}: exported files take pictures in colour'
+            )
         elif name not in neutral and name != 'PackDetInputs':
             raise ValueError(
                 f'{cfg.filename}: the test pipeline has {step["type"]}; what is '
@@ -215,6 +229,12 @@ def resize_steps(cfg: Config) -> list[dict[str, object]]:
     for step in resize_pipeline(cfg):
         transform = TRANSFORMS.build(step)
         width, height = pair(transform.scale)
+        if (transform.interpolation, transform.backend) != ('bilinear', 'cv2'):
+            raise ValueError(
+                f'{cfg.filename}: {step["type"]} with interpolation='
+                f'{transform.interpolation!r}, backend={transform.backend!r}: exported '
+                "files are fed with 'bilinear' and 'cv2'"
+            )
         if not step['type'].endswith('LetterResize'):
             steps.append({'type': 'keep_ratio', 'scale': [width, height]})
             continue
@@ -237,6 +257,33 @@ def resize_steps(cfg: Config) -> list[dict[str, object]]:
             }
         )
     return steps
+
+
+def check_test_cfg(cfg: Config, test_cfg: Mapping[str, object]) -> Mapping:
+    """The NMS of a test config, if files can follow all of that config.
+
+    Raises:
+        ValueError: They can't; the message has the key.
+    """
+    where = f'{cfg.filename}: model.test_cfg'
+    unset = (None, False)
+    odd = [k for k, v in test_cfg.items() if not any(v is x for x in unset)]
+    odd = sorted(set(odd) - TEST_CFG)
+    if odd:
+        raise ValueError(f'{where} has {odd}, which exported files do not follow')
+    nms = dict(test_cfg.get('nms') or {})
+    if nms.keys() != {'type', 'iou_threshold'} or nms['type'] != 'nms':
+        raise ValueError(
+            f"{where}.nms is {nms}: exported files have dict(type='nms', "
+            'iou_threshold=...), class by class'
+        )
+    most, considered = test_cfg['max_per_img'], test_cfg.get('nms_pre')
+    if considered and considered < 10 * most:
+        raise ValueError(
+            f'{where}.nms_pre is {considered}: exported files look at all candidates, '
+            f'which is the same only where it is at least {10 * most}'
+        )
+    return nms
 
 
 def metadata(
@@ -262,15 +309,15 @@ def metadata(
         nms_in_graph: Whether the file suppresses overlapping boxes itself.
 
     Raises:
-        ValueError: The test config has an NMS of another kind.
+        ValueError: The config asks for what exported files do not do, or the head has
+            another number of classes.
     """
     head, test_cfg = detector.bbox_head, detector.bbox_head.test_cfg
-    nms = test_cfg.get('nms', {})
-    odd = sorted(set(nms) - {'type', 'iou_threshold'})
-    if nms.get('type') != 'nms' or odd or test_cfg.get('yolox_style'):
+    nms = check_test_cfg(cfg, test_cfg)
+    if len(classes) != head.num_classes:
         raise ValueError(
-            f'{cfg.filename}: model.test_cfg.nms is {dict(nms)}; exported files have '
-            "dict(type='nms', iou_threshold=...), class by class"
+            f'{cfg.filename}: {len(classes)} classes have names, and the head has '
+            f'num_classes={head.num_classes}: metainfo of the test data names them'
         )
     anchors = getattr(head.prior_generator, 'base_sizes', None)
     mean, std = mean_and_std(detector)
@@ -294,12 +341,14 @@ def metadata(
         'nms': {
             'in_graph': nms_in_graph,
             'score_thr': test_cfg.get('score_thr', 0.0),
-            'iou_threshold': nms.iou_threshold,
+            'iou_threshold': nms['iou_threshold'],
             'max_per_img': test_cfg.max_per_img,
             'nms_pre': test_cfg.get('nms_pre'),
             'multi_label': multi_label(detector),
         },
-        'versions': {name: found for name in PACKAGES if (found := installed(name))},
+        'versions': {
+            name: found for name in PACKAGES.split() if (found := installed(name))
+        },
     }
 
 

@@ -11,6 +11,7 @@ import logging
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from .onnx_graph import (
     with_nms,
     without_nms,
 )
-from .quantization import float_layers, quantize
+from .quantization import float_layers, quantize, quantize_signed
 from .tensorrt import shape_range
 
 # It warns that there is no Apple system here, and of every 64-bit number.
@@ -68,11 +69,11 @@ class Job:
 # ------------------------------------------------------------------------------ ONNX
 
 
-def network_of(job: Job):
-    """The job's network in ONNX, in int8 where it is asked for."""
+def network_of(job: Job, quantized: Callable = quantize):
+    """The job's network in ONNX, ``quantized`` where int8 is asked for."""
     network = onnx_network(job.candidates, **job.shape)
     if job.facts['precision'] == 'int8':
-        network = quantize(network, job.pictures)
+        network = quantized(network, job.pictures)
         job.float_layers += float_layers(network)
     return network
 
@@ -126,7 +127,7 @@ def write_openvino(job: Job, path: Path) -> Run:
 
 def write_tensorrt(job: Job, path: Path) -> Run:
     """An ONNX file that TensorRT's parser takes."""
-    network = network_of(job)
+    network = network_of(job, quantize_signed)
     model = complete(network, job)
     check_tensorrt(model)
     save_onnx(model, job.facts, path)
@@ -249,13 +250,19 @@ def write_coreml(job: Job, path: Path) -> None:
     program = exported_program(ForCoreML(job.candidates, size), **job.shape)
     half = job.facts['precision'] == 'half'
     names = ('coordinates', 'confidence')
+    precision = ct.precision.FLOAT32
+    if half:
+        (output,) = program.graph.find_nodes(op='output')
+        count = output.args[0][0].meta['val'].shape[0]
+        select = partial(is_network, size=size, count=count)
+        precision = ct.transform.FP16ComputePrecision(select)
     with torch.no_grad(), quietly():
         model = ct.convert(
             program.run_decompositions({}),
             inputs=[ct.ImageType('images', (1, 3, *size), color_layout='RGB')],
             outputs=[ct.TensorType(name) for name in names],
             convert_to='mlprogram',
-            compute_precision=getattr(ct.precision, 'FLOAT16' if half else 'FLOAT32'),
+            compute_precision=precision,
             minimum_deployment_target=ct.target.iOS16,
             skip_model_load=True,
         )
@@ -265,6 +272,15 @@ def write_coreml(job: Job, path: Path) -> None:
         model.user_defined_metadata[KEY] = json.dumps(job.facts)
         model.save(str(path))
     check_coreml(ct, path, job.facts)
+
+
+def is_network(op, size: list[int], count: int) -> bool:
+    """Whether an operation of CoreML's belongs to neither normalisation nor decoding.
+
+    Those give pictures (1, 3, H, W), and arrays of as many rows as candidates.
+    """
+    shape = list(op.outputs[0].shape)
+    return shape[1:] != [3, *size] and count not in shape
 
 
 def coreml_pipeline(ct, model, facts: dict[str, object]):

@@ -67,6 +67,23 @@ class ExportedDetector(BaseModel):
         return list(data_samples)
 
 
+def check_classes(cfg: Config, detector: Detector) -> dict[str, object]:
+    """The meta information of a config's test data.
+
+    Raises:
+        ValueError: The file has other classes.
+    """
+    dataset = dict(cfg.test_dataloader.dataset, pipeline=[], lazy_init=True)
+    metainfo = DATASETS.build(dataset).metainfo
+    if tuple(metainfo['classes']) != detector.classes:
+        raise ValueError(
+            f'{detector.path} finds the classes {list(detector.classes)}, the test '
+            f'data of {cfg.filename} have {list(metainfo["classes"])}: take the config '
+            'that it was exported with'
+        )
+    return metainfo
+
+
 def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     """A copy of a config that tests an exported file.
 
@@ -78,15 +95,8 @@ def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = [t for t in dataset.pipeline if t not in resizing]
     dataset.pop('batch_shapes_cfg', None)
-    classes = DATASETS.build(dict(dataset, pipeline=[], lazy_init=True)).metainfo
-    classes = list(classes['classes'])
     model = dict(type='mmdet.ExportedDetector', path=str(path), device=device)
-    theirs = list(Detector(path).classes)
-    if classes != theirs:
-        raise ValueError(
-            f'{path} finds the classes {theirs}, the test data of {cfg.filename} have '
-            f'{classes}: take the config that it was exported with'
-        )
+    check_classes(cfg, Detector(path))
     cfg.model = model
     cfg.custom_hooks = []  # such as EMA's, for parameters
     cfg.load_from = None

@@ -47,12 +47,12 @@ EfficientNMS_TRT
 TENSORRT_OPERATORS = frozenset(_PARSED.split())
 TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
 
-# Suppresses overlapping boxes, as ONNX text. K boxes a picture.
+# Suppresses overlapping boxes, as ONNX text. B pictures, K boxes in each.
 ONNX_NMS = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
-nms (float[batch,N,4] candidate_boxes, float[batch,N,C] candidate_scores) => (
-    int32[batch,1] num_detections, float[batch,{K},4] boxes, float[batch,{K}] scores,
-    int32[batch,{K}] labels)
+nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
+    int32[{B},1] num_detections, float[{B},{K},4] boxes, float[{B},{K}] scores,
+    int32[{B},{K}] labels)
 {{
     by_class = Transpose <perm = [0, 2, 1]> (candidate_scores)
     limit = Constant <value = int64[1] {{{K}}}> ()
@@ -100,9 +100,9 @@ nms (float[batch,N,4] candidate_boxes, float[batch,N,C] candidate_scores) => (
 """
 EFFICIENT_NMS = """
 <ir_version: {ir}, opset_import: ["" : {opset}, "TRT" : 1]>
-nms (float[batch,N,4] candidate_boxes, float[batch,N,C] candidate_scores) => (
-    int32[batch,1] num_detections, float[batch,{K},4] boxes, float[batch,{K}] scores,
-    int32[batch,{K}] labels)
+nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
+    int32[{B},1] num_detections, float[{B},{K},4] boxes, float[{B},{K}] scores,
+    int32[{B},{K}] labels)
 {{
     num_detections, boxes, scores, labels = TRT.EfficientNMS_TRT <
         plugin_version = "1", background_class = -1, box_coding = 0,
@@ -212,24 +212,24 @@ def with_nms(model, nms: dict[str, object], efficient: bool = False):
     """
     import onnx
 
+    batch = model.graph.output[0].type.tensor_type.shape.dim[0]
     text = (EFFICIENT_NMS if efficient else ONNX_NMS).format(
         ir=model.ir_version,
         opset=next(o.version for o in model.opset_import if not o.domain),
+        B=batch.dim_param or batch.dim_value,
         K=nms['max_per_img'],
         iou_threshold=float(nms['iou_threshold']),
         score_thr=float(nms['score_thr']),
     )
     tail = onnx.parser.parse_model(text)
-    known = {o.domain for o in model.opset_import}
-    for opset in tail.opset_import:
-        if opset.domain not in known:
-            model.opset_import.append(opset)
-    known = {o.domain for o in tail.opset_import}
-    tail.opset_import.extend(o for o in model.opset_import if o.domain not in known)
     tail = onnx.compose.add_prefix(tail, 'nms/', rename_inputs=False)
     for value, name in zip(tail.graph.output, OUTPUTS):
         rename(tail.graph, value.name, name)
-    return onnx.compose.merge_models(model, tail, [(name, name) for name in CANDIDATES])
+    whole = onnx.compose.merge_models(model, tail, [(n, n) for n in CANDIDATES])
+    versions = {o.domain: o.version for o in whole.opset_import}  # each is there twice
+    del whole.opset_import[:]
+    whole.opset_import.extend(onnx.helper.make_opsetid(*o) for o in versions.items())
+    return whole
 
 
 def rename(graph, old: str, new: str) -> None:
@@ -282,12 +282,16 @@ def check_tensorrt(model) -> None:
             that it doesn't.
     """
     wrong = sorted({n.op_type for n in model.graph.node} - TENSORRT_OPERATORS)
-    fixed = {i.name for i in model.graph.initializer}
+    constant = constants(model)
     for node in model.graph.node:
         kernel = next((a.ints for a in node.attribute if a.name == 'kernel_shape'), ())
         if node.op_type in TWO_D and len(kernel) == 1:
             wrong.append(f'{node.op_type} in one dimension ({node.name})')
-        if node.op_type == 'TopK' and node.input[1] not in fixed | constants(model):
+        if node.op_type in ('QuantizeLinear', 'DequantizeLinear'):
+            zero = constant.get(node.input[2]) if len(node.input) > 2 else None
+            if zero is not None and (zero.dtype != np.int8 or zero.any()):
+                wrong.append(f'{node.op_type} that is not int8 around 0 ({node.name})')
+        if node.op_type == 'TopK' and node.input[1] not in constant:
             wrong.append(f'TopK of a number that is not constant ({node.name})')
     if wrong:
         raise ValueError(
@@ -296,6 +300,12 @@ def check_tensorrt(model) -> None:
         )
 
 
-def constants(model) -> set[str]:
-    """Outputs of an ONNX model's Constant nodes."""
-    return {n.output[0] for n in model.graph.node if n.op_type == 'Constant'}
+def constants(model) -> dict[str, np.ndarray]:
+    """Tensors of an ONNX model that are fixed, by name."""
+    from onnx.numpy_helper import to_array
+
+    found = {i.name: to_array(i) for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == 'Constant':
+            found[node.output[0]] = to_array(node.attribute[0].t)
+    return found

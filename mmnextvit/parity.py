@@ -1,8 +1,11 @@
 """Comparing an exported file with the detector in torch, on real pictures.
 
-Twice: the network's candidates, every one of them, where nothing is left to chance; and
-what is found in the end, through MMYOLO's own prediction on one side and the runtime on
-the other, so that resizing, decoding and suppression are compared, too.
+In two steps. All candidates of the file's network are compared with torch's, where
+nothing is left to chance. Then what is found in the end must be the outcome of
+non-maximum suppression of torch's candidates: by the file through the runtime, and, so
+that resizing and decoding are compared with something independent, by MMYOLO's own
+prediction. An outcome is judged by what defines it rather than against another one,
+since rounding decides which of two equal scores wins.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,11 +21,10 @@ from torchvision.ops import box_iou
 
 from .deploy import Candidates
 from .onnx_graph import Run
-from .runtime import Detections, Detector, Layout, lay_out, resize, stack
+from .runtime import Detections, Detector, Layout, lay_out, resize, stack, to_picture
 
 SCORE = 1e-3  # drift that float32 is allowed
 PIXELS = 0.1
-PAIR = 2.0  # pixels: what is further apart are two detections
 
 
 @dataclass
@@ -30,20 +32,28 @@ class Drift:
     """How far a file is from torch, over all pictures.
 
     Attributes:
-        pictures: How many were compared.
-        found: Detections of torch in them.
+        pictures: How many were looked at in the end.
+        found: Detections of MMYOLO in them.
         largest: The largest difference by output: scores from 0 to 1, boxes in pixels
-            of the network's input (candidates) or of the picture (detections).
-        missing: Detections of one side only, that no rounding explains.
+            of the network's input (candidates) or of the picture (what is found).
+        overlapping: Detections that suppression should not have left.
+        missing: Candidates that it should have.
     """
 
     pictures: int = 0
     found: int = 0
     largest: dict[str, float] = field(default_factory=dict)
+    overlapping: int = 0
     missing: int = 0
 
     def add(self, output: str, difference: float) -> None:
-        self.largest[output] = max(self.largest.get(output, 0.0), difference)
+        largest = np.maximum(self.largest.get(output, 0.0), difference)  # NaN stays
+        self.largest[output] = float(largest)
+
+    def not_finite(self) -> list[str]:
+        """Outputs that were NaN or infinite, in words."""
+        bad = [name for name, value in self.largest.items() if not np.isfinite(value)]
+        return [f'{name} are not all finite' for name in bad]
 
     def faults(self) -> list[str]:
         """What is beyond the tolerance, in words; for float32."""
@@ -52,16 +62,18 @@ class Drift:
             limit = PIXELS if output.endswith('boxes') else SCORE
             if not value <= limit:  # NaN, too
                 faults.append(f'{output} differ by {value:.3g} ({limit:g} is allowed)')
+        if self.overlapping:
+            faults.append(f'{self.overlapping} detections should be suppressed')
         if self.missing:
-            faults.append(f'{self.missing} detections are found by one side only')
+            faults.append(f'{self.missing} detections are missing')
         return faults
 
     def __str__(self) -> str:
         differences = (f'{name} {value:.2g}' for name, value in self.largest.items())
+        found = f', {self.found} detections in {self.pictures} pictures'
         return (
-            f'{self.found} detections in {self.pictures} pictures; largest '
-            f'differences: {", ".join(differences) or "none"}; {self.missing} '
-            'detections of one side only'
+            f'largest differences: {", ".join(differences) or "none"}'
+            f'{found if self.pictures else ""}'
         )
 
 
@@ -69,6 +81,8 @@ def batches(
     pictures: Iterable[np.ndarray], facts: dict[str, object]
 ) -> Iterable[np.ndarray]:
     """The network's inputs (B, 3, H, W) for pictures, as the runtime makes them.
+
+    What is left over for the last batch is filled up by its last picture.
 
     Args:
         pictures: H x W x 3, BGR, uint8.
@@ -83,7 +97,7 @@ def batches(
             yield stack(waiting, size)
             waiting = []
     if waiting:
-        yield stack(waiting, size)
+        yield stack(waiting + waiting[-1:] * (size - len(waiting)), size)
 
 
 def compare_candidates(
@@ -128,89 +142,122 @@ def by_torch(
     ]
 
 
-def compare_detections(
-    ours: Detections, theirs: Detections, nms: dict[str, object], drift: Drift
-) -> None:
-    """Adds the differences of what is found in one picture to ``drift``.
-
-    Detections are paired by class and place. One that is left over counts unless it
-    hangs on a comparison that rounding may turn: a score at a limit, or an overlap
-    that is just the threshold.
+@dataclass
+class Outcome:
+    """What suppression may leave of one picture's candidates.
 
     Args:
-        ours: What the exported file finds.
-        theirs: What torch finds.
-        nms: ``nms`` of the metadata.
-        drift: Gets 'boxes' in pixels, 'scores', and what is missing.
+        boxes: (N, 4), in pixels of the network's input.
+        scores: (N, C).
+        nms: ``score_thr``, ``iou_threshold`` and ``max_per_img``.
+        drift: Gets what is wrong; has what rounding did to the candidates.
     """
-    drift.pictures += 1
-    drift.found += len(theirs.scores)
-    free = np.ones(len(ours.scores), bool)
-    alone = []
-    for i, (box, score, label) in enumerate(zip(*theirs)):
-        apart = np.abs(ours.boxes - box).max(1, initial=0) + np.abs(ours.scores - score)
-        apart[~free | (ours.labels != label)] = np.inf
-        j = int(apart.argmin()) if len(apart) else -1
-        if j < 0 or apart[j] > PAIR:
-            alone.append(i)
-            continue
-        free[j] = False
-        drift.add('boxes', float(np.abs(ours.boxes[j] - box).max()))
-        drift.add('scores', float(abs(ours.scores[j] - score)))
-    left = [(theirs, ours, alone), (ours, theirs, [*free.nonzero()[0]])]
-    lone = Detections(
-        *(np.concatenate([part[i][own] for part, _, own in left]) for i in range(3))
-    )
-    for part, other, own in left:
-        for i in own:
-            drift.missing += not by_rounding(part, i, other, lone, nms)
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    nms: dict[str, object]
+    drift: Drift
+
+    def judge(
+        self, found: Detections, name: str = '', layout: Layout | None = None
+    ) -> None:
+        """Finds what is wrong with detections.
+
+        Each must be a candidate of its class. Two of a class may not overlap by more
+        than the threshold. And each candidate must be there, or be suppressed by one
+        that is and that scores no less, or score no more than the last of as many as
+        there may be. Values that differ by what rounding did to the candidates are
+        equal, as are overlaps within :data:`SCORE`.
+
+        Args:
+            found: Detections, in pixels of the network's input or of the picture.
+            name: Whose they are, for the names of the differences.
+            layout: Where the picture lies in the input, if they are in its pixels.
+                Boxes that reach out of it are then alike; all of these count as found,
+                and may overlap.
+        """
+        drift, threshold = self.drift, self.nms['iou_threshold']
+        slack = rounding(drift, 'candidate scores', SCORE)
+        near = rounding(drift, 'candidate boxes', PIXELS)
+        seen = self.boxes
+        if layout is not None:
+            near, seen = near / min(layout.factor), to_picture(seen, layout)
+        least = self.nms['score_thr']
+        if len(found.scores) >= self.nms['max_per_img']:
+            least = max(least, float(found.scores.min()))
+        for label in range(self.scores.shape[1]):
+            rows = (self.scores[:, label] > self.nms['score_thr'] - SCORE).nonzero()[0]
+            mine = (found.labels == label).nonzero()[0]
+            if not len(rows):
+                for score in found.scores[mine]:  # of no candidate
+                    drift.add(f'{name}scores', float(score))
+                continue
+            boxes, scores = self.boxes[rows], self.scores[rows, label]
+            kept = np.zeros(len(rows), bool)
+            for box, score in zip(found.boxes[mine], found.scores[mine]):
+                far = np.abs(seen[rows] - box).max(1)
+                apart = np.abs(scores - score)
+                i = int((far / near + apart / slack).argmin())
+                drift.add(f'{name}boxes', float(far[i]))
+                drift.add(f'{name}scores', float(apart[i]))
+                if layout is not None:
+                    kept |= (far <= near) & (apart <= slack)
+                elif kept.any():
+                    worst = iou(boxes[kept], boxes[i : i + 1]).max()
+                    drift.overlapping += bool(worst > threshold + SCORE)
+                kept[i] = True
+            lost = (scores > least + slack) & ~kept
+            covers = iou(boxes[lost], boxes[kept]) > threshold - SCORE
+            covers &= scores[kept] >= scores[lost, None] - slack
+            drift.missing += int((~covers.any(1)).sum())
 
 
-def by_rounding(
-    found: Detections, i: int, other: Detections, lone: Detections, nms: dict
-) -> bool:
-    """Whether detection ``i``, which the other side lacks, hangs on a rounding.
+def rounding(drift: Drift, output: str, most: float) -> float:
+    """How far apart equal values may be: twice what was found, within reason."""
+    found = drift.largest.get(output, 0.0)
+    return float(np.clip(2 * np.nan_to_num(found), most / 1000, most))
 
-    Args:
-        found: One side's detections.
-        i: The one in question.
-        other: The other side's.
-        lone: All of either side that the other lacks.
-        nms: ``nms`` of the metadata.
-    """
-    score, limit = found.scores[i], nms['max_per_img']
-    if score <= nms['score_thr'] + SCORE:
-        return True
-    if len(other.scores) == limit and score <= other.scores.min() + SCORE:
-        return True
-    overlaps = []
-    for side in (other, lone):  # what may have suppressed it
-        same = (side.labels == found.labels[i]) & (side.scores > score - SCORE)
-        boxes = Tensor(np.stack([found.boxes[i], *side.boxes[same]])).double()
-        overlaps.append(box_iou(boxes[:1], boxes[1:])[0])
-    threshold = nms['iou_threshold']
-    chained = (overlaps[1] > threshold - SCORE) & (overlaps[1] < 1 - SCORE)
-    near = (torch.cat(overlaps) - threshold).abs() < SCORE
-    return bool(near.any() or chained.any())
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Overlaps (N, M) of boxes (N, 4) and (M, 4), in float64."""
+    return box_iou(Tensor(a).double(), Tensor(b).double()).numpy()
 
 
 def compare(
     exported: Detector,
     detector: nn.Module,
     cfg: Config,
-    pictures: Iterable[np.ndarray],
+    pictures: Sequence[np.ndarray],
     drift: Drift,
 ) -> None:
-    """Adds the differences in what is found in ``pictures`` to ``drift``.
+    """Adds what is wrong with what a file finds in ``pictures`` to ``drift``.
 
     Args:
         exported: The runtime with the exported file.
         detector: The detector in torch, see :func:`by_torch`.
         cfg: See :func:`by_torch`.
-        pictures: H x W x 3, BGR, uint8.
-        drift: Grows.
+        pictures: H x W x 3, BGR, uint8. They go through the file together.
+        drift: After :func:`compare_candidates`, whose differences it allows.
     """
-    for picture in pictures:
-        (ours,) = exported.detect([picture])
-        (theirs,) = by_torch(detector, cfg, [picture])
-        compare_detections(ours, theirs, exported.metadata['nms'], drift)
+    test_cfg = detector.bbox_head.test_cfg  # not the file's, which may be wrong
+    nms = dict(
+        score_thr=test_cfg.get('score_thr', 0.0),
+        iou_threshold=test_cfg.nms.iou_threshold,
+        max_per_img=test_cfg.max_per_img,
+    )
+    plain = Candidates(detector, fold=False)
+    prepared = [exported.prepare(picture) for picture in pictures]
+    size = exported.metadata['input']['batch'] or 2
+    for start in range(0, len(prepared), size):
+        batch = prepared[start : start + size]
+        images = stack(batch, size)
+        outputs = exported.session.run(images)
+        with torch.inference_mode():
+            boxes, scores = (x.numpy() for x in plain(torch.from_numpy(images)))
+        for row, (_, layout) in enumerate(batch):
+            (theirs,) = by_torch(detector, cfg, [pictures[start + row]])
+            outcome = Outcome(boxes[row], scores[row], nms, drift)
+            outcome.judge(exported.left({k: v[row] for k, v in outputs.items()}))
+            outcome.judge(theirs, "MMYOLO's ", layout)
+            drift.pictures += 1
+            drift.found += len(theirs.scores)

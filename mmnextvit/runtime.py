@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -371,25 +372,33 @@ class OpenVINOSession:
 
 
 class TorchScriptSession:
-    """torch, on any of its devices."""
+    """torch on the CPU, on which the file was traced.
+
+    TorchScript is a program: loading it runs what it holds, so that a file from someone
+    else needs as much trust as theirs. Stray files are refused before that.
+    """
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        self.torch, self.device = runtime('torch'), device
+        if device.lower() != 'cpu':
+            raise ValueError(f'device={device!r}: {path} was made for the CPU')
+        self.torch = runtime('torch')
         if find_spec('torchvision') is not None:
             import_module('torchvision')  # its NMS may be in the file
         if threads:
             self.torch.set_num_threads(threads)  # of the whole process
-        files = {'mmnextvit.json': ''}
+        with loading(path, 'torch'), zipfile.ZipFile(path) as file:
+            names = [n for n in file.namelist() if n.endswith('/extra/mmnextvit.json')]
+            text = file.read(names[0]).decode() if names else ''
+        self.metadata = read_metadata(text, path)
         with loading(path, 'torch'):
-            self.model = self.torch.jit.load(str(path), device, _extra_files=files)
-        self.metadata = read_metadata(files['mmnextvit.json'], path)
+            self.model = self.torch.jit.load(str(path), 'cpu')
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with self.torch.inference_mode():
-            found = self.model(self.torch.from_numpy(images).to(self.device))
+            found = self.model(self.torch.from_numpy(images))
         names = ('num_detections', 'boxes', 'scores', 'labels')
         names = names if len(found) == len(names) else ('boxes', 'scores')
-        return {name: values.cpu().numpy() for name, values in zip(names, found)}
+        return {name: values.numpy() for name, values in zip(names, found)}
 
 
 Session = ONNXSession | OpenVINOSession | TorchScriptSession
@@ -433,7 +442,7 @@ class Detector:
     Args:
         path: ``model.onnx``, an OpenVINO folder or its ``.xml``, or a ``.torchscript``.
         device: ``'cpu'``; for ONNX Runtime also ``'cuda'`` or ``'cuda:1'``, for
-            OpenVINO and TorchScript whatever they call a device.
+            OpenVINO whatever it calls a device.
         threads: How many the CPU may use; the runtime's own choice if ``None``.
         imgsz: Height and width to work at, if not those of the file's metadata. Only
             for files of dynamic size.
@@ -518,7 +527,9 @@ class Detector:
                 outputs = self.session.run(stack(batch, size or len(batch)))
                 for row, (_, layout) in enumerate(batch):
                     one = {name: values[row] for name, values in outputs.items()}
-                    found.append(self._detections(one, layout, score_thr))
+                    boxes, scores, labels = self.left(one, score_thr)
+                    boxes = to_picture(boxes, layout)
+                    found.append(Detections(boxes, scores, labels))
         return found
 
     def prepare(self, picture: Picture) -> tuple[np.ndarray, Layout]:
@@ -531,9 +542,15 @@ class Detector:
         layout = lay_out(picture.shape[:2], self.steps)
         return resize(picture, layout), layout
 
-    def _detections(
-        self, outputs: dict[str, np.ndarray], layout: Layout, score_thr: float | None
+    def left(
+        self, outputs: dict[str, np.ndarray], score_thr: float | None = None
     ) -> Detections:
+        """What is left of one picture after NMS, in pixels of the network's input.
+
+        Args:
+            outputs: One picture's row of every output of the session.
+            score_thr: Least score.
+        """
         nms, least = self.metadata['nms'], score_thr or 0
         if nms['in_graph']:
             count = int(outputs['num_detections'][0])
@@ -543,8 +560,7 @@ class Detector:
             nms = dict(nms, score_thr=max(nms['score_thr'], least - 1e-6))
             boxes, scores, labels = suppress(outputs['boxes'], outputs['scores'], nms)
         wanted = scores >= least
-        boxes = to_picture(boxes[wanted], layout)
-        return Detections(boxes, scores[wanted], labels[wanted])
+        return Detections(boxes[wanted], scores[wanted], labels[wanted])
 
 
 def main(arguments: list[str] | None = None) -> int:

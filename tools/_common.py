@@ -144,7 +144,7 @@ def run(main: Callable[[], None]) -> None:
     """Calls ``main``; what our own checks refuse ends in one message and code 1."""
     try:
         main()
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not any(raised_in.is_relative_to(folder) for folder in OURS):
             raise

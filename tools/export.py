@@ -20,6 +20,7 @@ from pathlib import Path
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.datasets import BrokenPictureError, read_picture
 from mmnextvit.deploy import (
+    STRIDE,
     Candidates,
     check_head,
     config_size,
@@ -39,13 +40,10 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmengine.config import Config
 from mmengine.device import is_cuda_available
 from predict import Predictor, find_files
-from rich.console import Console
-from rich.progress import track
+from torch import nn
 
 COMPARED = 8  # pictures
 CALIBRATED = 128  # pictures, at most
-
-console = Console()
 
 
 def format_name(name: str) -> str:
@@ -151,11 +149,23 @@ def output(args: argparse.Namespace) -> Path:
     if args.precision != 'float32':
         suffix = f'_{args.precision}{suffix}'
     checkpoint = Path(args.checkpoint)
-    out = Path(args.out or checkpoint.with_name(checkpoint.stem + suffix))
+    if '://' in args.checkpoint:
+        checkpoint = Path(checkpoint.name)  # not where it comes from, but here
+    out = Path(args.out or checkpoint.with_name(checkpoint.stem + suffix)).expanduser()
     written = [out, out.with_suffix('.engine')] if args.to == 'tensorrt' else [out]
     for path in written:
         if path.exists() and not args.force:
             raise ValueError(f'{path} exists, and is replaced with --force only')
+    ending = Path(f'x{FORMATS[args.to].suffix}').suffix
+    if out.suffix != ending:
+        kind = f'end in {ending}' if ending else 'be that of a folder, without a suffix'
+        raise ValueError(f'-o {out}: the name must {kind}')
+    is_folder = ending in ('', '.mlpackage')
+    if out.is_symlink() or (out.exists() and out.is_dir() != is_folder):
+        kind = 'folder' if is_folder else 'file'
+        raise ValueError(
+            f'{out} is no {kind}, and is not replaced: choose another name'
+        )
     if out.is_dir():
         ours = out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()
         others = sorted({p.name for p in out.iterdir()} - {'model.xml', 'model.bin'})
@@ -164,10 +174,6 @@ def output(args: argparse.Namespace) -> Path:
                 f'{out} is a folder with {others[0]}, which is not replaced: choose '
                 'another name'
             )
-    ending = Path(f'x{FORMATS[args.to].suffix}').suffix
-    if out.suffix != ending:
-        kind = f'end in {ending}' if ending else 'be that of a folder, without a suffix'
-        raise ValueError(f'-o {out}: the name must {kind}')
     return out
 
 
@@ -177,14 +183,23 @@ def scratch(out: Path) -> Iterator[Path]:
     of ``out``, and what is written beside it gets beside ``out``."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
+    before = folder / 'before'
     try:
-        path = folder / out.name
-        yield path
-        for written in [*folder.iterdir()]:
+        new = folder / 'new'
+        new.mkdir()
+        yield new / out.name
+        for written in [*new.iterdir()]:
             target = out.with_name(written.name)
-            if target.is_dir():
-                shutil.rmtree(target)  # a folder is not replaced
-            os.replace(written, target)
+            if target.exists():  # a folder is not replaced by another
+                os.replace(target, before)
+            try:
+                os.replace(written, target)
+            except BaseException:
+                if before.exists():
+                    os.replace(before, target)
+                raise
+            if before.is_dir():
+                shutil.rmtree(before)
     finally:
         shutil.rmtree(folder)
 
@@ -235,16 +250,11 @@ def read_all(paths: Iterable[str]) -> Iterator[np.ndarray]:
         try:
             yield read_picture(path)
         except BrokenPictureError as error:
-            console.print(f'left out: {error}', markup=False)
+            print(f'left out: {error}')
 
 
-def mean_ap(cfg: Config, exported: Path | None, checkpoint: str) -> dict[str, float]:
-    """mAP and mAP50 on the config's test data, of a file or of the checkpoint."""
-    if exported is None:
-        cfg = Config(cfg._cfg_dict.to_dict(), filename=cfg.filename)
-        cfg.load_from = checkpoint
-    else:
-        cfg = with_exported(cfg, str(exported))
+def mean_ap(cfg: Config) -> dict[str, float]:
+    """mAP and mAP50 on a config's test data."""
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir, cfg.resume, cfg.launcher = folder, False, 'none'
         metrics = build_runner(cfg).test()
@@ -258,28 +268,57 @@ def mean_ap(cfg: Config, exported: Path | None, checkpoint: str) -> dict[str, fl
 def report_map(cfg: Config, path: Path, checkpoint: str) -> None:
     """Prints mAP in torch and of the file."""
     try:
-        ours, theirs = mean_ap(cfg, path, ''), mean_ap(cfg, None, checkpoint)
-    except (OSError, ValueError) as error:  # such as data that are not here
-        print(f'mAP is not measured: {error}')
+        build_dataset(cfg, 'test')
+    except (OSError, ValueError) as error:
+        print(f'mAP is not measured, without the test data of {cfg.filename}: {error}')
         return
-    for name, value in theirs.items():
-        print(
-            f'{name}: torch {value:.4f}, exported {ours[name]:.4f} '
-            f'({ours[name] - value:+.4f})'
-        )
+    ours = mean_ap(with_exported(cfg, str(path)))
+    cfg.load_from = checkpoint
+    for name, theirs in mean_ap(cfg).items():
+        change = ours[name] - theirs
+        print(f'{name}: torch {theirs:.4f}, exported {ours[name]:.4f} ({change:+.4f})')
 
 
-def files_that_run(
-    args: argparse.Namespace, path: Path, facts: dict[str, object]
-) -> Iterator[Detector]:
-    """What was written, as far as this machine runs it."""
-    if FORMATS[args.to].runs and not args.efficient_nms:
-        yield Detector(path)
+def compare_files(
+    args: argparse.Namespace,
+    path: Path,
+    job: Job,
+    torchs: tuple[nn.Module, Config],
+    pictures: list[np.ndarray],
+    drift: Drift,
+) -> str:
+    """Compares what was written as far as this machine runs it; says how far that is.
+
+    Args:
+        args: The command line.
+        path: Exported file.
+        job: What it was written of.
+        torchs: The detector in torch, and its config with the file's size.
+        pictures: H x W x 3, BGR, uint8.
+        drift: Grows.
+    """
+    if not FORMATS[args.to].runs:
+        return 'Converted, its specification checked; only Apple systems run it'
+
+    def look(files: Iterable[Detector], cfg: Config) -> None:
+        for file in files:
+            print(f'Comparing {file.path.name} with torch ...', flush=True)
+            compare(file, torchs[0], cfg, pictures, drift)
+
+    files = [] if args.efficient_nms else [Detector(path)]
     if args.to == 'tensorrt' and find_spec('tensorrt') and is_cuda_available():
         engine = path.with_suffix('.engine')
         print(f'Building {engine.name} ...', flush=True)
-        build_engine(path, engine, facts)
-        yield EngineDetector(engine, facts)
+        build_engine(path, engine, job.facts)
+        files.append(EngineDetector(engine, job.facts))
+    if not files:
+        return "Compared with torch, the network without TensorRT's NMS"
+    look(files, torchs[1])
+    if job.facts['input']['dynamic_size'] and not args.efficient_nms:
+        height, width = job.facts['input']['size']
+        other = height + STRIDE, width + 2 * STRIDE
+        look([Detector(path, imgsz=other)], resized(torchs[1], other))
+    return 'Compared with torch'
 
 
 def main():
@@ -287,20 +326,20 @@ def main():
     check_wishes(args)
     cfg = load_config(args)
     existing_file(args.checkpoint, 'checkpoint')
-    out = output(args)
-    size = wanted_size(args, cfg)
-    cfg = resized(cfg, size)
-    paths = pictures_to_compare(args, cfg)
+    out, batch = output(args), wanted_batch(args)
     calibration = spread(picture_files(args.calib), CALIBRATED) if args.int8 else []
 
     detector = Predictor(cfg, args.checkpoint, 'cpu').model
     check_head(detector)
+    size = wanted_size(args, cfg)
+    cfg = resized(cfg, size)
+    paths = pictures_to_compare(args, cfg)
     facts = metadata(
         cfg,
         detector,
         detector.dataset_meta['classes'],
         size,
-        batch=wanted_batch(args),
+        batch=batch,
         dynamic_size=args.imgsz == ['dynamic'],
         precision=args.precision,
         nms_in_graph=not args.no_nms,
@@ -308,43 +347,39 @@ def main():
     pictures = list(read_all(paths))
     if not pictures:
         raise ValueError('None of the pictures to compare on can be read')
+    calibrating = list(batches(read_all(calibration), facts))
+    if args.int8 and not calibrating:
+        raise ValueError(f'--calib {args.calib}: none of the pictures can be read')
     # OpenVINO and CoreML make float16 of float32 themselves.
     in_half = args.half and args.to not in ('openvino', 'coreml')
-    job = Job(
-        Candidates(detector, half=in_half),
-        facts,
-        list(batches(read_all(calibration), facts)),
-        args.efficient_nms,
-    )
+    candidates = Candidates(detector, half=in_half)
+    job = Job(candidates, facts, calibrating, args.efficient_nms)
     with scratch(out) as path:
         print(f'Writing {out.name} ...', flush=True)
-        candidates = FORMATS[args.to].write(job, path)
         drift = Drift()
-        if candidates:
-            images = batches(pictures, facts)
-            compare_candidates(candidates, detector, images, drift)
-        files = list(files_that_run(args, path, facts))
-        for exported in files:
-            title = f'Comparing {exported.path.name} with torch'
-            shown = track(pictures, title, console=console)
-            compare(exported, detector, cfg, shown, drift)
-        if args.precision == 'float32' and drift.faults():
+        network = FORMATS[args.to].write(job, path)
+        if network:
+            compare_candidates(network, detector, batches(pictures, facts), drift)
+        del network
+        compared = compare_files(args, path, job, (detector, cfg), pictures, drift)
+        exact = args.precision == 'float32'
+        faults = drift.faults() if exact else drift.not_finite()
+        if faults:
             raise ValueError(
-                f'{out} is not kept, since it differs from torch: '
-                f'{"; ".join(drift.faults())}'
+                f'{out} is not kept, since it differs from torch: {"; ".join(faults)}'
             )
-        if args.precision != 'float32' and files and not args.no_map:
-            report_map(cfg, path, args.checkpoint)
     print(f'{out}: {args.to}, {args.precision}, {size[0]}x{size[1]}')
     if args.int8:
         print(f'Layers in float: {", ".join(job.float_layers) or "none"}')
-    print(
-        f'Compared with torch: {drift}'
-        if candidates
-        else 'Converted, and its specification checked; it runs on Apple systems only'
-    )
+    print(compared if not drift.largest else f'{compared}: {drift}')
     if args.to == 'tensorrt':
         print(f'Build an engine where TensorRT is: {trtexec_line(out, facts)}')
+    if drift.pictures and not drift.found:
+        print(
+            'Nothing was found in the pictures: take others by --pictures, to be sure'
+        )
+    if not exact and drift.pictures and not args.no_map:
+        report_map(cfg, out, args.checkpoint)
 
 
 if __name__ == '__main__':

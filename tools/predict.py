@@ -28,7 +28,7 @@ from pathlib import Path
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.checkpoint import adapt, check
 from mmnextvit.datasets import BrokenPictureError, read_picture
-from mmnextvit.exported import instances, is_exported
+from mmnextvit.exported import check_classes, instances, is_exported
 from mmnextvit.runtime import Detector, objects_of
 from mmnextvit.visualization import (
     draw_channels,
@@ -44,8 +44,9 @@ import torch
 from _common import existing_file, load_config, parser, run
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from mmdet.registry import DATASETS, VISUALIZERS
+from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from rich.progress import Progress
@@ -82,9 +83,8 @@ class ExportedPredictor:
     def __init__(self, cfg: Config, path: str, device: str | None) -> None:
         self.detector = Detector(path, device=device or 'cpu')
         self.classes = list(self.detector.classes)
-        dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
-        palette = DATASETS.build(dataset).metainfo.get('palette', 'random')
-        self.visualizer = VISUALIZERS.build(dict(type='mmdet.DetLocalVisualizer'))
+        palette = check_classes(cfg, self.detector).get('palette', 'random')
+        self.visualizer = DetLocalVisualizer()
         self.visualizer.dataset_meta = dict(classes=self.classes, palette=palette)
 
     def predict(self, picture: np.ndarray, score_thr: float):

@@ -27,6 +27,8 @@ def main():
     # A folder of its own keeps the config that the training run wrote.
     cfg.work_dir = args.work_dir or str(Path(cfg.work_dir, 'test'))
     if is_exported(args.checkpoint):
+        if args.launcher != 'none':
+            raise ValueError('--launcher: an exported file is tested by one process')
         cfg = with_exported(cfg, args.checkpoint)
     else:
         cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
