@@ -183,8 +183,10 @@ class Outcome:
         if layout is not None:
             near, seen = near / min(layout.factor), to_picture(seen, layout)
         least = self.nms['score_thr']
-        if len(found.scores) >= self.nms['max_per_img']:
+        most = self.nms['max_per_img']
+        if len(found.scores) >= most:
             least = max(least, float(found.scores.min()))
+        drift.overlapping += max(len(found.scores) - most, 0)
         for label in range(self.scores.shape[1]):
             rows = (self.scores[:, label] > self.nms['score_thr'] - SCORE).nonzero()[0]
             mine = (found.labels == label).nonzero()[0]

@@ -40,8 +40,9 @@ def overlapping(overlap: float, row=A):
     return changed(row, x1=x1, x2=x2, score=row[4] - 0.1)
 
 
-def judge(found, candidates, size=(64, 96), **nms) -> Drift:
-    """``found`` as the outcome of suppressing ``candidates``."""
+def judge(found, candidates, size=None, **nms) -> Drift:
+    """``found`` as the outcome of suppressing ``candidates``, in a picture's pixels if
+    it has a ``size``."""
     table = np.array(found, np.float32).reshape(-1, 6)
     order = np.argsort(-table[:, 4], kind='stable')
     boxes, (scores, labels) = table[order, :4], table[order, 4:].T
@@ -49,8 +50,9 @@ def judge(found, candidates, size=(64, 96), **nms) -> Drift:
     rows = np.array(candidates, np.float32).reshape(-1, 6)
     classes = np.zeros((len(rows), 3), np.float32)
     classes[np.arange(len(rows)), rows[:, 5].astype(int)] = rows[:, 4]
-    outcome = Outcome(rows[:, :4], classes, lay_out(size, STEPS), NMS | nms)
-    outcome.judge(Detections(boxes, scores, labels.astype(int)), '', drift)
+    outcome = Outcome(rows[:, :4], classes, NMS | nms, drift)
+    layout = size and lay_out(size, STEPS)
+    outcome.judge(Detections(boxes, scores, labels.astype(int)), layout=layout)
     return drift
 
 
