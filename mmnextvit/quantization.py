@@ -12,8 +12,10 @@ from rich.progress import track
 def quantize(network, pictures: Sequence[np.ndarray]):
     """An ONNX network of candidates in int8, by NNCF.
 
-    Weights have a scale for each channel out, maps one each; softmax, normalisation and
-    decoding stay in float. Biases are corrected for what rounding shifts.
+    Weights have a scale for each channel out, maps one each. The last layers, softmax,
+    normalisation and decoding stay in float: in 8 bits the last layers, whose output is
+    decoded by squares and strides, cost most of what accuracy is lost, and they are
+    small. Biases are corrected for what rounding shifts.
 
     Args:
         network: What :func:`~mmnextvit.onnx_graph.onnx_network` gave.
@@ -28,6 +30,7 @@ def quantize(network, pictures: Sequence[np.ndarray]):
         subset_size=len(pictures),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=last_layers(network)),
     )
 
 
@@ -55,6 +58,7 @@ def quantize_signed(network, pictures: Sequence[np.ndarray]):
             path,
             Reader(),
             op_types_to_quantize=['Conv', 'ConvTranspose', 'Gemm'],
+            nodes_to_exclude=last_layers(network),
             per_channel=True,
             activation_type=ort.QuantType.QInt8,
             weight_type=ort.QuantType.QInt8,
@@ -65,6 +69,23 @@ def quantize_signed(network, pictures: Sequence[np.ndarray]):
             },
         )
         return onnx.load(path)
+
+
+def last_layers(network) -> list[str]:
+    """Names of the convolutions that nothing but decoding follows."""
+    source = {output: node for node in network.graph.node for output in node.output}
+    waiting = [output.name for output in network.graph.output]
+    seen, found = set(), []
+    while waiting:
+        node = source.get(waiting.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.op_type == 'Conv':
+            found.append(node.name)
+        else:
+            waiting += node.input
+    return sorted(found)
 
 
 # What passes values on as they are, so that they stay in 8 bits.
