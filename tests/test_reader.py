@@ -224,7 +224,7 @@ def yolov5_state(seed=0):
 
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('protocol', [2, 4])
-def test_reads_yolov5_without_yolov5(tmp_path, zipped, protocol):
+def test_reads_yolov5_without_yolov5(tmp_path, monkeypatch, zipped, protocol):
     path = write_yolov5_checkpoint(
         tmp_path / 'best.pt',
         yolov5_state(1),
@@ -234,7 +234,8 @@ def test_reads_yolov5_without_yolov5(tmp_path, zipped, protocol):
         zipped=zipped,
         protocol=protocol,
     )
-    assert 'models' not in sys.modules
+    # A converter of another library leaves a module of that name behind.
+    monkeypatch.delitem(sys.modules, 'models', raising=False)
     with pytest.raises((ImportError, AttributeError)):
         torch.load(path, weights_only=False)
     read = load(path)
