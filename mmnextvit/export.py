@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from .deploy import Candidates
 from .onnx_graph import (
     CANDIDATES,
-    KEY,
     Run,
     candidates_by_onnxruntime,
     check_tensorrt,
@@ -35,6 +34,7 @@ from .onnx_graph import (
     without_nms,
 )
 from .quantization import float_layers, quantize, quantize_signed
+from .runtime import KEY
 from .tensorrt import shape_range
 
 # It warns that there is no Apple system here, and of every 64-bit number.
@@ -363,8 +363,8 @@ class Format:
 
     suffix: str
     write: Callable[[Job, Path], Run | None]
-    libraries: tuple[str, ...]
-    extra: str
+    libraries: tuple[str, ...] = ()
+    extra: str = ''
     int8: bool = False
     dynamic: bool = False
     runs: bool = True
@@ -387,7 +387,7 @@ FORMATS = {
     'coreml': Format(
         '.mlpackage', write_coreml, ('coremltools',), 'coreml', runs=False
     ),
-    'torchscript': Format('.torchscript', write_torchscript, (), 'torchscript'),
+    'torchscript': Format('.torchscript', write_torchscript),
 }
 
 

@@ -67,14 +67,21 @@ class ExportedDetector(BaseModel):
         return list(data_samples)
 
 
+def metainfo_of_test(cfg: Config) -> dict[str, object]:
+    """The meta information of a config's test data, none of which is read."""
+    dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
+    if 'pipeline' in dataset:  # wrappers have none
+        dataset['pipeline'] = []
+    return DATASETS.build(dataset).metainfo
+
+
 def check_classes(cfg: Config, detector: Detector) -> dict[str, object]:
     """The meta information of a config's test data.
 
     Raises:
         ValueError: The file has other classes.
     """
-    dataset = dict(cfg.test_dataloader.dataset, pipeline=[], lazy_init=True)
-    metainfo = DATASETS.build(dataset).metainfo
+    metainfo = metainfo_of_test(cfg)
     if tuple(metainfo['classes']) != detector.classes:
         raise ValueError(
             f'{detector.path} finds the classes {list(detector.classes)}, the test '

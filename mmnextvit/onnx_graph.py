@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .deploy import STRIDE, Candidates
+from .runtime import KEY, OUTPUTS
 
 OPSET = 18
-KEY = 'mmnextvit'  # of the metadata in every format
-OUTPUTS = ('num_detections', 'boxes', 'scores', 'labels')
 CANDIDATES = ('candidate_boxes', 'candidate_scores')
 # From pictures (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -35,7 +35,7 @@ class Drift:
         pictures: How many were looked at in the end.
         found: Detections of MMYOLO in them.
         largest: The largest difference by output: scores from 0 to 1, boxes in pixels
-            of the network's input (candidates) or of the picture (what is found).
+            of the network's input, or for MMYOLO's of the picture.
         overlapping: Detections that suppression should not have left.
         missing: Candidates that it should have.
     """

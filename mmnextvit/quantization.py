@@ -71,9 +71,14 @@ def quantize_signed(network, pictures: Sequence[np.ndarray]):
         return onnx.load(path)
 
 
+def sources(network) -> dict:
+    """Which node of an ONNX model gives each tensor, by the tensor's name."""
+    return {output: node for node in network.graph.node for output in node.output}
+
+
 def last_layers(network) -> list[str]:
     """Names of the convolutions that nothing but decoding follows."""
-    source = {output: node for node in network.graph.node for output in node.output}
+    source = sources(network)
     waiting = [output.name for output in network.graph.output]
     seen, found = set(), []
     while waiting:
@@ -98,7 +103,7 @@ def float_layers(network) -> list[str]:
     Args:
         network: What :func:`quantize` gave.
     """
-    source = {output: node for node in network.graph.node for output in node.output}
+    source = sources(network)
 
     def in_8_bits(name: str) -> bool:
         node = source.get(name)

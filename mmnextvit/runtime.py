@@ -25,6 +25,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+KEY = 'mmnextvit'  # of the metadata in every format
+OUTPUTS = ('num_detections', 'boxes', 'scores', 'labels')  # with NMS inside
 FORMAT = 1  # of the metadata: a file with a higher one needs a newer mmnextvit
 MOST = 8  # pictures in one batch of any size: more is hardly faster, but takes memory
 
@@ -330,7 +332,7 @@ class ONNXSession:
                 f'start, but {", ".join(has)}. For CUDA: pip install onnxruntime-gpu '
                 'in place of onnxruntime, and the CUDA and cuDNN that it wants'
             )
-        text = self.session.get_modelmeta().custom_metadata_map.get('mmnextvit', '')
+        text = self.session.get_modelmeta().custom_metadata_map.get(KEY, '')
         self.metadata = read_metadata(text, path)
         self.input = self.session.get_inputs()[0].name
         self.outputs = [output.name for output in self.session.get_outputs()]
@@ -344,7 +346,7 @@ class OpenVINOSession:
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         ov = runtime('openvino', 'openvino')
-        core, device, key = ov.Core(), device.upper(), ['mmnextvit']
+        core, device, key = ov.Core(), device.upper(), [KEY]
         with loading(path, 'openvino'):
             model = core.read_model(path)
         text = model.get_rt_info(key).value if model.has_rt_info(key) else ''
@@ -387,7 +389,7 @@ class TorchScriptSession:
         if threads:
             self.torch.set_num_threads(threads)  # of the whole process
         with loading(path, 'torch'), zipfile.ZipFile(path) as file:
-            names = [n for n in file.namelist() if n.endswith('/extra/mmnextvit.json')]
+            names = [n for n in file.namelist() if n.endswith(f'/extra/{KEY}.json')]
             text = file.read(names[0]).decode() if names else ''
         self.metadata = read_metadata(text, path)
         with loading(path, 'torch'):
@@ -396,8 +398,7 @@ class TorchScriptSession:
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with self.torch.inference_mode():
             found = self.model(self.torch.from_numpy(images))
-        names = ('num_detections', 'boxes', 'scores', 'labels')
-        names = names if len(found) == len(names) else ('boxes', 'scores')
+        names = OUTPUTS if len(found) == len(OUTPUTS) else ('boxes', 'scores')
         return {name: values.numpy() for name, values in zip(names, found)}
 
 

@@ -4,7 +4,6 @@ The environments are fresh, and take what mmnextvit needs from this one by a pat
 """
 
 import os
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -14,7 +13,7 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 from conftest import ROOT
-from tiny_run import write_tiny_run
+from tiny_run import run_command, write_tiny_run
 
 TOP = 'configs', 'tools', 'model-index.yml'
 SITE = Path(sysconfig.get_path('purelib'))
@@ -24,16 +23,7 @@ INHERITED = "__import__('mmnextvit').config_file('yolov5_nextvit_s')"
 def run(*command: object, cwd: Path, code: int = 0) -> str:
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     env.update(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    return run_command(*command, cwd=cwd, env=env, code=code)
 
 
 def environment(folder: Path, bare: bool = False) -> Path:

@@ -81,6 +81,20 @@ def write_tiny_run(folder: Path) -> Path:
     return config
 
 
+def run_command(*command: object, cwd: Path, env: dict, code: int = 0) -> str:
+    """Runs a command that must end with ``code``; returns all that it printed."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
 def run_tool(name: str, *args: object, cwd: Path, code: int = 0) -> str:
     """Runs a script of ``tools/`` as a user does; returns all that it printed."""
     env = dict(
@@ -90,16 +104,7 @@ def run_tool(name: str, *args: object, cwd: Path, code: int = 0) -> str:
         CUDA_VISIBLE_DEVICES='-1',  # the same numbers on every machine
         PYTHON=sys.executable,
     )
-    command = [str(ROOT / 'tools' / name), *map(str, args)]
+    command = [ROOT / 'tools' / name, *args]
     if name.endswith('.py'):
         command.insert(0, sys.executable)
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    return run_command(*command, cwd=cwd, env=env, code=code)

@@ -12,7 +12,7 @@ import difflib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,14 +216,14 @@ def pictures_to_compare(args: argparse.Namespace, cfg: Config) -> list[str]:
         dataset = build_dataset(cfg, 'test')
         if not len(dataset):
             raise ValueError('there are none')
-        paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+        chosen = spread(range(len(dataset)), COMPARED)
+        return [dataset.get_data_info(i)['img_path'] for i in chosen]
     except (OSError, ValueError) as error:
         raise ValueError(
             'What is exported is compared with torch on real pictures, and the test '
             f'pictures of {args.config} cannot be read: {error}. Name others by '
             '--pictures FOLDER'
         ) from error
-    return spread(paths, COMPARED)
 
 
 def picture_files(source: str) -> list[str]:
@@ -238,7 +238,7 @@ def picture_files(source: str) -> list[str]:
     return [str(p) for p in files]
 
 
-def spread(items: list[str], most: int) -> list[str]:
+def spread(items: Sequence, most: int) -> list:
     """At most ``most`` of the items, evenly spread."""
     count = min(len(items), most)
     return [items[i * len(items) // count] for i in range(count)]

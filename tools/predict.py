@@ -28,7 +28,12 @@ from pathlib import Path
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.checkpoint import adapt, check
 from mmnextvit.datasets import BrokenPictureError, read_picture
-from mmnextvit.exported import check_classes, instances, is_exported
+from mmnextvit.exported import (
+    check_classes,
+    instances,
+    is_exported,
+    metainfo_of_test,
+)
 from mmnextvit.runtime import Detector, objects_of
 from mmnextvit.visualization import (
     draw_channels,
@@ -44,7 +49,6 @@ import torch
 from _common import existing_file, load_config, parser, run
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
@@ -108,8 +112,7 @@ class Predictor(DetInferencer):
         check(adapt(checkpoint, model, self.weights), None)
         meta = checkpoint.setdefault('meta', {})
         if 'dataset_meta' not in meta:
-            dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
-            meta['dataset_meta'] = DATASETS.build(dataset).metainfo
+            meta['dataset_meta'] = metainfo_of_test(cfg)
         super()._load_weights_to_model(model, checkpoint, cfg)
 
     @property
