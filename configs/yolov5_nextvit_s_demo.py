@@ -25,7 +25,7 @@ val_dataloader = test_dataloader = dict(**loader, dataset=val)
 val_evaluator = test_evaluator = dict(ann_file=data_root + val['ann_file'])
 
 adamw = dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=0.05, fused=True)
-optim_wrapper = dict(optimizer=adamw)
+optim_wrapper = dict(optimizer=adamw, clip_grad=None)
 by_iteration = dict(by_epoch=True, convert_to_iter_based=True)
 warm_up = dict(type='LinearLR', start_factor=0.05, end=1, **by_iteration)
 decay = dict(type='CosineAnnealingLR', begin=1, end=max_epochs, **by_iteration)

@@ -14,6 +14,7 @@ model = dict(
 )
 # AdamW, a tenth of the learning rate in the backbone, no decay on norms and biases
 optim_wrapper = dict(
+    clip_grad=None,
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05),
     paramwise_cfg=dict(backbone_lr_mult=0.1),
 )

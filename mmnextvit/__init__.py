@@ -33,7 +33,13 @@ if find_spec('torch') and any(map(find_spec, ('mmengine', 'mmcv', 'mmdet'))):
     ]
 
     if find_spec('mmyolo') is not None:
+        from . import schedule
         from .detector import FittedYOLODetector
         from .yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
 
-        __all__ += ['FittedYOLODetector', 'YOLOv5YAMLBackbone', 'YOLOv5YAMLNeck']
+        __all__ += [
+            'FittedYOLODetector',
+            'YOLOv5YAMLBackbone',
+            'YOLOv5YAMLNeck',
+            'schedule',
+        ]

@@ -1,10 +1,11 @@
-"""Hooks that stop a run early and say why, rather than let it go on for nothing."""
+"""Hooks that stop a run early and say why, rather than let it go on for nothing, and
+one that averages weights as YOLOv5 does."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
@@ -195,3 +196,12 @@ class CheckpointFitHook(Hook):
                     'from them set load_from in the config, without --resume'
                 )
             check(receipt, None)
+
+
+@HOOKS.register_module()
+class StepEMAHook(EMAHook):
+    """MMEngine's ``EMAHook``, which averages after steps of the optimizer only."""
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        if getattr(runner.optim_wrapper, 'stepped', True):
+            super().after_train_iter(runner, *args, **kwargs)

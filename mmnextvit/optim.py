@@ -1,7 +1,8 @@
-"""Optimizer groups of YOLOv5's recipe for any model, and AMP on any device.
+"""YOLOv5's optimizer groups and nominal batch for any model, and AMP on any device.
 
 MMYOLO's constructor collects what is called ``weight`` or ``bias`` and leaves the
-rest untrained; MMEngine's AMP wrapper refuses to work without an accelerator.
+rest untrained, and its recipe steps at every batch, however small; MMEngine's AMP
+wrapper refuses to work without an accelerator.
 """
 
 import torch
@@ -11,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from torch import nn
+from torch import Tensor, nn
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -119,8 +120,57 @@ def three_groups(model: nn.Module) -> tuple[list, list, list]:
     return groups
 
 
+class SummedGradients:
+    """What an optimizer wrapper needs for steps of several summed batches.
+
+    MMEngine's ``accumulative_counts`` averages, and its number is fixed.
+
+    Attributes:
+        batches_per_step: Batches whose gradients are summed for a step, which
+            ``YOLOv5ScheduleHook`` sets and may change at any time. ``None`` leaves
+            everything to MMEngine.
+    """
+
+    batches_per_step: int | None = None
+    _stepped_at = 0  # batches seen at the last step
+
+    def initialize_count_status(
+        self, model: nn.Module, init_counts: int, max_counts: int
+    ) -> None:
+        """As MMEngine's. A resumed run begins a sum: gradients are not saved."""
+        super().initialize_count_status(model, init_counts, max_counts)
+        self._stepped_at = init_counts
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the last batch brought a step."""
+        return self._stepped_at == self._inner_count
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        return super().scale_loss(loss) if self.batches_per_step is None else loss
+
+    def should_update(self) -> bool:
+        if self.batches_per_step is None:
+            return super().should_update()
+        return self._inner_count - self._stepped_at >= self.batches_per_step
+
+    def should_sync(self) -> bool:
+        if self.batches_per_step is None:
+            return super().should_sync()
+        return self._inner_count + 1 - self._stepped_at >= self.batches_per_step
+
+    def step(self, **kwargs) -> None:
+        super().step(**kwargs)
+        self._stepped_at = self._inner_count
+
+
 @OPTIM_WRAPPERS.register_module()
-class AnyDeviceAmpOptimWrapper(AmpOptimWrapper):
+class SummingOptimWrapper(SummedGradients, OptimWrapper):
+    """MMEngine's ``OptimWrapper``, and for ``YOLOv5ScheduleHook``."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class AnyDeviceAmpOptimWrapper(SummedGradients, AmpOptimWrapper):
     """MMEngine's ``AmpOptimWrapper``, and on a CPU the same in bfloat16.
 
     bfloat16 has float32's range, so the loss is not scaled on a CPU. Checkpoints of

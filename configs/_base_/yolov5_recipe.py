@@ -14,8 +14,16 @@ val_evaluator = dict(type='mmdet.VerifiedCocoMetric')
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(enable=False, base_batch_size=128)  # of tools/train.py
-optim_wrapper = dict(constructor='ThreeGroupOptimWrapperConstructor')
+# Beyond MMYOLO's: YOLOv5 steps, and averages its weights, once for 64 pictures where a
+# batch has fewer (the weight decay counts on it); since v6.2 it clips gradients.
+optim_wrapper = dict(
+    type='SummingOptimWrapper',
+    constructor='ThreeGroupOptimWrapperConstructor',
+    clip_grad=dict(max_norm=10.0),
+)
+custom_hooks = [dict(_base_.custom_hooks[0], type='StepEMAHook')]
 default_hooks = dict(
+    param_scheduler=dict(type='YOLOv5ScheduleHook', nominal_batch_size=64),
     bad_loss=dict(type='StopOnBadLossHook'),
     checkpoint_fit=dict(type='CheckpointFitHook'),
     data_report=dict(type='DataReportHook'),
