@@ -14,6 +14,7 @@ head = dict(
     loss_obj=dict(loss_weight=_base_.loss_obj_weight * (img_scale[0] / 640) ** 2),
 )
 model = dict(bbox_head=head)
+model.update(test_cfg=dict(nms=dict(iou_threshold=0.6)))  # YOLOv5's while it trains
 
 sized = dict(
     Mosaic=dict(img_scale=img_scale),

@@ -10,8 +10,10 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import init_default_scope
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
+from mmyolo.registry import MODELS, TRANSFORMS
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -253,3 +255,57 @@ def test_the_recipe_for_small_data_is_the_same_on_any_data(load_config):
     for a, b in zip(*pipelines, strict=True):
         assert {**a, 'scale': 0} == {**b, 'scale': 0}
     assert [t.scale for t in pipelines[1] if 'scale' in t] == [(320, 320)] * 2
+
+
+def test_blood_cells_have_the_numbers_that_yolov5_documents(load_config):
+    """Part by part, for 3 classes, 3 levels, 320 pixels, batches of 8, 30 epochs."""
+    cfg = load_config('yolov5_nextvit_s_bccd')
+    head = cfg.model.bbox_head
+    weights = [head[f'loss_{part}'].loss_weight for part in ('bbox', 'cls', 'obj')]
+    assert weights == [0.05, 0.5 * 3 / 80, 1.0 * (320 / 640) ** 2]
+    assert (head.prior_match_thr, head.obj_level_weights) == (4, [4, 1, 0.4])
+    test = cfg.model.test_cfg
+    assert (test.score_thr, test.nms.iou_threshold, test.max_per_img) == (
+        1e-3,
+        0.6,
+        300,
+    )
+    assert test.multi_label
+    shapes = cfg.val_dataloader.dataset.batch_shapes_cfg
+    assert (shapes.img_size, shapes.size_divisor, shapes.extra_pad_ratio) == (
+        320, 32, 0.5
+    )  # fmt: skip
+    assert cfg.val_dataloader.batch_size == shapes.batch_size == 1
+
+    optimizer = cfg.optim_wrapper.optimizer
+    optimizer.batch_size_per_gpu = cfg.train_dataloader.batch_size  # as tools/train.py
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    settings = dict(lr=0.01, momentum=0.937, nesterov=True, weight_decay=5e-4)
+    assert settings.items() <= wrapper.optimizer.param_groups[0].items()
+    plan = HOOKS.build(cfg.default_hooks.param_scheduler)
+    assert (plan.warmup_epochs, plan.warmup_mim_iter) == (3, 100)
+    assert (plan.warmup_bias_lr, plan.warmup_momentum) == (0.1, 0.8)
+    assert plan.scheduler_fn(0) == 1 and plan.scheduler_fn(30) == pytest.approx(0.01)
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.eps, module.momentum) == (1e-3, 0.03)
+    for conv, stride in zip(model.bbox_head.head_module.convs_pred, (8, 16, 32)):
+        bias = conv.bias.view(3, 8)
+        assert bias[:, 4].mean().item() == pytest.approx(
+            math.log(8 / (640 / stride) ** 2), abs=0.2
+        )
+        assert bias[:, 5:].mean().item() == pytest.approx(math.log(0.6 / 2), abs=0.2)
+
+    mosaic, affine, colours, flip = cfg.train_dataloader.dataset.pipeline[2:6]
+    assert (mosaic.type, mosaic.pad_val) == ('Mosaic', 114)
+    affine = TRANSFORMS.build(affine)
+    assert affine.scaling_ratio_range == (0.5, 1.5)
+    assert (affine.max_translate_ratio, affine.border) == (0.1, (-160, -160))
+    assert (affine.max_rotate_degree, affine.max_shear_degree) == (0, 0)
+    assert (affine.min_bbox_size, affine.min_area_ratio) == (2, 0.1)
+    colours = TRANSFORMS.build(colours)
+    assert (colours.hue_delta, colours.saturation_delta) == (0.015, 0.7)
+    assert (colours.value_delta, flip.prob) == (0.4, 0.5)
