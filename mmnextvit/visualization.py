@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import mmcv
@@ -248,8 +249,13 @@ def draw_pair(
                 masks = masks.to_ndarray()
             masks = torch.as_tensor(masks).float()[None]  # 1 N H W
             instances.masks = interpolate(masks, picture.shape[:2])[0].bool()
-    visualizer.add_datasample('', picture, sample, pred_score_thr=score_thr)
-    pair = visualizer.get_image()
+    drawn = []
+    # From get_image matplotlib would draw the pair anew, a third of the time.
+    with patch.object(
+        visualizer, 'add_image', lambda name, image, *_: drawn.append(image)
+    ):
+        visualizer.add_datasample('', picture, sample, pred_score_thr=score_thr)
+    (pair,) = drawn
     caption = np.full((24, pair.shape[1], 3), 255, dtype=np.uint8)
     for text, x in (('truth', 4), ('prediction', pair.shape[1] // 2 + 4)):
         cv2.putText(
