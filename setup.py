@@ -93,6 +93,7 @@ setup(
         'einops>=0.6,<0.9',
         'numpy>=1.26,<2.5',
         'safetensors>=0.8,<0.9',
+        'faster-coco-eval>=1.8,<1.9',  # run at the lower end, which is the lock's
     ],
     extras_require=EXTRAS,
     cmdclass={'build_py': BuildWithMIM, 'sdist': SDistWithMIM},

@@ -17,18 +17,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import mmcv
 import numpy as np
 import torch
+from faster_coco_eval import COCOeval_faster
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
+from mmdet.evaluation.metrics import coco_metric
 from mmengine import fileio
 from mmengine.dist import all_reduce, get_rank
 from mmengine.fileio.backends import LocalBackend
+from mmengine.fileio.handlers.json_handler import set_default
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS, METRICS, TRANSFORMS
@@ -236,13 +241,18 @@ def clean_coco(coco: dict, least: float = 0) -> dict[str, list[str]]:
     return faults
 
 
+def dump_json(content: object, path: str) -> None:
+    """MMEngine's ``dump``, whose encoder for files is ``json``'s slow one in Python."""
+    fileio.put_text(json.dumps(content, default=set_default), path)
+
+
 @METRICS.register_module()
 class VerifiedCocoMetric(CocoMetric):
-    """MMDetection's ``CocoMetric`` without the boxes that nothing can match.
+    """MMDetection's ``CocoMetric``, faster, without the boxes that nothing can match.
 
     ``CocoMetric`` reads ``ann_file`` by itself, where a box of zero size or of NaN, and
     any box with id 0, counts as missed, and a lack of ``area`` or ``iscrowd`` ends the
-    run.
+    run. It matches boxes in Python, where faster_coco_eval does the same in C++.
     """
 
     def __init__(self, ann_file: str | None = None, **kwargs) -> None:
@@ -260,6 +270,21 @@ class VerifiedCocoMetric(CocoMetric):
             for number, annotation in enumerate(content['annotations'], start=1):
                 annotation['id'] = number  # pycocotools takes 0 for 'no match'
             self._coco_api.createIndex()
+        self._reads_file = ann_file is not None
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """The same numbers as ``CocoMetric``'s."""
+        if not self._reads_file and self.outfile_prefix is None:
+            # VOC's ids are names; faster_coco_eval takes numbers.
+            results = [
+                (dict(truth, img_id=number), dict(found, img_id=number))
+                for number, (truth, found) in enumerate(results)
+            ]
+        swaps = dict(dump=dump_json)
+        if all(isinstance(found['img_id'], Integral) for _, found in results):
+            swaps['COCOeval'] = COCOeval_faster
+        with patch.multiple(coco_metric, **swaps):
+            return super().compute_metrics(results)
 
 
 # ------------------------------------------------------------------------ classes
