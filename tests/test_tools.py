@@ -1,6 +1,7 @@
 """The tools as a user runs them: from another folder, on a CPU, on tiny data."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
-from tiny_run import load_tool, run_tool, write_tiny_run
+from tiny_run import ROOT, load_tool, run_command, run_tool, write_tiny_run
 
 
 def read(path):
@@ -51,6 +52,24 @@ def call(monkeypatch, name, *args):
         tool.run(tool.main)
     assert isinstance(error.value.code, str)  # printed by Python, with exit code 1
     return error.value.code
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc is what is set')
+def test_freed_memory_is_kept():
+    """A second tensor as big as one that is gone takes no new pages."""
+    code = """
+import resource, torch
+from _common import keep_freed_memory
+keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**26)
+    print('faults', resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / 'tools')]))
+    output = run_command(sys.executable, '-c', code, cwd=ROOT, env=env)
+    first, second = map(int, re.findall(r'faults (\d+)', output))
+    assert second < 100 < first, output  # 256 MiB are 65536 pages, or 128 huge ones
 
 
 def test_train(trained):
