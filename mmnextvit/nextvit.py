@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 import torch
 from einops import rearrange
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .fold import ScaleShift, fold_before, fold_convs, scale_and_shift
+from .recompute import norm_act_conv
 
 HEAD_DIM = 32  # channels of an attention head and of a convolution group
 ATTENTION_SHARE = 0.75  # of an NTB's width and drop path rate
@@ -60,6 +60,16 @@ def norm_layer(norm_cfg: dict, channels: int) -> nn.Module:
     return build_norm_layer(norm_cfg, channels)[1]
 
 
+class Stem(nn.Sequential):
+    """Convolutions of the stem, each with its norm: (B, 3, H, W) to quarter size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self[0].conv(x)
+        for before, part in zip(self, self[1:]):
+            x = norm_act_conv(x, before.norm, before.act, part.conv)
+        return part.act(part.norm(x))
+
+
 def conv_bn_relu(in_channels: int, out_channels: int, stride: int, norm_cfg: dict):
     """3x3 convolution of the stem: (B, C, H, W) to (B, C', ceil(H/s), ceil(W/s))."""
     return sequential(
@@ -82,27 +92,68 @@ def patch_embed(in_channels: int, out_channels: int, stride: int, norm_cfg: dict
     return sequential(**layers)
 
 
-def mhca(channels: int, norm_cfg: dict):
+class MHCA(nn.Sequential):
     """Multi-head convolutional attention (paper, section 3.2); keeps the shape."""
-    groups = channels // HEAD_DIM
-    return sequential(
-        group_conv3x3=nn.Conv2d(
-            channels, channels, 3, padding=1, groups=groups, bias=False
-        ),
-        norm=norm_layer(norm_cfg, channels),
-        act=nn.ReLU(inplace=True),
-        projection=nn.Conv2d(channels, channels, 1, bias=False),
-    )
+
+    def __init__(self, channels: int, norm_cfg: dict) -> None:
+        groups = channels // HEAD_DIM
+        conv = nn.Conv2d(channels, channels, 3, padding=1, groups=groups, bias=False)
+        projection = nn.Conv2d(channels, channels, 1, bias=False)
+        super().__init__(
+            OrderedDict(
+                group_conv3x3=conv,
+                norm=norm_layer(norm_cfg, channels),
+                act=nn.ReLU(inplace=True),
+                projection=projection,
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.group_conv3x3(x)
+        return norm_act_conv(x, self.norm, self.act, self.projection)
 
 
-def mlp(channels: int, ratio: int):
+class MLP(nn.Sequential):
     """Two 1x1 convolutions with a hidden width of ``ratio``; keeps the shape."""
-    hidden = round_to_heads(channels * ratio)
-    return sequential(
-        conv1=nn.Conv2d(channels, hidden, 1),
-        act=nn.ReLU(inplace=True),
-        conv2=nn.Conv2d(hidden, channels, 1),
-    )
+
+    def __init__(self, channels: int, ratio: int) -> None:
+        hidden = round_to_heads(channels * ratio)
+        super().__init__(
+            OrderedDict(
+                conv1=nn.Conv2d(channels, hidden, 1),
+                act=nn.ReLU(inplace=True),
+                conv2=nn.Conv2d(hidden, channels, 1),
+            )
+        )
+
+    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """What the block's ``norm`` makes of ``x`` goes through both."""
+        return self.conv2(self.act(norm_act_conv(x, norm, None, self.conv1)))
+
+
+class AddBranch(nn.Module):
+    """Adds a residual branch, or in training leaves it out, picture by picture.
+
+    Stochastic depth: a branch that is kept counts more, so that the mean stays. It is a
+    pass over the map; a separate DropPath takes three.
+
+    Args:
+        drop_prob: Probability in [0, 1) that a picture's branch is left out.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_prob == 0:
+            return x + branch
+        keep = 1 - self.drop_prob
+        factors = x.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep)
+        return torch.addcmul(x, branch, factors)
+
+    def extra_repr(self) -> str:
+        return f'drop_prob={self.drop_prob}'
 
 
 class EMHSA(nn.Module):
@@ -162,15 +213,15 @@ class NCB(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_embed = patch_embed(in_channels, out_channels, stride, norm_cfg)
-        self.mhca = mhca(out_channels, norm_cfg)
+        self.mhca = MHCA(out_channels, norm_cfg)
         self.norm = norm_layer(norm_cfg, out_channels)
-        self.mlp = mlp(out_channels, ratio=3)
-        self.drop_path = DropPath(drop_path)
+        self.mlp = MLP(out_channels, ratio=3)
+        self.drop_path = AddBranch(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
-        x = x + self.drop_path(self.mhca(x))
-        return x + self.drop_path(self.mlp(self.norm(x)))
+        x = self.drop_path(x, self.mhca(x))
+        return self.drop_path(x, self.mlp(x, self.norm))
 
     def switch_to_deploy(self) -> None:
         fold_convs(self.patch_embed, self.mhca)
@@ -200,20 +251,20 @@ class NTB(nn.Module):
         self.norm1 = norm_layer(norm_cfg, attention)
         self.e_mhsa = EMHSA(attention, sr_ratio)
         self.projection = patch_embed(attention, rest, 1, norm_cfg)
-        self.mhca = mhca(rest, norm_cfg)
+        self.mhca = MHCA(rest, norm_cfg)
         self.norm2 = norm_layer(norm_cfg, out_channels)
-        self.mlp = mlp(out_channels, ratio=2)
-        self.mhsa_drop_path = DropPath(drop_path * ATTENTION_SHARE)
-        self.mhca_drop_path = DropPath(drop_path * (1 - ATTENTION_SHARE))
-        self.mlp_drop_path = DropPath(drop_path)
+        self.mlp = MLP(out_channels, ratio=2)
+        self.mhsa_drop_path = AddBranch(drop_path * ATTENTION_SHARE)
+        self.mhca_drop_path = AddBranch(drop_path * (1 - ATTENTION_SHARE))
+        self.mlp_drop_path = AddBranch(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
-        x = x + self.mhsa_drop_path(self.e_mhsa(self.norm1(x)))
+        x = self.mhsa_drop_path(x, self.e_mhsa(self.norm1(x)))
         y = self.projection(x)
-        y = y + self.mhca_drop_path(self.mhca(y))
+        y = self.mhca_drop_path(y, self.mhca(y))
         x = torch.cat((x, y), dim=1)
-        return x + self.mlp_drop_path(self.mlp(self.norm2(x)))
+        return self.mlp_drop_path(x, self.mlp(x, self.norm2))
 
     def switch_to_deploy(self) -> None:
         fold_convs(self.patch_embed, self.projection, self.mhca)
@@ -240,8 +291,8 @@ class NextViT(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k
             stages (the last one with the final norm).
         norm_eval: Whether BatchNorm statistics stay as they are in training.
-        with_cp: Whether blocks are computed again in the backward pass to save
-            memory. Gradients and BatchNorm statistics stay the same.
+        with_cp: Whether the stem and the blocks are computed again in the backward
+            pass to save memory. Gradients and BatchNorm statistics stay the same.
         norm_cfg: Config of every BatchNorm2d, 'BN' or 'SyncBN'. The BatchNorm1d
             inside the attention keeps eps 1e-5 and momentum 0.1.
         final_norm: Whether the last stage's map passes the final BatchNorm ``norm``.
@@ -286,7 +337,7 @@ class NextViT(BaseModule):
         drop_path_rates = [drop_path_rate * i / last for i in range(last + 1)]
 
         stem = [3, *arch['stem_channels'], arch['stem_channels'][-1]]
-        self.stem = nn.Sequential(
+        self.stem = Stem(
             *(
                 conv_bn_relu(c_in, c_out, stride, norm_cfg)
                 for c_in, c_out, stride in zip(stem, stem[1:], (2, 1, 1, 2))
@@ -351,7 +402,7 @@ class NextViT(BaseModule):
         """
         self._check_size(*x.shape[-2:])
         wanted = [self.stage_out_idx[i] for i in self.out_indices]
-        x = self.stem(x)
+        x = self._checkpointed(self.stem, x) if self.with_cp else self.stem(x)
         outs = []
         for i, block in enumerate(self.features):
             x = self._checkpointed(block, x) if self.with_cp else block(x)

@@ -39,8 +39,10 @@ class YOLOv5ScheduleHook(YOLOv5ParamSchedulerHook):
                 'default_hooks.param_scheduler.nominal_batch_size to None'
             )
         loader = runner.train_dataloader
-        total = loader.batch_sampler.batch_size * get_world_size()
-        self._batches = max(self.nominal_batch_size / total, 1)
+        self._batches = 1
+        if hasattr(loader, 'batch_sampler'):  # not where MMYOLO draws a schedule
+            total = loader.batch_sampler.batch_size * get_world_size()
+            self._batches = max(self.nominal_batch_size / total, 1)
         warm_up = round(self.warmup_epochs * len(loader))
         self._warm_up = max(warm_up, self.warmup_mim_iter)
 

@@ -5,7 +5,7 @@ import re
 import warnings
 
 from mmnextvit import NextViT
-from mmnextvit.nextvit import EMHSA, NCB, NTB
+from mmnextvit.nextvit import EMHSA, NCB, NTB, AddBranch
 
 import pytest
 import timm
@@ -52,6 +52,38 @@ def test_gives_timms_maps(arch, size, lively, error):
         for a, b in zip(ours(x), theirs(x), strict=True):
             assert a.shape == b.shape
             assert error(a, b) < 1e-5
+
+
+def test_gives_timms_gradients_in_training(lively, error):
+    """In float64, where two right ways agree; and its running statistics."""
+    ours = lively(NextViT('small', final_norm=False, drop_path_rate=0.0)).double()
+    theirs = timm.create_model('nextvit_small', features_only=True, drop_path_rate=0.0)
+    depths = ours.arch['depths']
+    theirs.double().load_state_dict(timm_names(ours.state_dict(), depths))
+    x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    for model in (ours, theirs):
+        for m in model.modules():
+            if isinstance(m, _BatchNorm):
+                m.momentum = 0.1
+        sum(y.square().mean() for y in model.train()(x)).backward()
+    grads = {name: p.grad for name, p in ours.named_parameters()}
+    expected = {name: p.grad for name, p in theirs.named_parameters()}
+    for name, grad in timm_names(grads, depths).items():
+        largest = max(expected[name].abs().max(), 1e-6)
+        assert (grad - expected[name]).abs().max() < 1e-9 * largest, name
+    state = timm_names(ours.state_dict(), depths)
+    for name, value in theirs.state_dict().items():
+        assert torch.allclose(state[name].double(), value.double(), rtol=1e-9), name
+
+
+def test_the_mean_of_a_dropped_branch_stays():
+    add = AddBranch(0.3).train()
+    x, branch = torch.randn(2, 1000, 2, 3, 4).double()
+    y = add(x, branch)
+    left_out = (y == x).flatten(1).all(1)
+    assert left_out.double().mean().item() == pytest.approx(0.3, abs=0.06)
+    torch.testing.assert_close(y[~left_out], (x + branch / 0.7)[~left_out])
+    assert torch.equal(add.eval()(x, branch), x + branch)
 
 
 def test_final_norm_is_on_the_last_map_only(lively):

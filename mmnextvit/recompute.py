@@ -1,0 +1,97 @@
+"""A convolution that keeps for the backward pass what comes before the norm alone.
+
+In training a convolution keeps its input, and a BatchNorm before it keeps its own: two
+maps, of which the second follows from the first by a scale, a shift and a ReLU. Not
+kept, it is computed again in the backward pass.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
+
+
+def norm_act_conv(
+    x: Tensor, norm: nn.Module, act: nn.ReLU | None, conv: nn.Conv2d
+) -> Tensor:
+    """``conv(act(norm(x)))``, with a map less to keep where ``norm`` is in training.
+
+    Gradients and running statistics are those of the plain layers. Those are called in
+    eval mode, without gradients, for other norms such as SyncBatchNorm, and under
+    ``torch.compile``, which decides itself what to keep.
+
+    Args:
+        x: Map (B, C, H, W); it is kept, so nothing may write into it.
+        norm: Norm of C channels.
+        act: What follows it, if anything does.
+        conv: Convolution of C channels.
+
+    Returns:
+        The convolution's output.
+    """
+    if (
+        type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.momentum is not None
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    ):
+        norm.num_batches_tracked.add_(1)
+        return _NormActConv.apply(
+            x, norm.weight, norm.bias, conv.weight, conv.bias, norm, act, conv
+        )
+    x = norm(x)
+    return conv(x if act is None else act(x))
+
+
+class _NormActConv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        norm: nn.BatchNorm2d,
+        act: nn.ReLU | None,
+        conv: nn.Conv2d,
+    ) -> Tensor:
+        y, mean, inv_std = torch.native_batch_norm(
+            x, scale, shift, norm.running_mean, norm.running_var, True, norm.momentum,
+            norm.eps,
+        )  # fmt: skip
+        if act is not None:
+            y.relu_()
+        ctx.save_for_backward(x, scale, shift, weight, mean, inv_std)
+        ctx.eps, ctx.relu = norm.eps, act is not None
+        ctx.bias_sizes = None if bias is None else bias.shape
+        ctx.conv = conv.stride, conv.padding, conv.dilation, conv.groups
+        return F.conv2d(y, weight, bias, *ctx.conv)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, weight, mean, inv_std = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        var = inv_std.pow(-2) - ctx.eps
+        y = F.batch_norm(x, mean, var, scale, shift, eps=ctx.eps)
+        if ctx.relu:
+            y.relu_()
+        # Autocast, if any, computed in the gradient's precision.
+        stride, padding, dilation, groups = ctx.conv
+        grad_y, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, y.to(grad.dtype), weight.to(grad.dtype), ctx.bias_sizes, stride,
+            padding, dilation, False, (0, 0), groups,
+            (any(needed[:3]), needed[3], needed[4]),
+        )  # fmt: skip
+        if any(needed[:3]):
+            grad_y = grad_y.to(x.dtype)
+            if ctx.relu:
+                grad_y = torch.ops.aten.threshold_backward(grad_y, y, 0)
+            grads = torch.ops.aten.native_batch_norm_backward(
+                grad_y, x, scale, None, None, mean, inv_std, True, ctx.eps, needed[:3]
+            )
+        else:
+            grads = None, None, None
+        return *grads, grad_weight, grad_bias, None, None, None
