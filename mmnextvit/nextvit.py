@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .fold import ScaleShift, fold_before, fold_convs, scale_and_shift
+from .fold import ScaleShift, fold_before, fold_convs, folds, scale_and_shift
 from .recompute import norm_act_conv
 
 HEAD_DIM = 32  # channels of an attention head and of a convolution group
@@ -426,16 +426,13 @@ class NextViT(BaseModule):
         """Folds every BatchNorm into the layer beside it, in place and exactly.
 
         Running statistics are used, so the model gives what it gave in eval mode.
-        A second call changes nothing.
-
-        Raises:
-            TypeError: ``norm_cfg`` names a layer that is no BatchNorm.
+        A second call changes nothing. Norms of another kind stay.
         """
         fold_convs(*self.stem)
         for block in self.features:
             block.switch_to_deploy()
         # The final norm follows no convolution, and the map before it is not needed.
-        if isinstance(getattr(self, 'norm', None), _BatchNorm):
+        if hasattr(self, 'norm') and folds(self.norm):
             self.norm = ScaleShift(*scale_and_shift(self.norm), like=self.norm.weight)
 
     def _reset_parameters(self) -> None:

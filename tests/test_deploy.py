@@ -1,4 +1,5 @@
-"""Folding, candidates and metadata: what is exported, before it is."""
+"""Folding and memory formats; candidates and metadata: what is exported, before it
+is."""
 
 import copy
 from functools import cache
@@ -14,7 +15,13 @@ from mmnextvit.deploy import (
     resized,
     round_up,
 )
-from mmnextvit.fold import fold_batchnorms, fold_conv_module
+from mmnextvit.fold import (
+    deployed,
+    fold_batchnorms,
+    fold_conv_module,
+    folds,
+    set_memory_format,
+)
 
 import pytest
 import torch
@@ -27,6 +34,7 @@ from lively_detectors import (
     small_config,
 )
 from mmcv.cnn import ConvModule
+from mmcv.ops import RoIAlign
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -94,6 +102,7 @@ def test_shared_convolution_of_rtmdet_is_parted():
         (dict(), True),
         (dict(bias=True), True),
         (dict(order=('act', 'conv', 'norm')), True),
+        (dict(fast_conv_bn_eval=True), True),  # mmcv's own folding, in each pass
         (dict(order=('norm', 'conv', 'act')), False),
         (dict(order=('conv', 'act', 'norm')), False),
         (dict(norm_cfg=dict(type='GN', num_groups=2)), False),
@@ -129,6 +138,139 @@ def test_the_detector_is_copied():
 
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class Odd(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(
+    'norm, expected',
+    [
+        (nn.BatchNorm1d(4), True),
+        (nn.SyncBatchNorm(4), True),
+        (nn.BatchNorm2d(4, affine=False), False),
+        (nn.BatchNorm2d(4, track_running_stats=False), False),
+        (Odd(4), False),
+        (nn.GroupNorm(2, 4), False),
+        (nn.Identity(), False),
+    ],
+)
+def test_which_norms_fold(norm, expected):
+    assert folds(norm) is expected
+
+
+def channels_last(model: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions whose weights lie in memory like that, and in no other way."""
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return [m for m in convs if not m.weight.is_contiguous()]
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_deployed_copies(name, pictures):
+    """Judged by float64 they are as near as the model itself."""
+    images = as_input(pictures) / 255
+    model = copy.deepcopy(detector(name))
+    fast = deployed(model)
+    assert not [m for m in fast.modules() if isinstance(m, _BatchNorm)]
+    assert len(channels_last(fast)) > 10 and not channels_last(model)
+    truth = maps_of(copy.deepcopy(detector(name)).double(), images.double())
+    for ours, plain, exact in zip(
+        maps_of(fast, images), maps_of(detector(name), images), truth, strict=True
+    ):
+        least = max(relative_error(plain.double(), exact), 1e-6)
+        assert relative_error(ours.double(), exact) < 3 * least
+    state, before = model.state_dict(), detector(name).state_dict()
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[key], before[key]) for key in state)
+
+
+def test_a_copy_shares_hooks(lively):
+    """A bound method would otherwise be copied with its object."""
+
+    class Seen(list):
+        def __deepcopy__(self, memo):
+            raise AssertionError
+
+        def before(self, module, args):
+            self.append(module)
+
+        def after(self, module, args, output):
+            self.append(module)
+
+    model, seen = (
+        lively(nn.Sequential(ConvModule(3, 4, 3, norm_cfg=dict(type='BN')))),
+        Seen(),
+    )
+    model.register_forward_pre_hook(seen.before)
+    model[0].register_forward_hook(seen.after)
+    fast = deployed(model.eval())
+    fast(torch.rand(1, 3, 8, 8))
+    assert seen == [fast, fast[0]] and not isinstance(fast[0].norm, _BatchNorm)
+
+
+def test_the_memory_format_of_other_devices_stays():
+    conv = nn.Conv2d(4, 4, 3, device='meta')
+    assert set_memory_format(conv).weight.is_contiguous()
+
+
+def test_the_memory_format_of_models_with_ops_of_mmcv_stays():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), RoIAlign(7))
+    assert not channels_last(set_memory_format(model))
+    assert channels_last(set_memory_format(model[:1]))
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Of all parameters and losses, in float64, from a step on two pictures."""
+    dtype = next(model.parameters()).dtype
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (2, 3, *SIZE), generator=g)
+    boxes = torch.tensor(  # picture, class, x1, y1, x2, y2
+        [[0, 0, 4, 6, 40, 50], [0, 1, 30, 20, 90, 60], [1, 2, 10, 10, 70, 52]],
+        dtype=dtype,
+    )
+    batch = dict(inputs=images, data_samples=dict(bboxes_labels=boxes, img_metas=[]))
+    torch.set_default_dtype(dtype)
+    try:
+        data = model.data_preprocessor(batch, True)
+        total, losses = model.parse_losses(model(**data, mode='loss'))
+        total.backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return {name: x.detach().double() for name, x in {**losses, **found}.items()}
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_training_in_the_memory_format(name):
+    """Judged by float64, losses and gradients are as near as the plain model's."""
+
+    def of(dtype, change=lambda model: model):
+        return gradients(change(copy.deepcopy(detector(name)).to(dtype)).train())
+
+    def checkpointed(model):
+        model.backbone.with_cp = True
+        return set_memory_format(model)
+
+    truth, plain = of(torch.float64), of(torch.float32)
+    # A shift before a BatchNorm or of all keys has none but for rounding.
+    least = 1e-12 * max(x.norm() for x in truth.values())
+    names = [key for key in truth if truth[key].norm() > least]
+    assert len(names) > 200
+
+    def errors(found):
+        assert found.keys() == truth.keys()
+        return torch.tensor([
+            (found[key] - truth[key]).norm() / truth[key].norm()
+            for key in names
+        ])  # fmt: skip
+
+    for change in (set_memory_format, checkpointed):
+        ours = errors(of(torch.float32, change))
+        # A single one may be far off in either where an activation rounds across 0.
+        assert ours.mean() < 3 * errors(plain).mean() and ours.max() < 0.05
+
 
 # --------------------------------------------------------------------- candidates
 

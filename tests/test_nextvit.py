@@ -344,10 +344,22 @@ def test_deploy_is_exact_and_idempotent(options, lively, error):
     assert model.train() is model
 
 
-def test_deploy_refuses_what_does_not_fold(tiny):
-    model = NextViT(tiny, norm_cfg=dict(type='GN', num_groups=4))
-    with pytest.raises(TypeError, match='only BatchNorm folds, not GroupNorm'):
+def test_deploy_leaves_norms_that_do_not_fold(tiny, lively, error):
+    """All are GroupNorms but the one inside the attention."""
+    model = lively(NextViT(tiny, norm_cfg=dict(type='GN', num_groups=4))).eval()
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    kept = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
+    x = torch.randn(1, 3, 64, 97)
+    with torch.no_grad():
+        before = model(x)
         model.switch_to_deploy()
+        for a, b in zip(model(x), before, strict=True):
+            assert error(a, b) < 1e-5
+    assert kept == [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
+    assert not any(isinstance(m, _BatchNorm) for m in model.modules())
 
 
 @pytest.mark.parametrize(
