@@ -112,7 +112,10 @@ def deployed(model: nn.Module) -> nn.Module:
 def set_memory_format(model: nn.Module) -> nn.Module:
     """Gives 2-d convolutions their device's format of ``MEMORY_FORMATS``, in place.
 
-    Values and shapes stay, in training too; maps follow the format of the weights. A
+    Values and shapes stay, and gradients; maps follow the format of the weights. To
+    train in it, call this before anything else holds the parameters: MMYOLO's EMA
+    would go on with the old ones, DistributedDataParallel mix gradients up, and torch's
+    fused optimizers pair values with a state of another format by place. A
     model with ops of mmcv's stays as it is: compiled, they read any map as if it were
     contiguous (RoIAlign without an error, https://github.com/open-mmlab/mmcv/issues/2203).
 

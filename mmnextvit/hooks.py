@@ -1,18 +1,19 @@
-"""Hooks that stop a run early and say why, rather than let it go on for nothing, and
-one that averages weights as YOLOv5 does."""
+"""Hooks that stop a run early and say why, rather than let it go on for nothing, one
+that averages weights as YOLOv5 does, and one that validates and tests faster."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from .checkpoint import adapt, check
+from .fold import deployed
 
 
 def unwrapped(runner: Runner) -> nn.Module:
@@ -205,3 +206,30 @@ class StepEMAHook(EMAHook):
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         if getattr(runner.optim_wrapper, 'stepped', True):
             super().after_train_iter(runner, *args, **kwargs)
+
+
+@HOOKS.register_module()
+class DeployHook(Hook):
+    """Validates and tests a copy of the model with its BatchNorms folded, in the memory
+    format that is faster on the device.
+
+    Results are those of the model itself up to rounding. Training goes on with the
+    model, and checkpoints are saved of it. For the copy DistributedDataParallel is
+    taken off; a model in another wrapper stays as it is.
+    """
+
+    # After EMAHook has brought its weights, before CheckpointHook saves the best.
+    priority = 'LOW'
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._model = model = runner.model
+        spread = is_model_wrapper(model)
+        spread &= not isinstance(model, MMDistributedDataParallel)
+        if not spread and [*model.parameters()]:  # an exported file has none
+            model.eval()  # as the loop would
+            runner.model = deployed(unwrapped(runner))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        runner.model = self._model
+
+    before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch

@@ -34,6 +34,7 @@ from mmnextvit.exported import (
     is_exported,
     metainfo_of_test,
 )
+from mmnextvit.fold import fold_batchnorms, set_memory_format
 from mmnextvit.runtime import Detector, objects_of
 from mmnextvit.visualization import (
     draw_channels,
@@ -107,6 +108,7 @@ class Predictor(DetInferencer):
         super().__init__(
             cfg, weights, device, scope=cfg.default_scope, show_progress=False
         )
+        set_memory_format(fold_batchnorms(self.model))  # faster, with the same results
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
         check(adapt(checkpoint, model, self.weights), None)

@@ -19,4 +19,5 @@ checks = dict(  # beside MMDetection's own hooks
     checkpoint_fit=dict(type='CheckpointFitHook'),
     data_report=dict(type='DataReportHook'),
     predictions=dict(type='ContactSheetHook'),
+    deploy=dict(type='DeployHook'),
 )

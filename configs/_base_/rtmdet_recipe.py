@@ -18,4 +18,5 @@ default_hooks = dict(
     checkpoint_fit=dict(type='CheckpointFitHook'),
     data_report=dict(type='DataReportHook'),
     predictions=dict(type='ContactSheetHook'),
+    deploy=dict(type='DeployHook'),
 )
