@@ -275,7 +275,7 @@ class ContactSheetHook(Hook):
         score_thr: Least score of a prediction that is drawn.
     """
 
-    def __init__(self, count: int = 8, score_thr: float = 0.3) -> None:
+    def __init__(self, count: int = 4, score_thr: float = 0.3) -> None:
         self.count = count
         self.score_thr = score_thr
 
