@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 
 from mmnextvit import NextViT
-from mmnextvit.fold import deployed, set_memory_format
+from mmnextvit.fold import deployed
 
 import timm
 import torch
@@ -54,7 +54,7 @@ class Setup:
 
     Args:
         net: 'timm', 'ours' or 'deployed', which is ours with BatchNorms folded.
-        channels_last: Of timm's; ours have the device's faster format.
+        channels_last: Memory format; in deploy mode it is the device's faster one.
         dtype: bfloat16 is the whole network's in inference, autocast's in training.
         compile: Mode of torch.compile.
         with_cp: As of :class:`NextViT`.
@@ -97,6 +97,7 @@ SUITES = {
         'timm, channels-last': Setup('timm', channels_last=True),
         'timm, bfloat16': Setup('timm', dtype=BF16),
         'ours': Setup(time=(0.90, 'timm'), memory=(0.90, 'timm')),
+        'ours, channels-last': Setup(channels_last=True),
         'ours, with_cp': Setup(
             with_cp=True, time=(1.40, 'ours'), memory=(0.45, 'ours')
         ),
@@ -118,10 +119,13 @@ def possible(setup: Setup, device: str) -> bool:
 def network(setup: Setup, arch: str, device: str) -> nn.Module:
     torch.manual_seed(0)
     if setup.net == 'timm':
-        net = timm.create_model(f'nextvit_{arch}', features_only=True).to(device)
-        return net.to(memory_format=torch.channels_last) if setup.channels_last else net
-    net = NextViT(arch, with_cp=setup.with_cp).to(device)
-    return deployed(net.eval()) if setup.net == 'deployed' else set_memory_format(net)
+        net = timm.create_model(f'nextvit_{arch}', features_only=True)
+    else:
+        net = NextViT(arch, with_cp=setup.with_cp)
+    net = net.to(device)
+    if setup.net == 'deployed':
+        net = deployed(net.eval())
+    return net.to(memory_format=torch.channels_last) if setup.channels_last else net
 
 
 def inference(net: nn.Module, setup: Setup, images: Tensor) -> object:
