@@ -77,6 +77,18 @@ class FittedYOLODetector(YOLODetector):
         if use_syncbn and get_world_size() > 1 and is_cuda_available():
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self)
 
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True
+    ) -> list:
+        """Predicts, as MMDetection's ``SingleStageDetector``.
+
+        Under autocast the head stays in float32: bfloat16 has 8 bits for a coordinate.
+        """
+        maps = [m.float() for m in self.extract_feat(batch_inputs)]
+        with torch.autocast(batch_inputs.device.type, enabled=False):
+            found = self.bbox_head.predict(maps, batch_data_samples, rescale=rescale)
+        return self.add_pred_to_datasample(batch_data_samples, found)
+
     def loss(self, batch_inputs: Tensor, batch_data_samples: dict | list) -> dict:
         """The head's losses, as MMDetection's ``SingleStageDetector``.
 

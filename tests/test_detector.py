@@ -8,6 +8,12 @@ from mmnextvit.detector import FittedYOLODetector
 import pytest
 import timm
 import torch
+from lively_detectors import (
+    demo_pictures,
+    lively_detector,
+    preprocessed,
+    small_config,
+)
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from mmyolo.registry import MODELS
@@ -30,6 +36,21 @@ def model_cfg(load_config, tiny):
     cfg = load_config('yolov5_nextvit_s').model
     cfg.backbone.arch = tiny
     return cfg
+
+
+@pytest.mark.parametrize('name', ['yolov5', 'yolov8', 'rtmdet'])
+def test_boxes_under_autocast_are_not_rounded_to_bfloat16(name):
+    """Maps of 8 bits, but no coordinates: those would be off by up to 2 pixels."""
+    detector = lively_detector(small_config(f'{name}_nextvit_s', 3)).eval()
+    images = preprocessed(detector, demo_pictures((256, 256)))
+    samples = [DetDataSample(metainfo=dict(scale_factor=(1, 1), ori_shape=(256, 256)))]
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        assert detector.extract_feat(images)[0].dtype == torch.bfloat16
+        (found,) = detector.predict(images, samples)
+    boxes = found.pred_instances.bboxes
+    assert len(boxes) > 10 and boxes.dtype == torch.float32
+    rounded = boxes == boxes.bfloat16().float()
+    assert rounded.float().mean() < 0.5  # those at the border are
 
 
 @pytest.mark.parametrize(

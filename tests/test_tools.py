@@ -221,6 +221,26 @@ def test_test(tested):
     assert (folder / 'work_dirs' / 'tiny' / 'test').is_dir()
 
 
+def test_mixed_precision(tested, monkeypatch):
+    folder, _ = tested
+    checkpoint = 'work_dirs/tiny/epoch_2.pth'
+    options = ('--amp', '--out', 'mixed.pkl', '--work-dir', 'mixed')
+    run_tool('test.py', 'tiny.py', checkpoint, *options, cwd=folder)
+    exact, mixed = (
+        pickle.loads((folder / name).read_bytes()) for name in ('out.pkl', 'mixed.pkl')
+    )
+    for a, b in zip(exact, mixed, strict=True):
+        a, b = (sample['pred_instances']['scores'][:10] for sample in (a, b))
+        torch.testing.assert_close(a, b, rtol=0.1, atol=1e-3)
+        assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
+    options = ('--amp', '--out-dir', 'mixed_pictures')
+    run_tool('predict.py', 'tiny.py', checkpoint, 'data/val', *options, cwd=folder)
+    monkeypatch.chdir(folder)
+    for tool, rest in (('test', ()), ('predict', ('data/val',))):
+        message = call(monkeypatch, tool, 'tiny.py', 'a.onnx', *rest, '--amp')
+        assert message.startswith(f'{tool}.py: --amp: an exported file')
+
+
 def test_predict(tested):
     """Pictures, a video and broken files; the boxes are those of tools/test.py."""
     folder, _ = tested

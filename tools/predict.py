@@ -1,5 +1,5 @@
 """Predict: tools/predict.py CONFIG CHECKPOINT INPUT [--out-dir DIR] [--device cpu]
-[--feature-maps]
+[--feature-maps] [--amp]
 
 CHECKPOINT may be what tools/export.py wrote.
 INPUT is a picture, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
@@ -64,6 +64,9 @@ def parse_args():
     p.add_argument('checkpoint', help='checkpoint, or exported file or folder')
     p.add_argument('input', help='picture, video, folder or quoted pattern')
     p.add_argument('--out-dir', help='a new folder (./predictions/<date and time>)')
+    p.add_argument(
+        '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
+    )
     p.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
     p.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
     p.add_argument(
@@ -102,6 +105,8 @@ class Predictor(DetInferencer):
     """MMDetection's inferencer, for weights that fit, with the config's class names
     where the checkpoint has none."""
 
+    amp = False
+
     def __init__(self, cfg: Config, weights: str, device: str | None) -> None:
         self.weights = weights
         cfg.visualizer = dict(type='mmdet.DetLocalVisualizer')  # without a folder
@@ -126,7 +131,9 @@ class Predictor(DetInferencer):
 
     def forward(self, inputs: dict, **kwargs):
         self.seen = inputs['inputs'][0]  # (3, H, W), BGR, 0 to 255, of the net's size
-        return super().forward(inputs, **kwargs)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, enabled=self.amp):
+            return super().forward(inputs, **kwargs)
 
     def predict(self, picture: np.ndarray, score_thr: float):
         """Objects as in the JSON, and the picture (BGR) with their boxes."""
@@ -232,6 +239,8 @@ def main():
     exported = is_exported(args.checkpoint)
     if not exported:
         existing_file(args.checkpoint, 'checkpoint')
+    if exported and args.amp:
+        raise ValueError('--amp: an exported file computes as it was exported')
     if exported and args.feature_maps:
         raise ValueError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
@@ -240,6 +249,7 @@ def main():
         raise ValueError(f'--device {args.device}: torch finds no CUDA GPU here')
     kind = ExportedPredictor if exported else Predictor
     predictor = kind(cfg, args.checkpoint, args.device)
+    predictor.amp = args.amp
     out_dir = new_folder(args.out_dir)
 
     predictions, unreadable = [], {}

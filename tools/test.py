@@ -16,6 +16,9 @@ from mmdet.evaluation import DumpDetResults
 def parse_args():
     p = parser('Evaluate a checkpoint on the test data of a config.')
     p.add_argument('checkpoint', help='checkpoint, or exported file or folder')
+    p.add_argument(
+        '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
+    )
     p.add_argument('--out', metavar='FILE.pkl', help='save the predictions there')
     p.add_argument('--show-dir', help='save drawn predictions beside the truth there')
     return p.parse_args()
@@ -27,12 +30,16 @@ def main():
     # A folder of its own keeps the config that the training run wrote.
     cfg.work_dir = args.work_dir or str(Path(cfg.work_dir, 'test'))
     if is_exported(args.checkpoint):
+        if args.amp:
+            raise ValueError('--amp: an exported file computes as it was exported')
         if args.launcher != 'none':
             raise ValueError('--launcher: an exported file is tested by one process')
         cfg = with_exported(cfg, args.checkpoint)
     else:
         cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
     cfg.resume = False
+    if args.amp:
+        cfg.test_cfg.fp16 = True  # MMEngine's name of it
     if args.show_dir:
         cfg.default_hooks.visualization = dict(
             type='mmdet.DetVisualizationHook',
