@@ -252,7 +252,8 @@ class VerifiedCocoMetric(CocoMetric):
 
     ``CocoMetric`` reads ``ann_file`` by itself, where a box of zero size or of NaN, and
     any box with id 0, counts as missed, and a lack of ``area`` or ``iscrowd`` ends the
-    run. It matches boxes in Python, where faster_coco_eval does the same in C++.
+    run. It matches boxes in Python, where faster_coco_eval does the same in C++: that
+    is taken for up to 100 boxes a picture, as ``proposal_nums`` of YOLO's configs has.
     """
 
     def __init__(self, ann_file: str | None = None, **kwargs) -> None:
@@ -281,7 +282,9 @@ class VerifiedCocoMetric(CocoMetric):
                 for number, (truth, found) in enumerate(results)
             ]
         swaps = dict(dump=dump_json)
-        if all(isinstance(found['img_id'], Integral) for _, found in results):
+        numbered = all(isinstance(found['img_id'], Integral) for _, found in results)
+        # For the mAP pycocotools takes 100 boxes, faster_coco_eval the most given.
+        if numbered and max(self.proposal_nums) == 100:
             swaps['COCOeval'] = COCOeval_faster
         with patch.multiple(coco_metric, **swaps):
             return super().compute_metrics(results)

@@ -215,7 +215,7 @@ class DeployHook(Hook):
 
     Results are those of the model itself up to rounding. Training goes on with the
     model, and checkpoints are saved of it. For the copy DistributedDataParallel is
-    taken off; a model in another wrapper stays as it is.
+    taken off; a model in another wrapper, or compiled, stays as it is.
     """
 
     # After EMAHook has brought its weights, before CheckpointHook saves the best.
@@ -225,7 +225,10 @@ class DeployHook(Hook):
         self._model = model = runner.model
         spread = is_model_wrapper(model)
         spread &= not isinstance(model, MMDistributedDataParallel)
-        if not spread and [*model.parameters()]:  # an exported file has none
+        # An exported file has no parameters. A compiled model keeps its graph, and a
+        # copy would run that, too.
+        compiled = 'forward' in vars(unwrapped(runner))
+        if not spread and not compiled and [*model.parameters()]:
             model.eval()  # as the loop would
             runner.model = deployed(unwrapped(runner))
 

@@ -17,8 +17,8 @@ def norm_act_conv(
     """``conv(act(norm(x)))``, with a map less to keep where ``norm`` is in training.
 
     Gradients and running statistics are those of the plain layers. Those are called in
-    eval mode, without gradients, for other norms such as SyncBatchNorm, and under
-    ``torch.compile``, which decides itself what to keep.
+    eval mode, without gradients, for other types such as SyncBatchNorm, where one has
+    hooks, and under ``torch.compile``, which decides itself what to keep.
 
     Args:
         x: Map (B, C, H, W); it is kept, so nothing may write into it.
@@ -31,10 +31,14 @@ def norm_act_conv(
     """
     if (
         type(norm) is nn.BatchNorm2d
+        and type(conv) is nn.Conv2d
         and norm.training
+        and norm.track_running_stats
         and norm.momentum is not None
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in (norm, conv))
     ):
         norm.num_batches_tracked.add_(1)
         return _NormActConv.apply(

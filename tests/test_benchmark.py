@@ -1,11 +1,11 @@
-"""The tool that measures: what it counts, and that every suite runs."""
+"""The tool that measures: what it counts, and what its tables hold."""
 
 import argparse
 import sys
 
 import pytest
 import torch
-from tiny_run import load_tool, run_tool, write_tiny_run
+from tiny_run import ROOT, load_tool, run_tool, write_tiny_run
 
 
 @pytest.fixture(scope='module')
@@ -83,6 +83,29 @@ def test_inference(tmp_path):
     assert "unknown suites ['speed']: there are inference, compiled" in message
 
 
+def test_training_with_its_memory(tool, monkeypatch):
+    names = ('timm', 'ours', 'ours, with_cp')
+    setups = {name: tool.SUITES['training'][name] for name in names}
+    monkeypatch.setitem(tool.SUITES, 'training', setups)
+    peaks = {'timm': [100.0, 200.0], 'ours': [80.0, 150.0], 'ours, with_cp': [20, 75]}
+    monkeypatch.setattr(tool, 'peak', lambda suite, name, args: peaks[name])
+    found = rows(tool.backbones('training', options()))
+    assert [*found] == [*names]
+    assert found['ours'][5:] == ['80', '0.80', '0.90', '150', '0.75']
+    assert found['ours, with_cp'][4] == '1.40'
+    assert found['ours, with_cp'][5:8] == ['20', '0.25 of ours', '0.45']
+
+
+def test_compiled(tool, monkeypatch):
+    setup = tool.SUITES['compiled']['ours, deploy mode, compiled']
+    compiled = []
+    monkeypatch.setattr(
+        torch, 'compile', lambda net, mode: compiled.append(mode) or net
+    )
+    _, call = tool.contestant(setup, options())
+    assert len(call()) == 4 and compiled == ['default']
+
+
 def test_memory_of_a_child_process(tool):
     tensors, process = tool.peak('training', 'ours', options(batch=8))
     weights = 4 * 30_738_368 / 2**20
@@ -104,6 +127,12 @@ def test_loops(tmp_path):
     message = run_tool('benchmark.py', *command, cwd=tmp_path, code=1)
     assert '--config' in message
     config = write_tiny_run(tmp_path)
+    retinanet = ROOT / 'configs' / 'retinanet_nextvit_s_fpn_1x_coco.py'
+    options = ['--cfg-options', 'model.backbone.init_cfg=None']
+    message = run_tool(
+        'benchmark.py', *command, '--config', retinanet, *options, cwd=tmp_path, code=1
+    )
+    assert 'RetinaNet is none of the YOLO detectors' in message
     output = run_tool('benchmark.py', *command, '--config', config, cwd=tmp_path)
     found = rows(output)
     assert [*found] == [

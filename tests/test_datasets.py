@@ -355,6 +355,7 @@ def test_metric_gives_the_numbers_of_mmdetections(coco, from_file, monkeypatch):
     coco.content['annotations'][3].update(iscrowd=1, area=900)
     dataset = coco.build(test_mode=True)
     given = dict(metric=['bbox', 'proposal'], classwise=True)
+    given.update(proposal_nums=(100, 1, 10))  # of YOLO's configs
     if from_file:
         given.update(ann_file=f'{coco.root}/boxes.json', metric=['bbox', 'segm'])
     metrics = [
@@ -393,6 +394,36 @@ def test_metric_gives_the_numbers_of_mmdetections(coco, from_file, monkeypatch):
             found = metrics[1].evaluate(len(dataset))
         np.testing.assert_equal(found, wanted)  # NaN of a size that no box has
         assert 0 < found['coco/bbox_mAP'] < 1
+
+
+def test_metric_takes_100_boxes_for_the_map_whatever_the_recalls(coco):
+    """MMDetection's proposal_nums go up to 1000."""
+    dataset = coco.build(test_mode=True)
+    found = []
+    for kind in ('mmdet.CocoMetric', 'VerifiedCocoMetric'):
+        metric = METRICS.build(dict(type=kind))
+        metric.dataset_meta = dataset.metainfo
+        for info in map(dataset.get_data_info, range(len(dataset))):
+            # The right boxes come after a hundred wrong ones.
+            right = np.array([box['bbox'] for box in info['instances']], float)
+            wrong = np.repeat([[0.0, 0, 3, 3]], 100, axis=0)
+            boxes = torch.from_numpy(np.concatenate([wrong, right.reshape(-1, 4)]))
+            labels = [box['bbox_label'] for box in info['instances']]
+            pred = dict(
+                bboxes=boxes.float(),
+                labels=torch.tensor([*(labels * 100)[:100], *labels], dtype=torch.long),
+                scores=torch.linspace(1, 0.1, len(boxes)),
+            )
+            if labels:
+                sample = dict(
+                    img_id=info['img_id'],
+                    ori_shape=(48, 64),
+                    pred_instances=pred,
+                    instances=info['instances'],
+                )
+                metric.process({}, [sample])
+        found.append(metric.evaluate(len(dataset)))
+    np.testing.assert_equal(*found)
 
 
 def test_metric_writes_the_ids_of_the_data(coco, tmp_path):

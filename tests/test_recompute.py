@@ -104,18 +104,37 @@ def test_a_map_less_is_kept(lively):
     assert kept(plain, x) - kept(ours, x) == pytest.approx(4 * 8 * 32 * 32, rel=0.01)
 
 
-@pytest.mark.parametrize('how', ['eval', 'without gradients', 'SyncBatchNorm'])
+class OtherNorm(nn.BatchNorm2d):
+    """Such as SyncBatchNorm, which trains on GPUs only."""
+
+
+@pytest.mark.parametrize(
+    'how', ['eval', 'without gradients', 'other', 'cumulative', 'untracked', 'hook']
+)
 def test_where_it_cannot_the_layers_are_called(how, lively):
     """So that hooks and other norms work as ever."""
-    norm = nn.SyncBatchNorm if how == 'SyncBatchNorm' else nn.BatchNorm2d
-    part = lively(Part(norm=norm)).train(how == 'without gradients')  # Sync: GPUs only
+    norm = OtherNorm if how == 'other' else nn.BatchNorm2d
+    part = lively(Part(norm=norm)).train(how != 'eval')
+    if how == 'cumulative':
+        part.norm.momentum = None
+    if how == 'untracked':
+        part.norm = nn.BatchNorm2d(8, track_running_stats=False)
     plain = copy.deepcopy(part)
     plain.plain = True
     called = Mock(return_value=None)
-    part.norm.register_forward_hook(called)
+    if how == 'hook':
+        part.conv.register_forward_hook(called)
+    else:
+        part.act.register_forward_hook(called)
     with torch.set_grad_enabled(how != 'without gradients'):
         torch.testing.assert_close(part(pictures()), plain(pictures()))
     called.assert_called_once()
+
+
+def test_in_training_it_is_traced_as_the_layers(lively):
+    part = lively(Part()).train()
+    traced = torch.jit.trace(copy.deepcopy(part), pictures(), check_trace=False)
+    torch.testing.assert_close(traced(pictures()), part(pictures()))
 
 
 def test_frozen_parameters_get_no_gradient(lively):

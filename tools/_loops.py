@@ -17,6 +17,7 @@ from _common import build_runner
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
+from mmyolo.models import YOLODetector
 from torch.utils.data import DataLoader
 
 
@@ -44,13 +45,19 @@ class Detection(NamedTuple):
     forward: list[float]  # the network alone
 
 
+def synchronize() -> None:
+    """Waits for what a GPU has been given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def timed(into: list[float]) -> Iterator[None]:
     """Appends the seconds that the context takes."""
+    synchronize()
     start = time.perf_counter()
     yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize()
     into.append(time.perf_counter() - start)
 
 
@@ -60,9 +67,17 @@ def ready_runner(cfg: Config, mode: str) -> Runner:
     cfg.log_level = 'WARNING'
     cfg.default_hooks.checkpoint = None  # files are no part of a loop
     runner = build_runner(cfg)
+    if not isinstance(runner.model, YOLODetector):
+        raise ValueError(
+            f'{cfg.filename}: {type(runner.model).__name__} is none of the YOLO '
+            'detectors, whose loops are measured'
+        )
     if mode == 'train':
         runner._train_loop = runner.build_train_loop(runner._train_loop)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        if runner.param_schedulers:
+            schedulers = runner.build_param_scheduler(runner.param_schedulers)
+            runner.param_schedulers = schedulers
         runner._init_model_weights()
     else:
         runner._val_loop = runner.build_val_loop(runner._val_loop)

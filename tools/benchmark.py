@@ -37,6 +37,7 @@ import torch
 from _common import OURS, existing_file, load_config, run
 from _loops import measure_detection, measure_training, measure_validation
 from mmengine.config import DictAction
+from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from rich.progress import track
 from torch import Tensor, nn
@@ -319,7 +320,10 @@ def loops(suite: str, args: argparse.Namespace) -> str:
     """A detector's loops, and timm's step in the shape of the config's batches."""
     if not args.config:
         raise ValueError('loops: name the detector with --config, and --checkpoint')
-    args.work_dir, args.launcher = tempfile.mkdtemp(), 'none'
+    if args.device != get_device():
+        raise ValueError(f'loops run on {get_device()}: say --device {get_device()}')
+    folder = tempfile.TemporaryDirectory()
+    args.work_dir, args.launcher = folder.name, 'none'
     cfg = load_config(args)
     cfg.load_from = args.checkpoint and existing_file(args.checkpoint, 'checkpoint')
     *times, shape = measure_training(cfg, args.rounds)
@@ -422,7 +426,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument('--size', type=int, help='pixels (640, of training 320)')
     p.add_argument('--batch', type=int, help='pictures (1, of training 8)')
     p.add_argument('--rounds', type=int, default=9, help='measurements of each')
-    p.add_argument('--device', default='cpu', help='cpu, cuda')
+    p.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     p.add_argument('--config', help='detector of the loops')
     p.add_argument('--checkpoint', help='its trained weights')
     p.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
@@ -435,6 +439,8 @@ def parse_args() -> argparse.Namespace:
         p.error(f'unknown suites {unknown}: there are {", ".join(RUN)}')
     if args.out and Path(args.out).exists():
         p.error(f'-o {args.out} exists, and nothing is overwritten: choose another')
+    if args.out and not Path(args.out).resolve().parent.is_dir():
+        p.error(f'-o {args.out}: there is no such folder')
     if args.device != 'cpu' and not torch.cuda.is_available():
         p.error(f'--device {args.device}: torch finds no CUDA GPU here')
     return args
@@ -443,6 +449,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     MMLogger.get_current_instance().setLevel('ERROR')
+    torch.backends.cudnn.allow_tf32 = False  # as of products, whose rate is measured
     if args.peak:
         measure_peak(args.suites[0], args.peak, args)
         return

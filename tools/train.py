@@ -86,6 +86,9 @@ def main():
                 'its learning rate is. Add auto_scale_lr = dict(base_batch_size=128).'
             )
         cfg.auto_scale_lr.enable = True
+        schedule = cfg.default_hooks.param_scheduler
+        if schedule and 'nominal_batch_size' in schedule:
+            schedule.nominal_batch_size = None  # the other answer to small batches
     build_runner(cfg).train()
 
 
