@@ -132,6 +132,18 @@ def set_memory_format(model: nn.Module) -> nn.Module:
     return model
 
 
+def in_faster_format(x: Tensor) -> Tensor:
+    """Maps in their device's format of ``MEMORY_FORMATS``, which convolutions pass on.
+
+    Weights stay: an optimizer, an average or DistributedDataParallel may hold on to
+    their memory. Compilers and exporters choose a format by themselves.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return x
+    device = x.device.type
+    return x.to(memory_format=MEMORY_FORMATS.get(device, torch.preserve_format))
+
+
 def fold_before(norm: nn.Module, *layers: nn.Conv2d | nn.Linear) -> nn.Module:
     """Folds a norm into the 1x1 convolutions or linear layers that follow it.
 

@@ -18,7 +18,14 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .fold import ScaleShift, fold_before, fold_convs, folds, scale_and_shift
+from .fold import (
+    ScaleShift,
+    fold_before,
+    fold_convs,
+    folds,
+    in_faster_format,
+    scale_and_shift,
+)
 from .recompute import norm_act_conv
 
 HEAD_DIM = 32  # channels of an attention head and of a convolution group
@@ -402,6 +409,8 @@ class NextViT(BaseModule):
         """
         self._check_size(*x.shape[-2:])
         wanted = [self.stage_out_idx[i] for i in self.out_indices]
+        given, x = x, in_faster_format(x)
+        converted = x is not given
         x = self._checkpointed(self.stem, x) if self.with_cp else self.stem(x)
         outs = []
         for i, block in enumerate(self.features):
@@ -410,7 +419,8 @@ class NextViT(BaseModule):
                 outs.append(x)
         if hasattr(self, 'norm'):
             outs[-1] = self.norm(outs[-1])
-        return tuple(outs)
+        # mmcv's compiled ops read any map as if it were contiguous.
+        return tuple(y.contiguous() if converted else y for y in outs)
 
     def train(self, mode: bool = True) -> 'NextViT':
         """Sets the training mode; frozen parts and ``norm_eval`` stay in eval."""

@@ -76,6 +76,18 @@ def test_gives_timms_gradients_in_training(lively, error):
         assert torch.allclose(state[name].double(), value.double(), rtol=1e-9), name
 
 
+def test_computes_channels_last_on_a_cpu_and_gives_the_format_it_got(tiny):
+    model = NextViT(tiny)
+    seen = []
+    model.features[1].register_forward_pre_hook(lambda module, args: seen.extend(args))
+    x = torch.randn(2, 3, 64, 64)
+    for wanted in (torch.contiguous_format, torch.channels_last):
+        maps = model(x.to(memory_format=wanted))
+        assert all(y.is_contiguous(memory_format=wanted) for y in maps)
+        assert seen.pop().is_contiguous(memory_format=torch.channels_last)
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
 def test_the_mean_of_a_dropped_branch_stays():
     add = AddBranch(0.3).train()
     x, branch = torch.randn(2, 1000, 2, 3, 4).double()

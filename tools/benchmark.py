@@ -55,7 +55,7 @@ class Setup:
 
     Args:
         net: 'timm', 'ours' or 'deployed', which is ours with BatchNorms folded.
-        channels_last: Memory format; in deploy mode it is the device's faster one.
+        channels_last: Of timm's; ours take the device's faster format.
         dtype: bfloat16 is the whole network's in inference, autocast's in training.
         compile: Mode of torch.compile.
         with_cp: As of :class:`NextViT`.
@@ -98,7 +98,6 @@ SUITES = {
         'timm, channels-last': Setup('timm', channels_last=True),
         'timm, bfloat16': Setup('timm', dtype=BF16),
         'ours': Setup(time=(0.90, 'timm'), memory=(0.90, 'timm')),
-        'ours, channels-last': Setup(channels_last=True),
         'ours, with_cp': Setup(
             with_cp=True, time=(1.40, 'ours'), memory=(0.45, 'ours')
         ),
