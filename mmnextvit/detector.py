@@ -93,7 +93,7 @@ class FittedYOLODetector(YOLODetector):
 
         Under autocast the head stays in float32: bfloat16 has 8 bits for a coordinate.
         """
-        maps = [m.float() for m in self.extract_feat(batch_inputs)]
+        maps = [m.to(batch_inputs.dtype) for m in self.extract_feat(batch_inputs)]
         with torch.autocast(batch_inputs.device.type, enabled=False):
             found = self.bbox_head.predict(maps, batch_data_samples, rescale=rescale)
         return self.add_pred_to_datasample(batch_data_samples, found)

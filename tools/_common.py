@@ -145,9 +145,8 @@ def keep_freed_memory() -> None:
     # Other C libraries have no mallopt; Windows has no library of that name.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        # M_MMAP_THRESHOLD; older versions take no more than 32 MB
-        mallopt(-3, 2**31 - 1) or mallopt(-3, 2**25)
+        for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(threshold, 2**31 - 1)
 
 
 def build_runner(cfg: Config) -> Runner:
