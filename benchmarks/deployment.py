@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
@@ -35,10 +34,10 @@ import openvino  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
 from _common import build_model  # noqa: E402
+from benchmark import in_turn, matrix_rate  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from predict import Predictor, find_files  # noqa: E402
-from rich.progress import track  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -75,17 +74,6 @@ def random_detector(cfg: Config) -> nn.Module:
             nn.init.uniform_(m.weight, 0.5, 1.5)
             nn.init.normal_(m.bias, 0, 0.1)
     return detector
-
-
-def matrix_rate() -> float:
-    """Multiply-accumulates a second of torch's product of large float32 matrices."""
-    a, b = torch.rand(2, 2048, 2048)
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2048**3 / median(times)
 
 
 def backbone_runs(
@@ -174,16 +162,10 @@ def main():
                     runs[f'detector, {title}, from picture to boxes'] = (
                         lambda exported=exported: exported.detect(pictures[:1])
                     )
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for i in track(range(args.rounds + 2), 'Measuring'):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run()
-                if i > 1:
-                    times[name].append(time.perf_counter() - start)
+        times = in_turn(runs, args.rounds)
 
-    rate = matrix_rate()
-    base = median(times['timm, torch eager'])
+    rate = matrix_rate('cpu')
+    base = times['timm, torch eager']
     libraries = ('torch', 'timm', 'onnxruntime', 'openvino', 'nncf')
     print(
         f'\n{platform.machine()}, {torch.get_num_threads()} threads; '
@@ -194,9 +176,9 @@ def main():
         f'{macs / rate / base:.2f} of timm.\n'
     )
     print('| what | ms | of timm eager | target |\n| --- | --- | --- | --- |')
-    for name, values in times.items():
+    for name, seconds in times.items():
         print(
-            f'| {name} | {1000 * median(values):.0f} | {median(values) / base:.2f} '
+            f'| {name} | {1000 * seconds:.0f} | {seconds / base:.2f} '
             f'| {TARGETS.get(name, "")} |'
         )
 

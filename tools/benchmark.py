@@ -35,7 +35,7 @@ from mmnextvit.fold import deployed
 import timm
 import torch
 from _common import OURS, existing_file, load_config, run
-from _loops import measure_detection, measure_training, measure_validation
+from _loops import measure_detection, measure_training, measure_validation, timed
 from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -159,12 +159,8 @@ def in_turn(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, flo
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in track(range(2 + rounds), 'Measuring'):
         for name, call in runs.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if i > 1:
-                times[name].append(time.perf_counter() - start)
+            with timed(times[name] if i > 1 else []):
+                call()
     return {name: median(values) for name, values in times.items()}
 
 
