@@ -97,6 +97,7 @@ def deployed(model: nn.Module) -> nn.Module:
     the model gives in eval mode.
 
     Forward hooks are shared with the model: what they collect arrives where it did.
+    Those of a norm that is folded away are not called.
     """
     # A copied method would bring a copy of its object, such as a runner, along.
     shared = [

@@ -36,7 +36,10 @@ class StopOnBadLossHook(Hook):
             that gives one when the batch passes once more.
     """
 
+    _handles = ()
+
     def before_train(self, runner: Runner) -> None:
+        self.after_train(runner)  # of a training that was broken off
         self._runner = runner
         self._handles = [
             unwrapped(runner).register_forward_pre_hook(self._keep, with_kwargs=True),
@@ -215,24 +218,48 @@ class DeployHook(Hook):
 
     Results are those of the model itself up to rounding. Training goes on with the
     model, and checkpoints are saved of it. For the copy DistributedDataParallel is
-    taken off; a model in another wrapper, or compiled, stays as it is.
+    taken off. A model stays as it is in another wrapper, where it or a layer of it has
+    a ``forward`` or step of its own, as those of MMEngine's ``compile`` and
+    ``activation_checkpointing``, and, with a warning, where it cannot be copied.
     """
 
     # After EMAHook has brought its weights, before CheckpointHook saves the best.
     priority = 'LOW'
+    _model = None  # the runner's own, while it has a copy
+    _warned = False
 
     def before_val_epoch(self, runner: Runner) -> None:
-        self._model = model = runner.model
+        self._put_back(runner)
+        model, inner = runner.model, unwrapped(runner)
         spread = is_model_wrapper(model)
         spread &= not isinstance(model, MMDistributedDataParallel)
-        # An exported file has no parameters. A compiled model keeps its graph, and a
-        # copy would run that, too.
-        compiled = 'forward' in vars(unwrapped(runner))
-        if not spread and not compiled and [*model.parameters()]:
-            model.eval()  # as the loop would
-            runner.model = deployed(unwrapped(runner))
+        # In a copy these would still run the layers that they were made for.
+        bound = {'val_step', 'test_step'} & vars(model).keys()
+        bound = bound or any('forward' in vars(layer) for layer in inner.modules())
+        # An exported file has no parameters.
+        if spread or bound or not [*model.parameters()]:
+            return
+        model.eval()  # as the loop would
+        try:
+            copied = deployed(inner)
+        except (RuntimeError, TypeError) as error:
+            if not self._warned:
+                runner.logger.warning(
+                    'The model is validated as it is, since it cannot be copied '
+                    f'({error}). default_hooks.deploy=None saves the attempt.'
+                )
+            self._warned = True
+        else:
+            self._model, runner.model = model, copied
+
+    def _put_back(self, runner: Runner) -> None:
+        if self._model is not None:
+            runner.model, self._model = self._model, None
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        runner.model = self._model
+        self._put_back(runner)
+
+    def before_run(self, runner: Runner) -> None:
+        self._put_back(runner)  # after a validation that was broken off
 
     before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch

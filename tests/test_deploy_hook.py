@@ -2,6 +2,7 @@
 
 import copy
 from operator import itemgetter
+from unittest.mock import Mock
 
 from mmnextvit.hooks import DeployHook
 
@@ -15,6 +16,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from mmengine.structures import BaseDataElement
 from tiny_run import write_tiny_run
 from torch import nn
@@ -226,6 +228,56 @@ def test_a_model_without_parameters(tmp_path):
     runner.register_hook(spy)
     runner.test()
     assert set(spy.ran) == {runner.model}
+
+
+@pytest.mark.parametrize('how', ['layer', 'step'])
+def test_what_runs_its_own_layers_is_left_alone(tmp_path, how):
+    """A copy would run the original's layers, of which it has folded the neighbours."""
+    runner, hook = build(tmp_path)[0], DeployHook()
+    model = runner.model
+    if how == 'layer':
+        turn_on_activation_checkpointing(model, ['backbone.0.conv'])
+    else:
+        model.val_step = model.val_step  # as compiled by MMEngine's Runner
+    hook.before_val_epoch(runner)
+    assert runner.model is model and norms_of(model)
+    hook.after_val_epoch(runner)
+    assert runner.model is model
+
+
+def test_what_cannot_be_copied_is_validated_itself(tmp_path, monkeypatch):
+    runner, hook = build(tmp_path)[0], DeployHook()
+    model = runner.model
+    model.seen = model(batch(0)['inputs'])  # with its graph, which torch won't copy
+    warn = Mock()
+    monkeypatch.setattr(runner.logger, 'warning', warn)
+    for _ in range(2):
+        hook.before_val_epoch(runner)
+        assert runner.model is model and norms_of(model)
+        hook.after_val_epoch(runner)
+    ((warning,),) = (call.args for call in warn.call_args_list)
+    assert 'graph leaves' in warning and 'default_hooks.deploy=None' in warning
+
+
+def test_training_after_a_validation_that_was_broken_off(tmp_path):
+    """As in a notebook, where one interrupts and goes on."""
+
+    class BreakOff(Hook):
+        done = False
+
+        def after_val_iter(self, runner, *args, **kwargs):
+            if not self.done:
+                self.done = True
+                raise KeyboardInterrupt
+
+    runner, _ = build(tmp_path, epochs=2, custom_hooks=[BreakOff()])
+    model = runner.model
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    before = copy.deepcopy(model.last.weight)
+    runner.train()
+    assert runner.model is model and norms_of(model)
+    assert not torch.equal(model.last.weight, before)
 
 
 def test_other_wrappers_are_left_alone(tmp_path):
