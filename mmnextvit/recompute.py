@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 
 def norm_act_conv(
-    x: Tensor, norm: nn.Module, act: nn.ReLU | None, conv: nn.Conv2d
+    x: Tensor, norm: nn.Module, act: nn.Module | None, conv: nn.Module
 ) -> Tensor:
     """``conv(act(norm(x)))``, with a map less to keep where ``norm`` is in training.
 
-    Gradients and running statistics are those of the plain layers. Those are called in
-    eval mode, without gradients, for other types such as SyncBatchNorm, where one has
-    hooks, and under ``torch.compile``, which decides itself what to keep.
+    Gradients and running statistics are those of the plain layers; second derivatives
+    raise torch's error. The plain layers are called in eval mode, without gradients,
+    for other types such as SyncBatchNorm, where one has hooks, and under
+    ``torch.compile``, which decides itself what to keep.
 
     Args:
         x: Map (B, C, H, W); it is kept, so nothing may write into it.
@@ -32,13 +33,14 @@ def norm_act_conv(
     if (
         type(norm) is nn.BatchNorm2d
         and type(conv) is nn.Conv2d
+        and (act is None or type(act) is nn.ReLU)
         and norm.training
         and norm.track_running_stats
         and norm.momentum is not None
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and not any(m._forward_hooks or m._forward_pre_hooks for m in (norm, conv))
+        and not any(map(has_hooks, (norm, act, conv)))
     ):
         norm.num_batches_tracked.add_(1)
         return _NormActConv.apply(
@@ -46,6 +48,11 @@ def norm_act_conv(
         )
     x = norm(x)
     return conv(x if act is None else act(x))
+
+
+def has_hooks(layer: nn.Module | None) -> bool:
+    kinds = ('forward', 'forward_pre', 'backward', 'backward_pre')
+    return any(getattr(layer, f'_{kind}_hooks', None) for kind in kinds)
 
 
 class _NormActConv(torch.autograd.Function):

@@ -108,26 +108,37 @@ class OtherNorm(nn.BatchNorm2d):
     """Such as SyncBatchNorm, which trains on GPUs only."""
 
 
-@pytest.mark.parametrize(
-    'how', ['eval', 'without gradients', 'other', 'cumulative', 'untracked', 'hook']
-)
-def test_where_it_cannot_the_layers_are_called(how, lively):
-    """So that hooks and other norms work as ever."""
+HOWS = ('eval', 'without gradients', 'other', 'cumulative', 'untracked', 'SiLU')
+
+
+@pytest.mark.parametrize('how', HOWS)
+def test_where_it_cannot_the_layers_are_called(how, lively, monkeypatch):
+    """So that other norms and activations work as ever."""
     norm = OtherNorm if how == 'other' else nn.BatchNorm2d
     part = lively(Part(norm=norm)).train(how != 'eval')
     if how == 'cumulative':
         part.norm.momentum = None
     if how == 'untracked':
         part.norm = nn.BatchNorm2d(8, track_running_stats=False)
+    if how == 'SiLU':
+        part.act = nn.SiLU()
     plain = copy.deepcopy(part)
     plain.plain = True
-    called = Mock(return_value=None)
-    if how == 'hook':
-        part.conv.register_forward_hook(called)
-    else:
-        part.act.register_forward_hook(called)
+    monkeypatch.setattr('mmnextvit.recompute._NormActConv.apply', None)
     with torch.set_grad_enabled(how != 'without gradients'):
         torch.testing.assert_close(part(pictures()), plain(pictures()))
+
+
+@pytest.mark.parametrize('layer', ['norm', 'act', 'conv'])
+@pytest.mark.parametrize(
+    'kind', ['forward', 'forward_pre', 'full_backward', 'full_backward_pre']
+)
+def test_hooks_of_a_layer_are_called(layer, kind, lively):
+    part = lively(Part()).train()
+    part.act.inplace = False  # torch refuses backward hooks beside a change in place
+    called = Mock(return_value=None)
+    getattr(getattr(part, layer), f'register_{kind}_hook')(called)
+    part(pictures()).sum().backward()
     called.assert_called_once()
 
 
