@@ -19,6 +19,7 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -241,6 +242,9 @@ def draw_pair(
     scale = max(1.0, least / max(picture.shape[:2]))
     picture = cv2.resize(picture, None, fx=scale, fy=scale)
     sample = sample.cpu().clone()
+    if 'bboxes' not in sample.gt_instances:  # pictures without annotations
+        nothing = torch.zeros(0, dtype=torch.long)
+        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=nothing)
     for instances in (sample.gt_instances, sample.pred_instances):
         instances.bboxes = get_box_tensor(instances.bboxes) * scale
         if 'masks' in instances and len(instances):
@@ -303,7 +307,7 @@ class ContactSheetHook(Hook):
 
     @master_only
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        if mode != 'train':
+        if mode != 'train' and self._pairs:
             sheet = contact_sheet(self._pairs, columns=2)
             path = Path(runner.work_dir, 'predictions.jpg')
             mmcv.imwrite(sheet[..., ::-1], str(path))

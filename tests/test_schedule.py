@@ -232,6 +232,7 @@ def test_the_recipes_have_it(load_config):
     assert ema.type == 'StepEMAHook' and ema.momentum == 1e-4
     small = load_config('yolov5_nextvit_s_smalldata')
     assert small.default_hooks.param_scheduler.nominal_batch_size is None
+    assert small.auto_scale_lr.base_batch_size == small.train_dataloader.batch_size
 
 
 def test_the_recipe_for_small_data_is_the_same_on_any_data(load_config):
@@ -242,6 +243,7 @@ def test_the_recipe_for_small_data_is_the_same_on_any_data(load_config):
     )
     assert cells.optim_wrapper == small.optim_wrapper
     assert cells.custom_hooks == small.custom_hooks
+    assert cells.auto_scale_lr == small.auto_scale_lr
     assert cells.model.backbone == small.model.backbone
     for name in ('loss_cls', 'loss_bbox', 'loss_obj'):
         assert cells.model.bbox_head[name] == small.model.bbox_head[name]

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from mmnextvit.checkpoint import fit
 
@@ -79,6 +80,27 @@ for _ in range(20):
         assert sum(faults[-10:]) < 100, output
     else:
         assert min(faults) > 20, output
+
+
+@pytest.mark.parametrize('most, asked', [(2**31, 2**31 - 1), (2**25, 2**25)])
+def test_freed_memory_with_older_glibc(most, asked, monkeypatch):
+    """It refuses more than 32 MiB; the other threshold alone is worse than none."""
+    common, settings = load_tool('_common'), {}
+
+    def mallopt(key, value):
+        if key == -3 and value > most:
+            return 0
+        settings[key] = value
+        return 1
+
+    library = SimpleNamespace(mallopt=mallopt)
+    monkeypatch.setattr(common.ctypes, 'CDLL', lambda name: library)
+    common.keep_freed_memory()
+    assert settings == {-3: asked, -1: 2**31 - 1}
+    settings.clear()
+    library.mallopt = lambda key, value: key != -3 and mallopt(key, value)
+    common.keep_freed_memory()
+    assert settings == {}
 
 
 def test_train(trained):
@@ -248,6 +270,11 @@ def test_mixed_precision(tested, monkeypatch):
     for tool, rest in (('test', ()), ('predict', ('data/val',))):
         message = call(monkeypatch, tool, 'tiny.py', 'a.onnx', *rest, '--amp')
         assert message.startswith(f'{tool}.py: --amp: an exported file')
+    # nor with MMDetection's own detectors, which would predict boxes in bfloat16
+    monkeypatch.delattr('mmnextvit.FittedYOLODetector')
+    for tool, rest in (('test', ()), ('predict', ('data/val',))):
+        message = call(monkeypatch, tool, 'tiny.py', checkpoint, *rest, '--amp')
+        assert message.startswith(f'{tool}.py: --amp: on a CPU FittedYOLODetector')
 
 
 def test_predict(tested):

@@ -72,6 +72,18 @@ def test_truth_left_predictions_right_small_ones_enlarged(size):
     assert boxes.gt_instances.bboxes.tolist() == [pytest.approx(a.tolist())]
 
 
+def test_pictures_without_annotations():
+    """As MMDetection packs them, without boxes."""
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = METAINFO
+    found = sample([], [[5, 5, 30, 30]], [0.9])
+    nothing = found.clone()
+    nothing.gt_instances = InstanceData()
+    picture = np.full((40, 40, 3), 128, np.uint8)
+    pairs = [draw_pair(picture, s, visualizer) for s in (found, nothing)]
+    assert np.array_equal(*pairs) and 'bboxes' not in nothing.gt_instances
+
+
 def test_hook_draws_the_first_pictures(tmp_path):
     path = str(tmp_path / 'a.png')
     cv2.imwrite(path, np.zeros((50, 100, 3), np.uint8))

@@ -145,8 +145,10 @@ def keep_freed_memory() -> None:
     # Other C libraries have no mallopt; Windows has no library of that name.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(threshold, 2**31 - 1)
+        # M_MMAP_THRESHOLD; older glibc refuses more than 32 MiB. M_TRIM_THRESHOLD alone
+        # would leave it at 128 KiB, and even small tensors would be cleared anew.
+        if mallopt(-3, 2**31 - 1) or mallopt(-3, 2**25):
+            mallopt(-1, 2**31 - 1)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -155,6 +157,20 @@ def build_runner(cfg: Config) -> Runner:
         keep_freed_memory()
     on_cpus = cfg.launcher != 'none' and not is_cuda_available()
     return (CPURunner if on_cpus else Runner).from_cfg(cfg)
+
+
+def check_amp(model: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: In mixed precision the model would predict boxes in bfloat16.
+    """
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    # There are no detectors of ours where MMYOLO is not installed.
+    if on_cpu and not isinstance(model, getattr(mmnextvit, 'FittedYOLODetector', ())):
+        raise ValueError(
+            f'--amp: on a CPU {type(model).__name__} would predict boxes and scores in '
+            'bfloat16, which has 8 bits for a coordinate. Leave --amp out.'
+        )
 
 
 def run(main: Callable[[], None]) -> None:

@@ -47,7 +47,7 @@ import cv2
 import mmcv
 import numpy as np
 import torch
-from _common import existing_file, load_config, parser, run
+from _common import check_amp, existing_file, load_config, parser, run
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmdet.structures import DetDataSample
@@ -249,7 +249,9 @@ def main():
         raise ValueError(f'--device {args.device}: torch finds no CUDA GPU here')
     kind = ExportedPredictor if exported else Predictor
     predictor = kind(cfg, args.checkpoint, args.device)
-    predictor.amp = args.amp
+    if args.amp:
+        check_amp(predictor.model)
+        predictor.amp = True
     out_dir = new_folder(args.out_dir)
 
     predictions, unreadable = [], {}

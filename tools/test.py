@@ -8,8 +8,16 @@ from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first, also in data-loader workers that are spawned)
 from mmnextvit.exported import is_exported, with_exported
+from mmnextvit.hooks import unwrapped
 
-from _common import build_runner, existing_file, load_config, parser, run
+from _common import (
+    build_runner,
+    check_amp,
+    existing_file,
+    load_config,
+    parser,
+    run,
+)
 from mmdet.evaluation import DumpDetResults
 
 
@@ -49,6 +57,8 @@ def main():
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out {args.out}: the name must end in .pkl')
     runner = build_runner(cfg)
+    if args.amp:
+        check_amp(unwrapped(runner))
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.test()
