@@ -1,16 +1,7 @@
 # A recipe for some hundred pictures and no pretrained weights. It only names things,
 # which a config puts in place, whatever its data: two bases may not set the same key.
 
-# Loss weights for any number of classes and any size: YOLOv5's own, scaled to few
-# classes and small pictures, leave classes and objectness nearly without gradient.
-small_model = dict(
-    backbone=dict(drop_path_rate=0.0, norm_cfg=dict(momentum=0.1)),
-    bbox_head=dict(
-        loss_cls=dict(loss_weight=0.3),
-        loss_bbox=dict(loss_weight=0.1),
-        loss_obj=dict(loss_weight=1.0),
-    ),
-)
+small_model = dict(backbone=dict(drop_path_rate=0.0, norm_cfg=dict(momentum=0.1)))
 small_affine = dict(  # of whole pictures, where YOLOv5 has parts of four
     type='YOLOv5RandomAffine',
     max_rotate_degree=0.0,
