@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 
 def read(work_dir: str) -> tuple[dict, dict, list]:
@@ -52,6 +53,7 @@ def main():
         means = [mean(found[e][f'coco/bbox_{key}'] for e in epochs) for key in keys]
         cells = [name, f'{epochs[0]}-{epochs[-1]}', *(f'{m:.3f}' for m in means)]
         print(f'| {" | ".join(cells)} | {median(times):.2f} |')
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel='epoch', title='mAP, and mAP50 dashed')
     right.set(xlabel='epoch', title='training loss', yscale='log')
     right.legend()
