@@ -17,11 +17,10 @@ demo: .venv/complete
 # Threads that spin while they wait are many times slower on busy cores. What loads the
 # libraries of every format has a process of its own: beside all the other tests, in one
 # process, it ended in a segmentation fault.
-DEPLOYMENT := $(wildcard tests/test_deploy.py tests/test_export*.py tests/test_parity.py \
-  tests/test_runtime.py)
+DEPLOYMENT := tests/deploy
 
 test: .venv/complete
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(DEPLOYMENT:%=--ignore=%)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --ignore=$(DEPLOYMENT)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(DEPLOYMENT)
 
 lint: .venv/complete

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
@@ -83,7 +83,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    packages=['mmnextvit'],
+    packages=find_packages(include=['mmnextvit', 'mmnextvit.*']),
     python_requires='>=3.11,<3.13',
     install_requires=[
         'torch>=2.6,<2.16',

@@ -21,11 +21,12 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import mmnextvit  # noqa: E402, F401  (first)
-from mmnextvit.datasets import read_picture  # noqa: E402
-from mmnextvit.deploy import Candidates, metadata, resized  # noqa: E402
-from mmnextvit.export import FORMATS, Job  # noqa: E402
-from mmnextvit.onnx_graph import OPSET, exported_program, quietly  # noqa: E402
-from mmnextvit.parity import batches  # noqa: E402
+from mmnextvit.datasets.checks import read_picture  # noqa: E402
+from mmnextvit.deploy.candidates import Candidates, metadata, resized  # noqa: E402
+from mmnextvit.deploy.formats import FORMATS, Job  # noqa: E402
+from mmnextvit.deploy.onnx import OPSET, exported_program, quietly  # noqa: E402
+from mmnextvit.deploy.parity import batches  # noqa: E402
+from mmnextvit.engine.runner import build_model  # noqa: E402
 from mmnextvit.runtime import Detector  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -33,7 +34,6 @@ import onnxruntime  # noqa: E402
 import openvino  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
-from _common import build_model  # noqa: E402
 from benchmark import in_turn, matrix_rate  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+sys.path[:0] = [str(ROOT)]
 
 import mmnextvit  # noqa: E402, F401  (first)
-from mmnextvit.checkpoint import adapt  # noqa: E402
-from mmnextvit.formats import to_timm, to_yolov5  # noqa: E402
+from mmnextvit.weights.layouts import to_timm, to_yolov5  # noqa: E402
+from mmnextvit.weights.loading import adapt  # noqa: E402
 
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
@@ -29,7 +29,8 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import CheckpointLoader  # noqa: E402
 from mmyolo.registry import MODELS  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from yolov5_pickle import write_yolov5_checkpoint, yolov5_on_the_path  # noqa: E402
+
+from tests.helpers.yolov5_pickle import write_yolov5_checkpoint, yolov5_on_the_path  # noqa: E402
 
 
 def config(arch: str) -> Config:

@@ -13,33 +13,14 @@ __all__ = ['__version__', 'config_file', 'get_config', 'get_model']
 # The deployment runtime works without torch, and beside a torch that is alone; nothing
 # else does.
 if find_spec('torch') and any(map(find_spec, ('mmengine', 'mmcv', 'mmdet'))):
-    from ._mmcv import prepare_mmcv
+    from . import _register  # noqa: F401
+    from .models.nextvit import NextViT
+    from .models.timm_features import TimmFeatures
 
-    prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
-
-    from . import checkpoint, datasets, hooks, optim, visualization, yolo_txt
-    from .nextvit import NextViT
-    from .timm_features import TimmFeatures
-
-    __all__ += [
-        'NextViT',
-        'TimmFeatures',
-        'checkpoint',
-        'datasets',
-        'hooks',
-        'optim',
-        'visualization',
-        'yolo_txt',
-    ]
+    __all__ += ['NextViT', 'TimmFeatures']
 
     if find_spec('mmyolo') is not None:
-        from . import schedule
-        from .detector import FittedYOLODetector
-        from .yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
+        from .models.detector import FittedYOLODetector
+        from .models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
 
-        __all__ += [
-            'FittedYOLODetector',
-            'YOLOv5YAMLBackbone',
-            'YOLOv5YAMLNeck',
-            'schedule',
-        ]
+        __all__ += ['FittedYOLODetector', 'YOLOv5YAMLBackbone', 'YOLOv5YAMLNeck']

@@ -110,7 +110,7 @@ def get_model(name: str, pretrained: bool = False, **kwargs) -> 'nn.Module':
     if pretrained:
         from mmengine.runner import CheckpointLoader
 
-        from .checkpoint import adapt, check
+        from .weights.loading import adapt, check
 
         content = CheckpointLoader.load_checkpoint(cfg.model_path, 'cpu')
         check(adapt(content, model, cfg.model_path), None)

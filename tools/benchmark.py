@@ -30,12 +30,17 @@ from pathlib import Path
 from statistics import median
 
 from mmnextvit import NextViT
-from mmnextvit.fold import deployed
+from mmnextvit.engine.runner import OURS, existing_file, load_config, run
+from mmnextvit.engine.timing import (
+    measure_detection,
+    measure_training,
+    measure_validation,
+    timed,
+)
+from mmnextvit.models.fold import deployed
 
 import timm
 import torch
-from _common import OURS, existing_file, load_config, run
-from _loops import measure_detection, measure_training, measure_validation, timed
 from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.logging import MMLogger

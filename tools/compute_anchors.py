@@ -8,10 +8,17 @@ import os
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.anchors import box_sizes, compute_anchors, possible_recall
+from mmnextvit.datasets.anchors import box_sizes, compute_anchors, possible_recall
+from mmnextvit.engine.runner import (
+    build_dataset,
+    build_model,
+    load_config,
+    new_config,
+    parser,
+    run,
+)
 
 import numpy as np
-from _common import build_dataset, build_model, load_config, new_config, parser, run
 
 
 def parse_args():

@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.checkpoint import numbering_of, weights_of, widened
-from mmnextvit.formats import FORMATS, Numbering, formats
+from mmnextvit.engine.runner import build_model, existing_file, run
+from mmnextvit.weights.layouts import FORMATS, Numbering, formats
+from mmnextvit.weights.loading import numbering_of, weights_of, widened
 
 import torch
-from _common import build_model, existing_file, run
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file

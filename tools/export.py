@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.datasets import BrokenPictureError, read_picture
-from mmnextvit.deploy import (
+from mmnextvit.datasets.checks import BrokenPictureError, read_picture
+from mmnextvit.deploy.candidates import (
     STRIDE,
     Candidates,
     check_head,
@@ -28,14 +28,21 @@ from mmnextvit.deploy import (
     resized,
     round_up,
 )
-from mmnextvit.export import FORMATS, Job, require, trtexec_line
-from mmnextvit.exported import with_exported
-from mmnextvit.parity import Drift, batches, compare, compare_candidates
+from mmnextvit.deploy.exported import with_exported
+from mmnextvit.deploy.formats import FORMATS, Job, require, trtexec_line
+from mmnextvit.deploy.parity import Drift, batches, compare, compare_candidates
+from mmnextvit.deploy.tensorrt import EngineDetector, build_engine
+from mmnextvit.engine.runner import (
+    build_dataset,
+    build_runner,
+    existing_file,
+    load_config,
+    parser,
+    run,
+)
 from mmnextvit.runtime import Detector
-from mmnextvit.tensorrt import EngineDetector, build_engine
 
 import numpy as np
-from _common import build_dataset, build_runner, existing_file, load_config, parser, run
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmengine.config import Config
 from mmengine.device import is_cuda_available

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.nextvit import NextViT
-from mmnextvit.yolov5_rows import RowGraph
+from mmnextvit.engine.runner import build_model, load_config, parser, run
+from mmnextvit.models.nextvit import NextViT
+from mmnextvit.models.yolov5_rows import RowGraph
 
 import torch
-from _common import build_model, load_config, parser, run
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.device import get_device

@@ -13,12 +13,19 @@ import tempfile
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.anchors import box_sizes, compute_anchors
-from mmnextvit.checkpoint import adapt, check, weights_of, widened
-from mmnextvit.timm_features import timm_mean_std
-from mmnextvit.yaml_reader import YAMLFile, read_yaml
-from mmnextvit.yolo_txt import SPLITS, find_sources, read_data_yaml
-from mmnextvit.yolov5_import import (
+from mmnextvit.datasets.anchors import box_sizes, compute_anchors
+from mmnextvit.datasets.yolo_txt import SPLITS, find_sources, read_data_yaml
+from mmnextvit.engine.runner import (
+    build_dataset,
+    build_model,
+    existing_file,
+    new_config,
+    run,
+)
+from mmnextvit.models.timm_features import timm_mean_std
+from mmnextvit.utils.yaml_reader import YAMLFile, read_yaml
+from mmnextvit.weights.loading import adapt, check, weights_of, widened
+from mmnextvit.yolov5_import.model_yaml import (
     ImportedModel,
     config_text,
     one_line,
@@ -27,7 +34,6 @@ from mmnextvit.yolov5_import import (
 )
 
 import torch
-from _common import build_dataset, build_model, existing_file, new_config, run
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 

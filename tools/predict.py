@@ -26,28 +26,28 @@ from functools import partial
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.checkpoint import adapt, check
-from mmnextvit.datasets import BrokenPictureError, read_picture
-from mmnextvit.exported import (
+from mmnextvit.datasets.checks import BrokenPictureError, read_picture
+from mmnextvit.deploy.exported import (
     check_classes,
     instances,
     is_exported,
     metainfo_of_test,
 )
-from mmnextvit.fold import fold_batchnorms, set_memory_format
+from mmnextvit.engine.runner import check_amp, existing_file, load_config, parser, run
+from mmnextvit.models.fold import fold_batchnorms, set_memory_format
 from mmnextvit.runtime import Detector, objects_of
-from mmnextvit.visualization import (
+from mmnextvit.visualization.predictions import (
     draw_channels,
     draw_overview,
     feature_maps,
     shape_of,
 )
+from mmnextvit.weights.loading import adapt, check
 
 import cv2
 import mmcv
 import numpy as np
 import torch
-from _common import check_amp, existing_file, load_config, parser, run
 from mmdet.apis import DetInferencer
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmdet.structures import DetDataSample

@@ -7,10 +7,9 @@ own resizing.
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first, also in data-loader workers that are spawned)
-from mmnextvit.exported import is_exported, with_exported
-from mmnextvit.hooks import unwrapped
-
-from _common import (
+from mmnextvit.deploy.exported import is_exported, with_exported
+from mmnextvit.engine.hooks import unwrapped
+from mmnextvit.engine.runner import (
     build_runner,
     check_amp,
     existing_file,
@@ -18,6 +17,7 @@ from _common import (
     parser,
     run,
 )
+
 from mmdet.evaluation import DumpDetResults
 
 

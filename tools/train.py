@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first, also in data-loader workers that are spawned)
-
-from _common import build_runner, existing_file, load_config, parser, run
+from mmnextvit.engine.runner import (
+    build_runner,
+    existing_file,
+    load_config,
+    parser,
+    run,
+)
 
 
 def parse_args():

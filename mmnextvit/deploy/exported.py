@@ -1,0 +1,110 @@
+"""An exported file in place of a model and its checkpoint, for MMEngine's runner."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+from torch import Tensor, from_numpy
+
+from ..runtime import SESSIONS, Detections, Detector
+from .candidates import resize_pipeline
+
+
+def is_exported(path: str) -> bool:
+    """Whether a path is an exported file or folder, by its name."""
+    return Path(path).is_dir() or Path(path).suffix in SESSIONS
+
+
+def instances(found: Detections) -> InstanceData:
+    """What the runtime found, as MMDetection has it."""
+    boxes, scores, labels = map(from_numpy, map(np.ascontiguousarray, found))
+    return InstanceData(bboxes=boxes, scores=scores, labels=labels.long())
+
+
+@MODELS.register_module()
+class ExportedDetector(BaseModel):
+    """An exported file as a model that predicts, ``mmdet.ExportedDetector``.
+
+    Pictures come as they are in their files: the runtime resizes them itself.
+
+    Args:
+        path: Exported file or folder.
+        device: As in :class:`~mmnextvit.runtime.Detector`.
+    """
+
+    def __init__(self, path: str, device: str = 'cpu') -> None:
+        super().__init__()
+        self.detector = Detector(path, device=device)
+
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        data_samples: Sequence[DetDataSample],
+        mode: str = 'predict',
+    ) -> list[DetDataSample]:
+        """Predicts.
+
+        Args:
+            inputs: Pictures (3, H, W), BGR, uint8, of any sizes.
+            data_samples: Theirs; each gets ``pred_instances``.
+            mode: 'predict': nothing else can be done with an exported file.
+
+        Raises:
+            ValueError: ``mode`` is another.
+        """
+        if mode != 'predict':
+            raise ValueError('An exported file predicts only: it cannot be trained')
+        pictures = [picture.permute(1, 2, 0).cpu().numpy() for picture in inputs]
+        found = self.detector.detect(pictures)
+        for sample, detections in zip(data_samples, found):
+            sample.pred_instances = instances(detections)
+        return list(data_samples)
+
+
+def metainfo_of_test(cfg: Config) -> dict[str, object]:
+    """The meta information of a config's test data, none of which is read."""
+    dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
+    if 'pipeline' in dataset:  # wrappers have none
+        dataset['pipeline'] = []
+    return DATASETS.build(dataset).metainfo
+
+
+def check_classes(cfg: Config, detector: Detector) -> dict[str, object]:
+    """The meta information of a config's test data.
+
+    Raises:
+        ValueError: The file has other classes.
+    """
+    metainfo = metainfo_of_test(cfg)
+    if tuple(metainfo['classes']) != detector.classes:
+        raise ValueError(
+            f'{detector.path} finds the classes {list(detector.classes)}, the test '
+            f'data of {cfg.filename} have {list(metainfo["classes"])}: take the config '
+            'that it was exported with'
+        )
+    return metainfo
+
+
+def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
+    """A copy of a config that tests an exported file.
+
+    Raises:
+        ValueError: The file has other classes than the test data.
+    """
+    cfg = copy.deepcopy(cfg)
+    resizing = resize_pipeline(cfg)
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = [t for t in dataset.pipeline if t not in resizing]
+    dataset.pop('batch_shapes_cfg', None)
+    model = dict(type='mmdet.ExportedDetector', path=str(path), device=device)
+    check_classes(cfg, Detector(path))
+    cfg.model = model
+    cfg.custom_hooks = []  # such as EMA's, for parameters
+    cfg.load_from = None
+    return cfg

@@ -1,0 +1,122 @@
+"""int8: a network's weights and maps in 8 bits, calibrated on pictures."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+
+def quantize(network, pictures: Sequence[np.ndarray]):
+    """An ONNX network of candidates in int8, by NNCF.
+
+    Weights have a scale for each channel out, maps one each. The last layers, softmax,
+    normalisation and decoding stay in float: in 8 bits the last layers, whose output is
+    decoded by squares and strides, cost most of what accuracy is lost, and they are
+    small. Biases are corrected for what rounding shifts.
+
+    Args:
+        network: What :func:`~mmnextvit.deploy.onnx.onnx_network` gave.
+        pictures: Batches (B, 3, H, W), float32, as the network takes them.
+    """
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)  # its bars stay
+    return nncf.quantize(
+        network,
+        nncf.Dataset(pictures, lambda images: {'images': images}),
+        subset_size=len(pictures),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=last_layers(network)),
+    )
+
+
+def quantize_signed(network, pictures: Sequence[np.ndarray]):
+    """As :func:`quantize`, but with all of int8 around 0, which TensorRT demands.
+
+    NNCF makes uint8 of what is never negative, so this is ONNX Runtime's, of
+    convolutions and linear layers; biases stay in float.
+    """
+    import onnx
+    from onnxruntime import quantization as ort
+
+    class Reader(ort.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(track(pictures, 'Calibrating'))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            images = next(self.left, None)
+            return None if images is None else {'images': images}
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'network.onnx')
+        ort.quantize_static(
+            network,
+            path,
+            Reader(),
+            op_types_to_quantize=['Conv', 'ConvTranspose', 'Gemm'],
+            nodes_to_exclude=last_layers(network),
+            per_channel=True,
+            activation_type=ort.QuantType.QInt8,
+            weight_type=ort.QuantType.QInt8,
+            extra_options={
+                'ActivationSymmetric': True,
+                'WeightSymmetric': True,
+                'QuantizeBias': False,
+            },
+        )
+        return onnx.load(path)
+
+
+def sources(network) -> dict:
+    """Which node of an ONNX model gives each tensor, by the tensor's name."""
+    return {output: node for node in network.graph.node for output in node.output}
+
+
+def last_layers(network) -> list[str]:
+    """Names of the convolutions that nothing but decoding follows."""
+    source = sources(network)
+    waiting = [output.name for output in network.graph.output]
+    seen, found = set(), []
+    while waiting:
+        node = source.get(waiting.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.op_type == 'Conv':
+            found.append(node.name)
+        else:
+            waiting += node.input
+    return sorted(found)
+
+
+# What passes values on as they are, so that they stay in 8 bits.
+MOVES = ('Concat', 'Reshape', 'Transpose', 'MaxPool', 'Resize', 'Slice', 'Squeeze')
+
+
+def float_layers(network) -> list[str]:
+    """Names of the convolutions and matrix products that do not compute in 8 bits.
+
+    Args:
+        network: What :func:`quantize` gave.
+    """
+    source = sources(network)
+
+    def in_8_bits(name: str) -> bool:
+        node = source.get(name)
+        if node is None:
+            return False
+        if node.op_type in MOVES:
+            inputs = node.input if node.op_type == 'Concat' else node.input[:1]
+            return all(map(in_8_bits, inputs))
+        return node.op_type == 'DequantizeLinear'
+
+    return [
+        node.name
+        for node in network.graph.node
+        if node.op_type in ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
+        and not all(map(in_8_bits, node.input[:2]))
+    ]

@@ -1,0 +1,184 @@
+"""What the tools share. It imports mmnextvit before anything that needs mmcv's ops."""
+
+import argparse
+import contextlib
+import ctypes
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import mmnextvit
+
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config, DictAction
+from mmengine.dataset import BaseDataset
+from mmengine.device import is_cuda_available
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+OURS = Path(mmnextvit.__file__).parent, Path(sys.argv[0]).resolve().parent
+
+
+def parser(description: str, launcher: bool = True) -> argparse.ArgumentParser:
+    """A parser with the arguments that all tools have."""
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument('config', help='config file')
+    p.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/',
+    )
+    if launcher:
+        p.add_argument(
+            '--work-dir', help='folder for logs and results (./work_dirs/<config>)'
+        )
+        p.add_argument(
+            '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+        )
+    return p
+
+
+def existing_file(path: str, what: str) -> str:
+    """``path``, if it is a file or an address."""
+    if '://' not in path and not Path(path).expanduser().is_file():
+        raise FileNotFoundError(f'{what} {path} does not exist')
+    return path
+
+
+def new_config(path: str) -> Path:
+    """``-o``, if a config may be written there."""
+    out = Path(path)
+    if out.exists():
+        raise ValueError(f'{out} exists, and nothing is overwritten: choose another')
+    if any(p.exists() and not p.is_dir() for p in out.parents):
+        raise ValueError(f'-o {out}: its folder is a file')
+    if out.suffix != '.py' or not out.stem.isidentifier():
+        raise ValueError(f'-o {out}: a config is called like my_config.py')
+    return out
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the command line's changes, fit for the machine."""
+    cfg = Config.fromfile(existing_file(args.config, 'config'))
+    data_root = cfg.get('data_root')
+    cfg.merge_from_dict(args.cfg_options)
+    if cfg.get('data_root') != data_root and Path(data_root or '').parts:
+        move_data_root(cfg, data_root)
+    if 'launcher' in args:
+        cfg.launcher = args.launcher
+        name = Path(args.config).stem
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{name}'
+    if not is_cuda_available():
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(loader):
+                cfg[loader].pin_memory = False  # torch warns at every epoch
+    return cfg
+
+
+def move_data_root(cfg: Config, before: str) -> None:
+    """Carries a new ``data_root`` into the paths of the config that begin with it.
+
+    MMEngine fills in a config's variables while it reads the file, so that changing
+    one afterwards changes nothing else.
+
+    Args:
+        cfg: Config whose ``data_root`` is the new one.
+        before: The one that the file was read with.
+    """
+
+    def moved(node: object) -> object:
+        if isinstance(node, dict):
+            return {key: moved(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return type(node)(moved(value) for value in node)
+        if isinstance(node, str) and Path(node).is_relative_to(before):
+            return str(Path(cfg.data_root, Path(node).relative_to(before)))
+        return node
+
+    for part in ('dataloader', 'evaluator'):
+        for mode in ('train', 'val', 'test'):
+            if cfg.get(f'{mode}_{part}'):
+                cfg[f'{mode}_{part}'] = moved(cfg[f'{mode}_{part}'])
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model as it is constructed, without weights."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    return MODELS.build(cfg.model)
+
+
+def build_dataset(cfg: Config, mode: str) -> BaseDataset:
+    """The config's dataset of a mode ('train', 'val', 'test'), without a pipeline."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    dataset = cfg[f'{mode}_dataloader'].dataset
+    return DATASETS.build(dict(dataset, pipeline=[]))
+
+
+class CPURunner(Runner):
+    """MMEngine's runner, whose processes take a GPU each, for processes on CPUs."""
+
+    def setup_env(self, env_cfg: dict) -> None:
+        torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        return MMDistributedDataParallel(
+            revert_sync_batchnorm(model),  # torch has no SyncBatchNorm for CPUs
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed, for the rest of the process.
+
+    It hands big blocks back to the kernel, which then clears every page of the next
+    iteration's tensors anew: a tenth of a training iteration on two cores.
+    """
+    # Other C libraries have no mallopt; Windows has no library of that name.
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        # M_MMAP_THRESHOLD; older glibc refuses more than 32 MiB. M_TRIM_THRESHOLD alone
+        # would leave it at 128 KiB, and even small tensors would be cleared anew.
+        if mallopt(-3, 2**31 - 1) or mallopt(-3, 2**25):
+            mallopt(-1, 2**31 - 1)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner for the config's launcher and this machine."""
+    if not is_cuda_available():
+        keep_freed_memory()
+    on_cpus = cfg.launcher != 'none' and not is_cuda_available()
+    return (CPURunner if on_cpus else Runner).from_cfg(cfg)
+
+
+def check_amp(model: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: In mixed precision the model would predict boxes in bfloat16.
+    """
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    # There are no detectors of ours where MMYOLO is not installed.
+    if on_cpu and not isinstance(model, getattr(mmnextvit, 'FittedYOLODetector', ())):
+        raise ValueError(
+            f'--amp: on a CPU {type(model).__name__} would predict boxes and scores in '
+            'bfloat16, which has 8 bits for a coordinate. Leave --amp out.'
+        )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls ``main``; what our own checks refuse ends in one message and code 1."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not any(raised_in.is_relative_to(folder) for folder in OURS):
+            raise
+        sys.exit(f'{Path(sys.argv[0]).name}: {error}')

@@ -1,0 +1,232 @@
+"""State dicts of other programs under our names, and back.
+
+One pure function a direction and format, by name and never by order. Under our names a
+backbone's entries begin with ``backbone.``, as in a whole detector's state dict.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from ..models.nextvit import ARCHS
+
+State = dict[str, Tensor]
+
+# Parts of YOLOv5's Detect and Segment, and where MMYOLO's heads have them.
+HEAD = {
+    'm.': 'bbox_head.head_module.convs_pred.',
+    **{
+        f'proto.cv{i}.': f'bbox_head.head_module.proto_pred.conv{i}.' for i in (1, 2, 3)
+    },
+}
+TIMM_BLOCK = re.compile(r'^stages[._](\d+)\.blocks\.(\d+)\.')
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Where a YOLOv5 file's numbered modules stand in a detector of ours.
+
+    Args:
+        neck: Number of the neck's first row.
+        shift: What a row's number is above its module's. 0 where the backbone is
+            rows too; 4 where module 0 is a whole backbone with the maps 0 to 4.
+        detect: Number of the head's row, or ``None``: then it follows the neck's last
+            row that has parameters.
+        backbone: What the names in a whole backbone begin with here.
+    """
+
+    neck: int = 5
+    shift: int = 4
+    detect: int | None = None
+    backbone: str = 'backbone.'
+
+
+YOLOV5 = Numbering()  # of the patched YOLOv5
+
+
+def from_official(state: Mapping[str, Tensor]) -> State:
+    """The official classification release; its classifier is left out."""
+    return {
+        f'backbone.{name}': value
+        for name, value in state.items()
+        if not name.startswith('proj_head.')
+    }
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> State:
+    """The backbone's entries without ``backbone.``, which are the official names."""
+    return {
+        name.removeprefix('backbone.'): value
+        for name, value in state.items()
+        if name.startswith('backbone.')
+    }
+
+
+def from_timm(state: Mapping[str, Tensor]) -> State:
+    """timm's names, of the classifier (left out) or of ``features_only``."""
+    blocks = [TIMM_BLOCK.match(name) for name in state]
+    depths = {}
+    for match in filter(None, blocks):
+        stage, block = int(match[1]), int(match[2])
+        depths[stage] = max(depths.get(stage, 0), block + 1)
+    starts = {s: sum(depths.get(t, 0) for t in range(s)) for s in depths}
+
+    def rename(name: str) -> str:
+        name = TIMM_BLOCK.sub(
+            lambda m: f'features.{starts[int(m[1])] + int(m[2])}.', name
+        )
+        name = re.sub(r'^stem_', 'stem.', name)
+        name = re.sub(r'\bmlp\.fc([12])\.', r'mlp.conv\1.', name)
+        return f'backbone.{name}'
+
+    return {rename(k): v for k, v in state.items() if not k.startswith('head.')}
+
+
+def to_timm(state: Mapping[str, Tensor]) -> State:
+    """The backbone under the names of timm's classifier.
+
+    Raises:
+        ValueError: The number of blocks is that of no published arch, so that nothing
+            tells where a stage begins.
+    """
+    backbone = backbone_of(state)
+    numbers = {int(n.split('.')[1]) for n in backbone if n.startswith('features.')}
+    starts = stage_starts(len(numbers))
+
+    def rename(name: str) -> str:
+        if name.startswith('features.'):
+            _, number, rest = name.split('.', 2)
+            stage = max(s for s, start in enumerate(starts) if start <= int(number))
+            name = f'stages.{stage}.blocks.{int(number) - starts[stage]}.{rest}'
+        return re.sub(r'\bmlp\.conv([12])\.', r'mlp.fc\1.', name)
+
+    return {rename(k): v for k, v in backbone.items()}
+
+
+def stage_starts(blocks: int) -> list[int]:
+    """Index of each stage's first block in a backbone of so many blocks."""
+    depths = [{**ARCHS['small'], **arch}['depths'] for arch in ARCHS.values()]
+    for depth in depths:
+        ends = [sum(depth[: i + 1]) for i in range(4)]
+        if blocks in ends:
+            return [0, *ends[: ends.index(blocks)]]
+    raise ValueError(
+        f'a backbone of {blocks} blocks is none of {sorted(ARCHS)}: its stages are '
+        'unknown'
+    )
+
+
+def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
+    """YOLOv5's names, of the patched one or of YOLOv5 itself: backbone, neck and head.
+
+    Args:
+        state: Entries ``model.{module}.…``; the last module is the head. Anchors and
+            strides are left out: a config has them.
+        numbering: Where the modules stand.
+
+    Raises:
+        ValueError: A name is another.
+    """
+    parts = {name: re.fullmatch(r'model\.([0-9]+)\.(.+)', name) for name in state}
+    for name, match in parts.items():
+        if not match:
+            raise ValueError(f'{name} is in no numbered module')
+    last = max((int(match[1]) for match in parts.values()), default=0)
+    converted = {}
+    for name, value in state.items():
+        module, rest = int(parts[name][1]), parts[name][2]
+        row = module + numbering.shift
+        if module == last:
+            for theirs, ours in HEAD.items():
+                if rest.startswith(theirs):
+                    converted[ours + rest[len(theirs) :]] = value
+        elif row >= numbering.neck:
+            converted[f'neck.rows.{row}.{rest}'] = value
+        elif numbering.shift:
+            converted[f'{numbering.backbone}{rest}'] = value
+        else:
+            converted[f'backbone.rows.{row}.{rest}'] = value
+    return converted
+
+
+def to_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
+    """Ours under the names of YOLOv5's ``state_dict``, without anchors."""
+    rows = [int(n.split('.')[2]) for n in state if n.startswith('neck.rows.')]
+    detect = numbering.detect or max(rows, default=numbering.neck) + 1
+    converted = {}
+    for name, value in state.items():
+        if match := re.match(r'(?:neck|backbone)\.rows\.(\d+)\.', name):
+            module = int(match[1]) - numbering.shift
+            name = f'model.{module}.{name[match.end() :]}'
+        elif name.startswith(numbering.backbone):
+            name = f'model.0.{name.removeprefix(numbering.backbone)}'
+        else:
+            for theirs, ours in HEAD.items():
+                if name.startswith(ours):
+                    module = detect - numbering.shift
+                    name = f'model.{module}.{theirs}{name[len(ours) :]}'
+        converted[name] = value
+    return converted
+
+
+@dataclass(frozen=True)
+class Format:
+    """One layout of names.
+
+    Args:
+        title: What a receipt calls it.
+        matches: Whether names are of this layout.
+        to_ours: State dict of this layout to ours.
+        from_ours: And back.
+    """
+
+    title: str
+    matches: Callable[[set[str]], bool]
+    to_ours: Callable[[Mapping[str, Tensor]], State]
+    from_ours: Callable[[Mapping[str, Tensor]], State]
+
+
+def _begins(*prefixes: str) -> Callable[[set[str]], bool]:
+    return lambda names: all(any(n.startswith(p) for n in names) for p in prefixes)
+
+
+def formats(numbering: Numbering = YOLOV5) -> dict[str, Format]:
+    """The layouts, in the order in which they are tried.
+
+    Args:
+        numbering: Where a YOLOv5 file's modules stand.
+    """
+    return {
+        'yolov5': Format(
+            'YOLOv5',
+            _begins('model.0.'),
+            partial(from_yolov5, numbering=numbering),
+            partial(to_yolov5, numbering=numbering),
+        ),
+        'ours': Format('mmnextvit', _begins('backbone.'), dict, dict),
+        'official': Format(
+            'official', _begins('stem.0.', 'features.'), from_official, backbone_of
+        ),
+        'timm': Format('timm', _begins('stem', 'stages'), from_timm, to_timm),
+    }
+
+
+FORMATS = formats()
+
+
+def recognised(names: set[str]) -> str:
+    """Which of :data:`FORMATS` names are of.
+
+    Raises:
+        ValueError: None of them.
+    """
+    for key, layout in FORMATS.items():
+        if layout.matches(names):
+            return key
+    raise ValueError(
+        f'the names are of no known layout ({", ".join(FORMATS)}); they begin '
+        f'{sorted(names)[:3]}'
+    )

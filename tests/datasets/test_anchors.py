@@ -1,0 +1,78 @@
+"""Anchors for a data set: they fit it, and come back as a config."""
+
+from mmnextvit.datasets.anchors import (
+    box_sizes,
+    compute_anchors,
+    match_ratios,
+    possible_recall,
+)
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from tests.helpers.tiny_run import run_tool, write_tiny_run
+
+
+def test_clusters_are_found():
+    """Nine heaps of boxes: an anchor each, small ones first."""
+    centres = np.array([(8, 10), (20, 12), (16, 30), (40, 40), (90, 30), (60, 100),
+                        (150, 90), (140, 200), (300, 280)])  # fmt: skip
+    random = np.random.default_rng(1)
+    sizes = np.concatenate([c * random.normal(1, 0.03, (50, 2)) for c in centres])
+    found = np.array(compute_anchors(sizes, levels=3, per_level=3))
+    assert found.shape == (3, 3, 2)
+    assert match_ratios(found.reshape(-1, 2), centres).max(axis=1).min() > 0.9
+    areas = found.prod(axis=2).reshape(-1)
+    assert (areas[1:] >= areas[:-1]).all()
+    assert possible_recall(sizes, found, 4.0) == 1.0
+
+
+def test_they_beat_those_of_coco_on_other_boxes():
+    random = np.random.default_rng(0)
+    sizes = random.uniform(3, 12, (500, 2)) * [6, 1]
+    coco = np.array([(10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119),
+                     (116, 90), (156, 198), (373, 326)])  # fmt: skip
+    ours = np.array(compute_anchors(sizes, 3, 3))
+
+    def mean_fit(anchors):
+        return match_ratios(sizes, anchors.reshape(-1, 2)).max(axis=1).mean()
+
+    assert mean_fit(ours) > mean_fit(coco) + 0.1
+    again = compute_anchors(sizes, 3, 3)
+    assert np.array_equal(again, ours)  # a seed makes them the same
+
+
+def test_sizes_and_recall():
+    data = [
+        dict(width=200, height=100, instances=[dict(bbox=[0, 0, 20, 10])]),
+        dict(width=50, height=100, instances=[dict(bbox=[5, 5, 15, 45])]),
+    ]
+    sizes = box_sizes(data, 400)
+    assert sizes.tolist() == [[40, 20], [40, 160]]
+    assert match_ratios(sizes, np.array([[20, 20]])).tolist() == [[0.5], [0.125]]
+    assert possible_recall(sizes, np.array([[[20, 20]]]), 4.0) == 0.5
+
+
+def test_too_few_boxes():
+    with pytest.raises(
+        ValueError, match='2 boxes of different sizes are too few for 9'
+    ):
+        compute_anchors(np.array([[5, 5], [5, 5], [6, 6], [1, 1]]), 3, 3)
+
+
+def test_a_config_with_anchors_of_the_data(tmp_path):
+    """A count as anchors refuses to train; the written config trains."""
+    config = write_tiny_run(tmp_path)
+    with config.open('a') as file:
+        file.write('model["bbox_head"]["prior_generator"] = dict(base_sizes=2)\n')
+    refused = run_tool('train.py', config, cwd=tmp_path, code=1)
+    assert 'train.py: The anchors are placeholders' in refused
+    out = tmp_path / 'sub' / 'fitted.py'
+    printed = run_tool('compute_anchors.py', config, '-o', out, cwd=tmp_path)
+    assert 'can match an anchor' in printed
+    sizes = np.array(Config.fromfile(out).model.bbox_head.prior_generator.base_sizes)
+    assert sizes.shape == (3, 2, 2) and sizes.min() >= 2
+    run_tool('train.py', out, '--cfg-options', 'train_cfg.max_epochs=1', cwd=tmp_path)
+    again = run_tool('compute_anchors.py', config, '-o', out, cwd=tmp_path, code=1)
+    assert 'exists, and nothing is overwritten' in again

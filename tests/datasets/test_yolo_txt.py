@@ -1,0 +1,682 @@
+"""YOLO txt data: read as COCO's would be, and every fault with its file and line."""
+
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from mmnextvit.datasets import yolo_txt
+from mmnextvit.datasets.checks import BrokenPictureError, DataReportHook, read_picture
+from mmnextvit.datasets.yolo_txt import (
+    VerifiedYOLOTxtMixin,
+    find_pictures,
+    label_file,
+    load_cache,
+    parse_labels,
+    picture_size,
+    read_data_yaml,
+)
+
+import numpy as np
+import pytest
+import torch
+from mmdet.datasets import BaseDetDataset
+from mmengine.registry import METRICS, init_default_scope
+from mmyolo.registry import DATASETS
+from PIL import Image
+
+from tests.datasets.test_datasets import log, write_picture  # noqa: F401 (a fixture)
+from tests.helpers.tiny_run import run_tool, write_tiny_run
+
+LOAD = [dict(type='LoadImageFromFile')]
+NAMES = ('cat', 'dog')
+
+
+class Yolo:
+    """Eight pictures of random size with boxes; the last one has no label file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        rng = np.random.default_rng(0)
+        self.pictures, self.boxes, self.sizes = [], [], []
+        for folder in ('images/train', 'labels/train'):
+            (root / folder).mkdir(parents=True)
+        for i in range(8):
+            path = root / 'images' / 'train' / f'{i}.{"jpg" if i % 2 else "png"}'
+            height, width = map(int, rng.integers(32, 80, 2))
+            write_picture(path, i, (height, width))
+            self.pictures.append(path)
+            self.sizes.append((width, height))
+            center, size = rng.uniform(0.3, 0.7, (3, 2)), rng.uniform(0.1, 0.5, (3, 2))
+            self.boxes.append(
+                [
+                    (j % 2, *map(float, c), *map(float, s))
+                    for j, (c, s) in enumerate(zip(center, size))
+                ]
+            )
+            if i < 7:
+                self.write(i, *(' '.join(map(str, box)) for box in self.boxes[i]))
+        self.boxes[7] = []
+        self.yaml()
+
+    def label(self, i: int) -> Path:
+        return self.root / 'labels' / 'train' / f'{i}.txt'
+
+    def write(self, i: int, *lines: str) -> None:
+        self.label(i).write_text(''.join(f'{line}\n' for line in lines))
+
+    def add(self, i: int, *lines: str) -> None:
+        with self.label(i).open('a') as file:
+            file.write(''.join(f'{line}\n' for line in lines))
+
+    def yaml(self, text: str = 'train: images/train\nnames: [cat, dog]\n') -> Path:
+        path = self.root / 'data.yaml'
+        path.write_text(text)
+        return path
+
+    def build(self, **kwargs):
+        cfg = dict(
+            type='VerifiedYOLOTxtDataset',
+            data_root=str(self.root),
+            ann_file='data.yaml',
+            pipeline=LOAD,
+        )
+        return DATASETS.build({**cfg, **kwargs})
+
+    @property
+    def cache(self) -> Path:
+        return self.root / 'images' / 'train.train.mmnextvit-cache.json'
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    init_default_scope('mmyolo')
+    return Yolo(tmp_path)
+
+
+def infos(dataset) -> list[dict]:
+    return [dataset.get_data_info(i) for i in range(len(dataset))]
+
+
+def boxes_of(dataset) -> list:
+    return [box['bbox'] for info in infos(dataset) for box in info['instances']]
+
+
+# ------------------------------------------------------------------- what it reads
+
+
+def test_equals_the_same_boxes_as_coco(yolo, log):  # noqa: F811
+    annotations = []
+    for i, boxes in enumerate(yolo.boxes):
+        w, h = yolo.sizes[i]
+        for label, x, y, bw, bh in boxes:
+            bbox = [(x - bw / 2) * w, (y - bh / 2) * h, bw * w, bh * h]
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=i,
+                    category_id=label + 1,
+                    bbox=bbox,
+                )
+            )
+    content = dict(
+        images=[
+            dict(id=i, file_name=p.name, width=w, height=h)
+            for i, (p, (w, h)) in enumerate(zip(yolo.pictures, yolo.sizes))
+        ],
+        categories=[dict(id=i + 1, name=name) for i, name in enumerate(NAMES)],
+        annotations=annotations,
+    )
+    (yolo.root / 'boxes.json').write_text(json.dumps(content))
+    theirs = DATASETS.build(
+        dict(
+            type='VerifiedCocoDataset',
+            data_root=str(yolo.root),
+            ann_file='boxes.json',
+            data_prefix=dict(img='images/train'),
+            metainfo=dict(classes=NAMES),
+            pipeline=LOAD,
+        )
+    )
+    ours = yolo.build()
+    assert len(ours) == len(theirs) == 8 and len(boxes_of(ours)) == 21
+    for a, b in zip(infos(ours), infos(theirs)):
+        for key in ('img_path', 'img_id', 'height', 'width', 'sample_idx'):
+            assert a[key] == b[key]
+        for x, y in zip(a['instances'], b['instances'], strict=True):
+            assert x['bbox_label'] == y['bbox_label']
+            assert x['ignore_flag'] == y['ignore_flag'] == 0
+            np.testing.assert_allclose(x['bbox'], y['bbox'], atol=1e-9)
+    assert ours[3]['img'].shape[:2] == yolo.sizes[3][::-1]
+    assert ours.metainfo['classes'] == NAMES
+    assert ours.label_report['pictures without a label file'] == [str(yolo.pictures[7])]
+    assert not log
+
+
+def test_in_mmdetection_without_mmyolo(yolo):
+    class Plain(VerifiedYOLOTxtMixin, BaseDetDataset):
+        pass
+
+    plain = Plain(data_root=str(yolo.root), ann_file='data.yaml', pipeline=LOAD)
+    assert infos(plain) == infos(yolo.build())
+    assert plain[3]['img'].shape[:2] == yolo.sizes[3][::-1]
+
+
+def test_list_files_and_lists_of_sources(yolo):
+    names = [f'{path.parent.name}/{path.name}' for path in yolo.pictures]
+    (yolo.root / 'images/first.txt').write_text(
+        '\r\n'.join(f'./{n}' for n in names[:3])
+    )
+    (yolo.root / 'second.txt').write_text(
+        '\n'.join(f'images/{n}' for n in names[3:6]) + '\n\n'
+    )
+    (yolo.root / 'third.txt').write_text('\n'.join(map(str, yolo.pictures[6:])))
+    folder = yolo.build()
+    yolo.yaml(
+        'train: [images/first.txt, second.txt, third.txt]\nnames: {1: dog, 0: cat}\n'
+    )
+    assert infos(yolo.build()) == infos(folder)
+
+
+def test_segments_and_boxes_in_one_file(yolo):
+    yolo.write(1, '1 0.1 0.2 0.5 0.25 0.3 0.75', '0 0.5 0.5 0.5 0.5')
+    w, h = yolo.sizes[1]
+    segment, box = yolo.build().get_data_info(1)['instances']
+    np.testing.assert_allclose(
+        segment['mask'], [[0.1 * w, 0.2 * h, 0.5 * w, 0.25 * h, 0.3 * w, 0.75 * h]]
+    )
+    np.testing.assert_allclose(segment['bbox'], [0.1 * w, 0.2 * h, 0.5 * w, 0.75 * h])
+    assert segment['bbox_label'] == 1 and 'mask' not in box
+    with pytest.raises(ValueError, match=r'(?s)are boxes, but masks need .*\.txt:\d'):
+        yolo.build(polygons=True)
+    load = [*LOAD, dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
+    masks = yolo.build(pipeline=load)[1]['gt_masks']
+    assert len(masks) == 1
+
+
+def test_classes_of_config_and_file(yolo):
+    assert (
+        yolo.build(metainfo=dict(classes=['cat', 'dog'])).metainfo['classes'] == NAMES
+    )
+    with pytest.raises(ValueError) as error:
+        yolo.build(metainfo=dict(classes=('dog', 'cat')))
+    message = str(error.value)
+    assert (
+        "data.yaml:2: names are ('cat', 'dog'), the config has ('dog', 'cat')"
+        in message
+    )
+    assert "Write metainfo=dict(classes=('cat', 'dog')), num_classes=2" in message
+    with pytest.raises(ValueError, match='is one string'):
+        yolo.build(metainfo=dict(classes='cat'))
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp', 'tiff'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_size_is_that_of_the_loaded_picture(tmp_path, suffix, orientation):
+    path = tmp_path / f'a.{suffix}'
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.new('RGB', (64, 48), 'red').save(path, exif=exif)
+    assert picture_size(str(path)) == read_picture(str(path)).shape[1::-1]
+
+
+def test_sizes_come_from_headers(yolo, monkeypatch):
+    """Also for a picture whose end is missing; loading tells of it, as for COCO."""
+    monkeypatch.setattr(Image.Image, 'load', lambda *a: pytest.fail('decoded'))
+    yolo.pictures[2].write_bytes(yolo.pictures[2].read_bytes()[:60])
+    assert [(i['width'], i['height']) for i in infos(yolo.build())] == yolo.sizes
+    monkeypatch.undo()
+    with pytest.raises(BrokenPictureError, match=r'2.png .*\(sample 2\)'):
+        yolo.build()[2]
+
+
+@pytest.mark.parametrize(
+    ('picture', 'label'),
+    [
+        ('/a/images/train/b.c.jpg', '/a/labels/train/b.c.txt'),
+        ('/images/x/images/b.jpg', '/images/x/labels/b.txt'),
+        ('/a/myimages/b.jpg', '/a/myimages/b.txt'),
+        ('/a/images.jpg', '/a/images.txt'),
+    ],
+)
+def test_label_file(picture, label):
+    assert label_file(picture) == label
+
+
+def test_filters_indices_and_batch_shapes(yolo):
+    assert len(yolo.build(filter_cfg=dict(filter_empty_gt=True))) == 7
+    least = sorted(min(size) for size in yolo.sizes)[4]
+    assert len(yolo.build(filter_cfg=dict(min_size=least))) == 4
+    assert len(yolo.build(filter_cfg=dict(min_size=least), test_mode=True)) == 8
+    assert [i['img_id'] for i in infos(yolo.build(indices=[5, 2]))] == [5, 2]
+    shapes = dict(type='BatchShapePolicy', batch_size=2, img_size=64)
+    found = infos(yolo.build(test_mode=True, batch_shapes_cfg=shapes))
+    ratios = [info['height'] / info['width'] for info in found]
+    assert ratios == sorted(ratios) and all('batch_shape' in info for info in found)
+
+
+def test_truth_as_prediction_has_map_1(yolo):
+    dataset = yolo.build(test_mode=True)
+    metric = METRICS.build(dict(type='mmdet.VerifiedCocoMetric', ann_file=None))
+    metric.dataset_meta = dataset.metainfo
+    for info in infos(dataset):
+        truth = info['instances']
+        sample = dict(info, ori_shape=(info['height'], info['width']))
+        sample['pred_instances'] = dict(
+            bboxes=torch.tensor([box['bbox'] for box in truth]).reshape(-1, 4),
+            scores=torch.ones(len(truth)),
+            labels=torch.tensor([box['bbox_label'] for box in truth], dtype=int),
+        )
+        metric.process({}, [sample])
+    assert metric.evaluate(len(dataset))['coco/bbox_mAP'] == pytest.approx(1)
+
+
+def test_an_epoch_with_validation(tmp_path):
+    config = write_tiny_run(tmp_path)
+    data = tmp_path / 'data'
+    for split in ('train', 'val'):
+        content = json.loads((data / 'annotations' / f'{split}.json').read_text())
+        (data / 'images').mkdir(exist_ok=True)
+        (data / split).rename(data / 'images' / split)
+        (data / 'labels' / split).mkdir(parents=True)
+        for image in content['images']:
+            lines = []
+            for box in content['annotations']:
+                if box['image_id'] == image['id']:
+                    x, y, w, h = (value / 64 for value in box['bbox'])
+                    label = box['category_id'] - content['categories'][0]['id']
+                    lines.append(f'{label} {x + w / 2} {y + h / 2} {w} {h}\n')
+            name = Path(image['file_name']).stem
+            (data / 'labels' / split / f'{name}.txt').write_text(''.join(lines))
+    (data / 'data.yaml').write_text(
+        'train: images/train\nval: images/val\nnc: 3\nnames: [circle, square, triangle]'
+    )
+    config.write_text(
+        config.read_text()
+        + """
+custom_imports = dict(imports=['mmnextvit', 'mmnextvit.datasets.yolo_txt'])
+common = dict(type='VerifiedYOLOTxtDataset', ann_file='data.yaml')
+train.update(common)
+val.update(common, split='val')
+pipeline[-1]['meta_keys'] += ('instances',)
+val_evaluator = test_evaluator = dict(ann_file=None)
+train_cfg = dict(max_epochs=1, val_interval=1)
+"""
+    )
+    output = run_tool('train.py', config.name, cwd=tmp_path)
+    assert 'Epoch(train) [1][3/3]' in output and 'coco/bbox_mAP:' in output
+    assert 'data.yaml (val): 4 pictures, ' in output
+    assert len(list(data.glob('images/*.mmnextvit-cache.json'))) == 2
+
+
+# -------------------------------------------------------------------- broken labels
+
+
+def test_broken_lines(yolo, log):  # noqa: F811
+    faults = {
+        '0 0.5 0.5 x 0.2': 'could not convert string to float',
+        '0 0.5 0.5 0.2': '4 columns: 5 ',
+        '0 0.1 0.1 0.2 0.2 0.9': '6 columns: 5 ',
+        '0 0.1 0.1 0.2 0.2 0.3 0.3 0.4': '8 columns',
+        '0.5 0.5 0.5 0.2 0.2': 'class 0.5 is no whole number',
+        '2 0.5 0.5 0.2 0.2': 'class 2 is not in 0 to 1',
+        '-1 0.5 0.5 0.2 0.2': 'class -1 is not in 0 to 1',
+        'nan 0.5 0.5 0.2 0.2': 'NaN or infinite',
+        '0 0.5 inf 0.2 0.2': 'NaN or infinite',
+    }
+    yolo.add(3, '', *faults)
+    yolo.label(5).write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(ValueError) as error:
+        yolo.build()
+    message = str(error.value)
+    assert '10 broken lines in the label files of' in message
+    for line, reason in enumerate(faults.values(), start=5):  # three boxes, one blank
+        assert f'{yolo.label(3)}:{line}: {reason}' in message
+    assert f'{yolo.label(5)}:1: the file is not text' in message
+    assert 'skip_broken=True' in message
+    with pytest.raises(ValueError, match='10 broken lines'):  # from the cache
+        yolo.build(test_mode=True)
+    dataset = yolo.build(skip_broken=True)
+    assert len(boxes_of(dataset)) == 18 and len(dataset) == 8
+    assert len(log) == 1 and '10 broken lines' in log[0] and 'dropped' in log[0]
+
+
+def test_long_lists_are_cut(yolo):
+    yolo.add(0, *['x'] * 100)
+    with pytest.raises(ValueError, match=r'100 broken lines(.*\n){21}.* 80 more'):
+        yolo.build()
+
+
+def test_forgiven_spellings():
+    text = b'\xef\xbb\xbf0.0\t0.5 0.5  0.5 0.5 \r\n\r\n1 .5 5e-1 0.5 0.5'
+    parsed = parse_labels(text, 2)
+    assert parsed['rows'] == [[1, 0, 0.5, 0.5, 0.5, 0.5], [3, 1, 0.5, 0.5, 0.5, 0.5]]
+    assert not parsed['broken']
+
+
+def test_duplicates_and_values_out_of_range(yolo, log):  # noqa: F811
+    yolo.write(
+        4,
+        '0 0.5 0.5 0.25 0.25',
+        '0 0.5 0.5 0.25 0.25',
+        '0 0.50 0.5 0.25 0.250',  # the same again
+        '1 0.5 0.5 0.25 0.25',  # another class
+        '0 0.9 0.5 0.4 0.5',  # to the right of the picture
+        '0 1.9 0.5 0.4 0.5',  # outside
+        '0 0.5 0.5 0 0.5',
+        '0 0.5 0.5 0.5 -0.5',
+        '1 -0.5 0.25 0.5 0.25 0.5 1.25',
+        '1 0.9500004 0.5 0.1 0.5',  # rounded
+    )
+    dataset = yolo.build()
+    w, h = yolo.sizes[4]
+    np.testing.assert_allclose(
+        [box['bbox'] for box in dataset.get_data_info(4)['instances']],
+        [
+            [0.375 * w, 0.375 * h, 0.625 * w, 0.625 * h],
+            [0.375 * w, 0.375 * h, 0.625 * w, 0.625 * h],
+            [0.7 * w, 0.25 * h, w, 0.75 * h],
+            [0, 0.25 * h, 0.5 * w, h],
+            [0.9000004 * w, 0.25 * h, w, 0.75 * h],
+        ],
+    )
+    mask = dataset.get_data_info(4)['instances'][3]['mask']
+    np.testing.assert_allclose(mask, [[0, 0.25 * h, 0.5 * w, 0.25 * h, 0.5 * w, h]])
+    label = yolo.label(4)
+    report = dict(dataset.label_report)
+    assert report['repeated lines (dropped)'] == [f'{label}:2', f'{label}:3']
+    assert report['lines with values out of range (clipped to the picture)'] == [
+        f'{label}:{line}' for line in (5, 6, 9)
+    ]
+    assert dataset.box_faults == {
+        'outside the picture': [f'{label}:6'],
+        'of zero or negative size': [f'{label}:7', f'{label}:8'],
+    }
+    assert len(log) == 2
+    assert f'2 repeated lines (dropped): {label}:2, {label}:3' in log[0]
+    assert (
+        f'3 lines with values out of range (clipped to the picture): {label}' in log[0]
+    )
+    assert 'boxes dropped: 1 outside the picture' in log[1]
+
+
+def test_pictures_listed_twice(yolo, log):  # noqa: F811
+    yolo.yaml('train: [images/train, images/train]\nnames: [cat, dog]')
+    assert len(yolo.build()) == 8
+    assert '8 pictures listed twice, used once' in log[0]
+
+
+def test_no_label_file(yolo, log):  # noqa: F811
+    for i in range(7):
+        yolo.label(i).unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        yolo.build()
+    assert f'None of the 8 pictures of {yolo.root}/data.yaml (train)' in str(
+        error.value
+    )
+    assert f'looked for {yolo.label(0)}' in str(error.value)
+    assert len(yolo.build(test_mode=True)) == 8 and 'None of the 8' in log[0]
+    yolo.write(0)
+    with pytest.raises(ValueError, match='holds no usable box'):
+        yolo.build()
+
+
+# ------------------------------------------------------------------ broken pictures
+
+
+def test_missing_and_broken_pictures(yolo, log):  # noqa: F811
+    names = [*yolo.pictures, yolo.root / 'images/train/gone.jpg']
+    (yolo.root / 'train.txt').write_text('\n'.join(map(str, names)))
+    yolo.yaml('train: train.txt\nnames: [cat, dog]')
+    yolo.pictures[1].write_bytes(b'')
+    yolo.pictures[2].write_text('no picture')
+    with pytest.raises(FileNotFoundError) as error:
+        yolo.build()
+    message = str(error.value)
+    assert '3 of the 9 pictures of' in message and 'skip_broken=True' in message
+    assert f'{names[8]} does not exist' in message
+    assert f'{names[1]} is empty' in message
+    assert f'{names[2]} is truncated, or no picture' in message
+    (yolo.root / 'train.txt').write_text('\n'.join(map(str, names[:8])))
+    with pytest.raises(BrokenPictureError, match='2 of the 8 pictures'):
+        yolo.build()
+    (yolo.root / 'train.txt').write_text('\n'.join(map(str, names)))
+    dataset = yolo.build(skip_broken=True)
+    assert [info['img_id'] for info in infos(dataset)] == list(range(6))
+    assert len(dataset.broken) == 6 and 'skipped' in log[0]
+    assert all(dataset[i]['img'] is not None for i in range(6))
+    (yolo.root / 'train.txt').write_text(str(names[1]))
+    with pytest.raises(BrokenPictureError, match='1 of the 1'):
+        yolo.build(skip_broken=True)
+
+
+def test_checks_of_the_mixin_go_on(yolo, log):  # noqa: F811
+    path = yolo.pictures[2]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BrokenPictureError, match='1 of 8 pictures are broken'):
+        yolo.build(decode_all=True)
+    assert len(yolo.build(decode_all=True, skip_broken=True)) == 7
+    with pytest.raises(ValueError, match='skip_broken=True is for training'):
+        yolo.build(test_mode=True, skip_broken=True)
+    dataset = yolo.build(skip_broken=True)
+    assert dataset[2]['img_path'] != str(path) and dataset.broken.sum() == 1
+    loader = SimpleNamespace(dataset=dataset)
+    logger = SimpleNamespace(warning=log.append)
+    runner = SimpleNamespace(train_dataloader=loader, logger=logger)
+    DataReportHook().after_train_epoch(runner)
+    assert f'1 of 8 pictures of {yolo.root}/data.yaml are broken' in log[-1]
+    with pytest.raises(FileNotFoundError, match='typo.yaml does not exist'):
+        yolo.build(ann_file='typo.yaml')
+
+
+# --------------------------------------------------------------------------- cache
+
+
+@pytest.fixture
+def scanned(monkeypatch):
+    """Names of the pictures whose header has been read since the last look."""
+    names = []
+    size = picture_size
+
+    def note(path: str) -> tuple:
+        names.append(Path(path).name)
+        return size(path)
+
+    def look() -> list:
+        found = sorted(names)
+        names.clear()
+        return found
+
+    monkeypatch.setattr(yolo_txt, 'picture_size', note)
+    return look
+
+
+def test_cache(yolo, scanned, capsys):
+    first = infos(yolo.build())
+    assert len(scanned()) == 8
+    assert 'Scanning data.yaml (train)' in capsys.readouterr().out
+    assert infos(yolo.build()) == first and not scanned()
+    assert 'Scanning' not in capsys.readouterr().out
+    assert [p.name for p in yolo.cache.parent.iterdir() if p.is_file()] == [
+        yolo.cache.name
+    ]
+
+    yolo.write(3, '0 0.5 0.5 0.5 0.5')  # edited
+    yolo.write(7, '1 0.5 0.5 0.5 0.5')  # added
+    yolo.label(5).unlink()  # removed
+    write_picture(yolo.pictures[1], 9, (30, 31))
+    found = infos(yolo.build())
+    assert scanned() == ['1.jpg', '3.jpg', '5.jpg', '7.jpg']
+    assert [len(info['instances']) for info in found] == [3, 3, 3, 1, 3, 0, 3, 1]
+    assert (found[1]['width'], found[1]['height']) == (31, 30)
+
+    yolo.pictures[0].unlink()
+    write_picture(yolo.pictures[0].with_name('9.png'))
+    assert len(infos(yolo.build())) == 8 and scanned() == ['9.png']
+    yolo.pictures[2].unlink()
+    assert len(yolo.build()) == 7 and not scanned()
+    assert len(load_cache(yolo.cache, 2)) == 7
+
+    yolo.yaml('train: images/train\nnames: [cat, dog, cow]\n')
+    yolo.build()  # other classes are in range
+    assert len(scanned()) == 7
+
+
+def test_same_size_and_a_new_time(yolo, scanned):
+    yolo.build()
+    scanned()
+    text = yolo.label(3).read_text()
+    yolo.label(3).write_text(text.replace('0', '1', 1))
+    os.utime(yolo.label(3), ns=(1, 1))
+    assert yolo.build().get_data_info(3)['instances'][0]['bbox_label'] == 1
+    assert scanned() == ['3.jpg']
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda b: b'',
+        lambda b: b[: len(b) // 2],
+        lambda b: b.replace(b'0.', b'1.', 1),
+        lambda b: b'\x80\x04\x95' + b,
+        lambda b: b'[' * 100000,
+        lambda b: b.replace(b'"format": 1', b'"format": 0'),
+    ],
+)
+def test_damaged_cache(yolo, scanned, damage, log):  # noqa: F811
+    expected = infos(yolo.build())
+    content = yolo.cache.read_bytes()
+    scanned()
+    yolo.cache.write_bytes(damage(content))
+    assert infos(yolo.build()) == expected and len(scanned()) == 8
+    assert yolo.cache.read_bytes() == content and not log
+
+
+def test_unwritable_cache(yolo, scanned, log):  # noqa: F811
+    yolo.cache.mkdir()
+    assert len(yolo.build()) == 8 and len(yolo.build()) == 8
+    assert len(scanned()) == 16
+    assert (
+        len(log) == 2 and f'{yolo.cache} cannot be written (Is a directory)' in log[0]
+    )
+    assert len(list(yolo.cache.parent.iterdir())) == 2  # no part is left
+
+
+def test_other_processes_write_nothing(yolo, monkeypatch, capsys):
+    monkeypatch.setattr(yolo_txt, 'get_rank', lambda: 1)
+    assert len(yolo.build()) == 8
+    assert not yolo.cache.exists() and 'Scanning' not in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------- data.yaml
+
+
+def test_data_yaml(yolo):
+    path = yolo.yaml(
+        'path: .\ntrain: [a, b]\nval: c\ntest:  # none\n\nnc: 3\n'
+        'names: {2: x, 0: y, 1: 7}\ndownload: rm -rf /\n'
+    )
+    assert read_data_yaml(path) == dict(
+        classes=('y', '7', 'x'),
+        splits=dict(train=['a', 'b'], val=['c']),
+        path='.',
+        lines=dict(path=1, train=2, val=3, test=4, nc=6, names=7, download=8),
+    )
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('train: a', 'names is None'),
+        ('train: a\nnames: cat', ":2: names is 'cat': a list of class names"),
+        ('train: a\nnames: []', r':2: names is \[\]'),
+        ('train: a\nnames: [a, no]', ':2: names: class 1 is False: write it in quotes'),
+        ('train: a\nnames:\n  0: a\n  1:', ':4: names: class 1 is None'),
+        ('train: a\nnames: [a, b, a]', ":2: names has 'a' 2 times"),
+        ('train: a\nnames: {1: a, 2: b}', ':2: the keys of names.*0 to 1: 0 is none'),
+        ('train: a\nnames: {x: a}', ":2: the keys of names.*'x' is no whole number"),
+        (
+            'train: a\nnames: [a]\nnc: 2',
+            r':3: nc is 2, but names \(line 2\) has 1: write nc: 1',
+        ),
+        ('train: a\nnames: [a]\nnc: true', ':3: nc is True'),
+        ('names: [a]', 'none of the keys train, val, test'),
+        ('train: 3\nnames: [a]', ':1: train is 3: a folder'),
+        ('train: [a, 3]\nnames: [a]', r":1: train is \['a', 3\]"),
+        ('path: [a]\ntrain: a\nnames: [a]', r":1: path is \['a'\]"),
+        ('train: a\nkpt_shape: [17, 3]\nnames: [a]', ':2: kpt_shape'),
+        ('train: a\ntrain: b', ':2: train stands here a second time'),
+        ('train: [a', ':1: not YAML|:2: not YAML'),
+        ('!!python/object/apply:os.getcwd []', 'not YAML'),
+        ('a: &a [x]\nb: *a', ':2: aliases'),
+    ],
+)
+def test_bad_data_yaml(yolo, text, message):
+    with pytest.raises(ValueError, match=f'data.yaml.*{message}'):
+        read_data_yaml(yolo.yaml(text))
+
+
+def test_bombs_end_soon(yolo):
+    bomb = 'a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
+        f'a{i + 1}: &a{i + 1} [{", ".join([f"*a{i}"] * 10)}]\n' for i in range(20)
+    )
+    for text in (bomb, '[' * 100000, 'names: [' + 'a, ' * 1000000 + 'a]'):
+        start = time.monotonic()
+        with pytest.raises(ValueError, match='data.yaml'):
+            yolo.build(ann_file=str(yolo.yaml(text)))
+        assert time.monotonic() - start < 5
+
+
+def test_paths(yolo, monkeypatch, tmp_path_factory):
+    expected = infos(yolo.build())
+    tail = 'names: [cat, dog]'
+    for text in (
+        f'path: images\ntrain: train\n{tail}',
+        f'path: {yolo.root}\ntrain: images/train\n{tail}',
+        f'path: /moved/away\ntrain: images/train\n{tail}',
+        f'path: ../datasets/x  # of another folder\ntrain: images/train\n{tail}',
+        f'train: ../images/train\n{tail}',  # Roboflow's
+    ):
+        yolo.yaml(text)
+        assert infos(yolo.build()) == expected, text
+    elsewhere = tmp_path_factory.mktemp('elsewhere') / 'cats.yaml'
+    elsewhere.write_text(f'path: images\ntrain: train\n{tail}')
+    assert infos(yolo.build(ann_file=str(elsewhere))) == expected
+    monkeypatch.chdir(yolo.root)
+    yolo.yaml(f'path: .\ntrain: images/train\n{tail}')
+    assert infos(yolo.build(data_root='')) == expected
+    assert infos(yolo.build(data_root='.')) == expected
+
+
+def test_missing_folders(yolo):
+    yolo.yaml('path: x\ntrain: y\nnames: [cat, dog]\ndownload: touch /tmp/no')
+    with pytest.raises(FileNotFoundError) as error:
+        yolo.build()
+    message = str(error.value)
+    assert f'data.yaml:2: train: y is not found, looked for {yolo.root}/x/y' in message
+    assert f'{yolo.root}/y' in message and f"data_root (now '{yolo.root}')" in message
+    assert 'download: is not run' in message
+    with pytest.raises(ValueError, match="data.yaml has no 'val'.*one of train"):
+        yolo.build(split='val')
+    (yolo.root / 'empty').mkdir()
+    (yolo.root / 'empty.txt').write_text('\n')
+    (yolo.root / 'boxes.json').write_text('{}')
+    for source, message in (
+        ('empty', 'empty holds no picture'),
+        ('empty.txt', 'empty.txt lists no pictures'),
+        ('boxes.json', 'boxes.json is neither a folder nor'),
+    ):
+        yolo.yaml(f'train: {source}\nnames: [cat, dog]')
+        with pytest.raises(ValueError, match=message):
+            yolo.build()
+
+
+def test_folders_are_searched_below_and_links_end(yolo):
+    folder = yolo.root / 'images'
+    (folder / 'train' / 'circle').symlink_to(folder, target_is_directory=True)
+    (folder / 'train' / '.hidden').mkdir()
+    write_picture(folder / 'train' / '.hidden' / 'a.png')
+    write_picture(folder / 'train' / '._a.png')
+    (folder / 'train' / 'notes.md').write_text('x')
+    assert sorted(find_pictures(str(folder))) == [str(p) for p in yolo.pictures]

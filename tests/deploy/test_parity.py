@@ -1,0 +1,213 @@
+"""What counts as a difference between an exported file and torch."""
+
+import mmnextvit  # noqa: F401  (first)
+from mmnextvit.deploy.candidates import Candidates, resized
+from mmnextvit.deploy.parity import (
+    Drift,
+    Outcome,
+    batches,
+    by_torch,
+    compare_candidates,
+)
+from mmnextvit.runtime import Detections, lay_out
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.lively_detectors import demo_pictures, lively_detector, small_config
+
+STEPS = [
+    {'type': 'letterbox', 'size': [64, 96], 'fill': 114, 'scale_up': False}
+    | {'mini_pad': False}
+]
+NMS = dict(score_thr=0.05, iou_threshold=0.5, max_per_img=6)
+
+# x1, y1, x2, y2, score, class
+A = 0, 0, 10, 10, 0.9, 0
+B = 40, 40, 60, 60, 0.5, 1
+C = 80, 10, 90, 30, 0.4, 2
+
+
+def changed(row, **values):
+    names = ('x1', 'y1', 'x2', 'y2', 'score', 'label')
+    return tuple(values.get(name, value) for name, value in zip(names, row))
+
+
+def overlapping(overlap: float, row=A):
+    """A box beside ``row`` (10 x 10) with that IoU, a little less sure."""
+    shift = 10 * (1 - overlap) / (1 + overlap)
+    x1, x2 = row[0] + shift, row[2] + shift
+    return changed(row, x1=x1, x2=x2, score=row[4] - 0.1)
+
+
+def judge(found, candidates, size=None, **nms) -> Drift:
+    """``found`` as the outcome of suppressing ``candidates``, in a picture's pixels if
+    it has a ``size``."""
+    table = np.array(found, np.float32).reshape(-1, 6)
+    order = np.argsort(-table[:, 4], kind='stable')
+    boxes, (scores, labels) = table[order, :4], table[order, 4:].T
+    drift = Drift()
+    rows = np.array(candidates, np.float32).reshape(-1, 6)
+    classes = np.zeros((len(rows), 3), np.float32)
+    classes[np.arange(len(rows)), rows[:, 5].astype(int)] = rows[:, 4]
+    outcome = Outcome(rows[:, :4], classes, NMS | nms, drift)
+    layout = size and lay_out(size, STEPS)
+    outcome.judge(Detections(boxes, scores, labels.astype(int)), layout=layout)
+    return drift
+
+
+def test_the_right_outcome():
+    drift = judge([C, A, B], [A, B, C])
+    assert drift.largest == {'boxes': 0, 'scores': 0} and not drift.faults()
+    assert not judge([], []).faults()
+    assert not judge([A], [A, overlapping(0.8)]).faults()  # suppressed
+    assert not judge([], [changed(A, score=0.05)]).faults()  # not above the threshold
+
+
+def test_small_differences():
+    found = [changed(A, x2=10.05), changed(B, score=0.5005), C]
+    drift = judge(found, [A, B, C])
+    assert drift.largest == {
+        'boxes': pytest.approx(0.05, abs=1e-5),
+        'scores': pytest.approx(0.0005, abs=1e-6),
+    }
+    assert not drift.faults()
+
+
+def test_differences_that_are_too_large():
+    drift = judge([changed(A, x2=10.2), B], [A, B])
+    assert drift.faults() == ['boxes differ by 0.2 (0.1 is allowed)']
+    drift = judge([A, changed(B, score=0.502)], [A, B])
+    assert drift.faults() == ['scores differ by 0.002 (0.001 is allowed)']
+    assert judge([A, changed(B, label=0)], [A, B]).faults()  # another class
+    assert judge([A, changed(B, x1=43, x2=63)], [A, B]).faults()  # another place
+    assert judge([A, C], [A]).faults()  # of a class that nothing has
+
+
+def test_detections_that_are_missing():
+    assert judge([A, B], [A, B, C]).faults() == ['1 detections are missing']
+    assert judge([], [A, B, C]).faults() == ['3 detections are missing']
+    assert judge([A], [A, overlapping(0.45)]).faults() == ['1 detections are missing']
+    # What is of another class, or less sure, suppresses nothing.
+    other = changed(overlapping(0.9), label=1)
+    assert judge([A], [A, other]).faults() == ['1 detections are missing']
+    assert judge([overlapping(0.9)], [A, overlapping(0.9)]).missing == 1
+
+
+def test_detections_that_should_be_suppressed():
+    both = [A, overlapping(0.55)]
+    assert judge(both, both).faults() == ['1 detections should be suppressed']
+    assert judge([A, A], [A]).faults() == ['1 detections should be suppressed']
+
+
+def test_what_rounding_may_turn():
+    """An overlap that is the threshold, a score that is, two scores that are equal."""
+    for overlap in (0.4995, 0.5, 0.5005):
+        both = [A, overlapping(overlap)]
+        assert not judge([A], both).faults() and not judge(both, both).faults()
+    low = changed(C, score=0.0500001)
+    assert not judge([A], [A, low]).faults() and not judge([A, low], [A, low]).faults()
+    assert judge([A], [A, changed(C, score=0.052)]).missing == 1
+    equal = changed(overlapping(0.8), score=0.9)
+    assert not judge([equal], [A, equal]).faults()
+
+
+def test_as_many_as_there_may_be():
+    rows = [changed(C, x1=80 - 9 * i, x2=88 - 9 * i, score=0.9 - 0.1 * i)
+            for i in range(5)]  # fmt: skip
+    assert not judge(rows[:3], rows, max_per_img=3).faults()
+    assert judge(rows[:2], rows, max_per_img=3).missing == 3
+    assert judge(rows[:5], rows, max_per_img=3).overlapping == 2
+    assert judge(rows[:1] + rows[2:4], rows, max_per_img=3).missing == 1
+
+
+def test_pixels_of_the_picture():
+    """A picture of twice the size, with boxes of its own."""
+    found = [changed(A, x2=20, y2=20), changed(B, x1=80, y1=80, x2=120, y2=120)]
+    assert not judge(found, [A, B], size=(128, 192)).faults()
+    assert judge([A, B], [A, B], size=(128, 192)).faults()
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_what_is_no_number(value):
+    drift = Drift()
+    for difference in (0.0, value, 0.0):
+        drift.add('candidate scores', difference)
+    assert len(drift.faults()) == 1 and 'candidate scores differ' in drift.faults()[0]
+    assert drift.not_finite() == ['candidate scores are not all finite']
+    for bad in (changed(A, score=value), changed(A, x2=value)):
+        assert judge([bad, B], [A, B]).faults()
+
+
+# ------------------------------------------------------------------ with detectors
+
+
+@pytest.fixture(scope='module')
+def detector():
+    cfg = small_config('yolov5_nextvit_s', classes=3)
+    cfg.model.test_cfg.update(score_thr=0.05)
+    return lively_detector(cfg)
+
+
+def test_batches():
+    steps = [
+        {'type': 'keep_ratio', 'scale': [96, 64]},
+        {'type': 'letterbox', 'size': [64, 96], 'fill': 114, 'scale_up': False}
+        | {'mini_pad': False},
+    ]
+    pictures = demo_pictures((64, 96), (32, 96), (64, 96))
+    facts = dict(input=dict(batch=2), resize=steps)
+    first, second = batches(pictures, facts)
+    assert first.shape == second.shape == (2, 3, 64, 96) and first.dtype == np.float32
+    assert (first[0] == pictures[0].transpose(2, 0, 1)[::-1]).all()
+    assert (first[1, :, 16:48] == pictures[1].transpose(2, 0, 1)[::-1]).all()
+    assert (first[1, :, :16] == 114).all() and (first[1, :, 48:] == 114).all()
+    third = pictures[2].transpose(2, 0, 1)[::-1]
+    assert (second[0] == third).all() and (second[1] == third).all()  # filled up
+    facts = dict(facts, input=dict(batch=1))
+    assert [len(b) for b in batches(pictures, facts)] == [1, 1, 1]
+    facts = dict(facts, input=dict(batch=None))
+    assert [len(b) for b in batches(pictures, facts)] == [2, 2]
+
+
+def test_every_candidate_counts(detector):
+    """One score or one box of all that is off is seen, and so is NaN."""
+    images = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 64))
+    images = images.astype(np.float32)
+    candidates = Candidates(detector)
+
+    def run(images):
+        with torch.no_grad():
+            return tuple(x.numpy().copy() for x in candidates(torch.tensor(images)))
+
+    for name, index, value in [('boxes', 0, 0.3), ('scores', 1, 0.002)]:
+        for error in (value, np.nan):
+            drift = Drift()
+
+            def worse(images, index=index, error=error):
+                outputs = run(images)
+                outputs[index][0, 17, 2] += error
+                return outputs
+
+            compare_candidates(worse, detector, [images] * 2, drift)
+            (fault,) = drift.faults()
+            assert fault.startswith(f'candidate {name} differ by ')
+            assert drift.largest[f'candidate {name}'] == pytest.approx(
+                error, rel=0.1, nan_ok=True
+            )
+    drift = Drift()
+    compare_candidates(run, detector, [images], drift)
+    assert not drift.faults() and drift.largest['candidate boxes'] > 0
+
+
+def test_torch_side_is_the_head_s_own_prediction(detector):
+    """Boxes lie in the picture's own pixels, whatever its size."""
+    cfg = resized(detector.cfg, (64, 96))
+    (picture,) = demo_pictures((64, 96))
+    (found,) = by_torch(detector, cfg, [picture])
+    large = np.repeat(np.repeat(picture, 3, 0), 3, 1)
+    (again,) = by_torch(detector, cfg, [large])
+    assert len(found.scores) > 5 and found.scores.min() > 0.05
+    assert np.allclose(again.boxes, 3 * found.boxes, atol=0.05)
+    assert np.allclose(again.scores, found.scores, atol=1e-4)

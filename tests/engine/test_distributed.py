@@ -1,0 +1,151 @@
+"""Two CPU processes give what one process gives."""
+
+import re
+import socket
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader
+from mmyolo.registry import MODELS
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tests.helpers.tiny_run import run_tool, write_tiny_run
+
+
+def gradients(config, state, batch) -> dict:
+    """Of this process's share of the batch, as MMEngine's train step makes them."""
+    init_default_scope('mmyolo')
+    model = MODELS.build(Config.fromfile(config).model).double()
+    model.load_state_dict(state)
+    model.train()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    for norm in norms:
+        norm.eval()
+    assert norms and not any(isinstance(n, torch.nn.SyncBatchNorm) for n in norms)
+    found = {}
+
+    class Keep(OptimWrapper):
+        """Takes the gradients in the place of a step."""
+
+        def step(self, **kwargs):
+            found.update((n, p.grad.clone()) for n, p in model.named_parameters())
+
+    wrapper = Keep(torch.optim.SGD(model.parameters(), lr=1))
+    if get_world_size() > 1:
+        MMDistributedDataParallel(model, broadcast_buffers=False).train_step(
+            batch, wrapper
+        )
+    else:
+        model.train_step(batch, wrapper)
+    return found
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    torch.distributed.init_process_group(
+        'gloo', f'file://{folder}/meeting', rank=rank, world_size=2
+    )
+    state, batches = torch.load(f'{folder}/state.pt')
+    found = gradients(f'{folder}/tiny.py', state, batches[rank])
+    torch.save(found, f'{folder}/gradients_{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+def make_batch(first, last, boxes) -> dict:
+    """Pictures of chosen numbers; each has the same boxes, so as many positives."""
+    pictures = [
+        torch.randint(
+            64 * i + 1, (3, 64, 64), generator=torch.Generator().manual_seed(i)
+        )
+        for i in range(first + 1, last + 1)
+    ]
+    labels = [
+        torch.tensor([i, label, *box])
+        for i in range(last - first)
+        for label, box in enumerate(boxes)
+    ]
+    return dict(
+        inputs=torch.stack(pictures),
+        data_samples=dict(bboxes_labels=torch.stack(labels)),
+    )
+
+
+@pytest.fixture
+def float64():
+    """Gradients of the attention are so small that float32 leaves noise of them."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path, lively, float64):
+    write_tiny_run(tmp_path)
+    boxes = [[4.0, 6.0, 20.0, 30.0], [10.0, 2.0, 60.0, 50.0], [30.0, 34.0, 42.0, 40.0]]
+    init_default_scope('mmyolo')
+    torch.manual_seed(0)
+    config = tmp_path / 'tiny.py'
+    model = lively(MODELS.build(Config.fromfile(config).model))
+    for param in model.parameters():  # so that outputs depend on the picture
+        if param.ndim > 1:
+            torch.nn.init.kaiming_normal_(param)
+    state = model.state_dict()
+    halves = [make_batch(0, 2, boxes), make_batch(2, 4, boxes)]
+    torch.save((state, halves), tmp_path / 'state.pt')
+
+    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
+    of_two, of_other = (torch.load(tmp_path / f'gradients_{i}.pt') for i in range(2))
+    of_one = gradients(config, state, make_batch(0, 4, boxes))
+    of_half = gradients(config, state, make_batch(0, 2, boxes))
+
+    assert of_one.keys() == of_two.keys() and len(of_one) > 200
+    different = 0
+    for name, expected in of_one.items():
+        if name.endswith('e_mhsa.k.bias'):
+            continue  # softmax does not see it: 0 but for rounding
+        scale = expected.abs().max()
+        assert scale > 0, name
+        assert (of_two[name] - expected).abs().max() < 1e-8 * scale, name
+        assert torch.equal(of_two[name], of_other[name]), name
+        different += (2 * of_half[name] - expected).abs().max() > 1e-2 * scale
+    # The halves differ, so equality says something.
+    assert different > 0.9 * len(of_one)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return str(free.getsockname()[1])
+
+
+def test_train_and_test_in_two_processes(tmp_path, monkeypatch):
+    """As on several GPUs, from another folder; `norm_cfg` asks for SyncBN too."""
+    write_tiny_run(tmp_path)
+    monkeypatch.setenv('PORT', free_port())
+    output = run_tool(
+        *('dist_train.sh', 'tiny.py', '2', '--auto-scale-lr', '--cfg-options'),
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'model.backbone.norm_cfg.type=SyncBN',
+        cwd=tmp_path,
+    )
+    # Six pictures, two processes with two each.
+    assert 'Epoch(train) [1][2/2]' in output and 'Epoch(train) [1][1/3]' not in output
+    assert output.count('Saving checkpoint at 1 epochs') == 1  # by the first process
+    checkpoint = tmp_path / 'work_dirs' / 'tiny' / 'epoch_1.pth'
+    checkpoint = CheckpointLoader.load_checkpoint(str(checkpoint))
+    groups = checkpoint['optimizer']['param_groups'][:3]
+    assert [g['initial_lr'] for g in groups] == [0.01 * 4 / 128] * 3
+
+    monkeypatch.setenv('PORT', free_port())
+    output_of_test = run_tool(
+        *('dist_test.sh', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '2'),
+        cwd=tmp_path,
+    )
+    metric = r'coco/bbox_mAP: (\S+)'
+    assert re.findall(metric, output) == re.findall(metric, output_of_test) != []

@@ -1,0 +1,78 @@
+"""What the README shows works as it stands there."""
+
+import json
+import re
+
+from mmnextvit.engine import runner
+from mmnextvit.models.timm_features import timm_mean_std
+
+from mmengine.config import Config
+
+from tests.conftest import ROOT
+from tests.helpers.tiny_run import load_tool, run_tool
+
+README = (ROOT / 'README.md').read_text()
+
+
+def code(language: str, containing: str) -> str:
+    blocks = re.findall(rf'```{language}\n(.*?)```', README, re.S)
+    return next(block for block in blocks if containing in block)
+
+
+def test_the_config_for_own_data_trains_as_it_stands(tmp_path):
+    """With two classes, a file a split, and no change but what saves time."""
+    config = code('python', 'my_data')
+    assert len(config.splitlines()) <= 15
+    path = tmp_path / 'my_data.py'
+    path.write_text(config.replace("'./", f"'{ROOT}/configs/"))
+    data = tmp_path / 'data' / 'my_data'
+    load_tool('make_demo_data').make_demo_data(data, train=4, val=2, size=64, seed=0)
+    for split in ('train', 'val'):
+        content = json.loads((data / 'annotations' / f'{split}.json').read_text())
+        content['categories'] = [dict(id=1, name='cat'), dict(id=2, name='dog')]
+        for annotation in content['annotations']:
+            annotation['category_id'] = 1 + annotation['category_id'] % 2
+        (data / f'{split}.json').write_text(json.dumps(content))
+
+    options = [
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'train_dataloader.batch_size=2',
+    ]
+    printed = run_tool('train.py', path, '--cfg-options', *options, cwd=tmp_path)
+    assert 'coco/bbox_mAP_50' in printed
+    assert (tmp_path / 'work_dirs' / 'my_data' / 'last_checkpoint').is_file()
+
+
+def test_the_timm_config_builds(tmp_path):
+    """With the mean and std of that model, which the README writes out."""
+    example = code('python', 'TimmFeatures')
+    path = tmp_path / 'timm.py'
+    path.write_text(example.replace("'./", f"'{ROOT}/configs/"))
+    cfg = Config.fromfile(path)
+    assert timm_mean_std(cfg.model.backbone.model_name) == dict(
+        mean=cfg.model.data_preprocessor.mean, std=cfg.model.data_preprocessor.std
+    )
+    init_cfg = cfg.model.backbone.pop('init_cfg')
+    assert init_cfg.checkpoint == f'timm://{cfg.model.backbone.model_name}'
+    detector = runner.build_model(cfg)
+    assert detector.neck.strides == (8, 16, 32)
+
+
+def test_the_backbone_example():
+    scope: dict = {}
+    example = code('python', 'from mmnextvit import NextViT')
+    exec(example, scope)
+    backbone = scope['backbone']
+    line = example.strip().splitlines()[-1]
+    expected = line.split('#')[1].strip()
+    assert str((backbone.out_channels, backbone.strides)) == f'({expected})'
+
+
+def test_every_file_that_it_names_is_there():
+    listing = README.split('## In this folder')[1].split('```')[1]
+    modules = {path.name for path in (ROOT / 'mmnextvit').glob('*.py')}
+    named = set(re.findall(r'mmnextvit/(\w+\.py)', listing))
+    assert named == modules - {'__init__.py'}
+    for tool in re.findall(r'tools/\w+\.(?:py|sh)', README):
+        assert (ROOT / tool).is_file(), tool

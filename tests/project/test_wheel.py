@@ -1,0 +1,189 @@
+"""The wheel, the sdist and an editable install, each used from a foreign folder.
+
+The environments are fresh, and take what mmnextvit needs from this one by a path.
+"""
+
+import os
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.helpers.tiny_run import run_command, write_tiny_run
+
+TOP = 'configs', 'tools', 'model-index.yml'
+SITE = Path(sysconfig.get_path('purelib'))
+INHERITED = "__import__('mmnextvit').config_file('yolov5_nextvit_s')"
+
+
+def run(*command: object, cwd: Path, code: int = 0) -> str:
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    env.update(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+    return run_command(*command, cwd=cwd, env=env, code=code)
+
+
+def environment(folder: Path, bare: bool = False) -> Path:
+    """A fresh environment without mmnextvit; its Python.
+
+    A path does not bring this environment's own .pth files, and so no editable install.
+    """
+    run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=ROOT)
+    python = folder / 'bin' / 'python'
+    if not bare:
+        command = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+        site = Path(run(python, '-c', command, cwd=folder).strip())
+        (site / 'packages.pth').write_text(f'{SITE}\n')
+    return python
+
+
+def install(python: Path, *what: object) -> None:
+    """Installs with this environment's pip, without network."""
+    options = '-q', '--no-deps', '--no-build-isolation', '--ignore-installed'
+    pip = sys.executable, '-m', 'pip', '--python', python
+    run(*pip, 'install', *options, *what, cwd=python.parent)
+
+
+@pytest.fixture(scope='module')
+def repository(tmp_path_factory):
+    """A copy of the repository, which building may write into."""
+    folder = tmp_path_factory.mktemp('source') / 'repository'
+    unneeded = '.*', '__pycache__', 'work_dirs', 'data', 'build', 'dist', '*.egg-info'
+    return Path(copytree(ROOT, folder, ignore=ignore_patterns(*unneeded)))
+
+
+@pytest.fixture(scope='module')
+def wheel(repository, tmp_path_factory):
+    return build_wheel(repository, tmp_path_factory.mktemp('wheel'))
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    pip = sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder
+    run(*pip, '--no-build-isolation', source, cwd=folder)
+    return next(folder.glob('*.whl'))
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory):
+    """Python of an environment with the wheel."""
+    python = environment(tmp_path_factory.mktemp('environment') / 'venv')
+    install(python, wheel)
+    return python
+
+
+@pytest.fixture(scope='module')
+def user(tmp_path_factory):
+    """A user's folder: pictures, and a config that inherits from ours in one line."""
+    folder = tmp_path_factory.mktemp('user')
+    config = write_tiny_run(folder)
+    absolute = f"'{ROOT}/configs/yolov5_nextvit_s.py'"
+    text = config.read_text()
+    assert absolute in text
+    config.write_text(text.replace(absolute, INHERITED))
+    (folder / 'one_line.py').write_text(f'_base_ = {INHERITED}\n')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(python, user):
+    """The folder after one epoch by MMDetection's own script."""
+    script = SITE / 'mmdet' / '.mim' / 'tools' / 'train.py'
+    options = 'train_cfg.max_epochs=1', 'default_hooks.checkpoint.save_best=None'
+    run(python, script, 'tiny.py', '--cfg-options', *options, cwd=user)
+    return user
+
+
+def ours(root: Path) -> set[str]:
+    """Names of the repository's files that MIM looks for."""
+    files = (path for name in TOP for path in [root / name, *(root / name).rglob('*')])
+    return {
+        path.relative_to(root).as_posix()
+        for path in files
+        if path.is_file() and '__pycache__' not in path.parts
+    }
+
+
+def test_wheel_and_sdist_carry_what_mim_looks_for(wheel, repository, tmp_path):
+    wanted = {f'mmnextvit/.mim/{name}' for name in ours(repository)}
+    assert 'mmnextvit/.mim/model-index.yml' in wanted
+    assert 'mmnextvit/.mim/configs/_base_/yolov5_recipe.py' in wanted
+    built = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in built if '/.mim/' in name} == wanted
+
+    command = (
+        f'from setuptools import build_meta as b; b.build_sdist({str(tmp_path)!r})'
+    )
+    run(sys.executable, '-c', command, cwd=repository)
+    sdist = next(tmp_path.glob('*.tar.gz'))
+    with tarfile.open(sdist) as file:
+        names = {name.partition('/')[2] for name in file.getnames()}
+    assert wanted | ours(repository) <= names
+    again = build_wheel(sdist, tmp_path)
+    assert set(zipfile.ZipFile(again).namelist()) == built
+
+
+def test_wheel_in_an_empty_folder(python, tmp_path):
+    (tmp_path / 'mine.py').write_text(f'_base_ = {INHERITED}\n')
+    code = """
+        import mmnextvit
+        from mmengine.config import Config
+        folder = mmnextvit.hub.config_folder()
+        assert folder.parent.name == '.mim', folder
+        cfg = mmnextvit.get_config('yolov5_nextvit_s')
+        assert Config.fromfile('mine.py').to_dict() == cfg.to_dict()
+        assert mmnextvit.get_model('yolov5_nextvit_s').backbone.out_channels
+        print(mmnextvit.__file__)
+    """
+    lines = '\n'.join(line.strip() for line in code.splitlines())
+    printed = run(python, '-c', lines, cwd=tmp_path)
+    package = Path(printed.splitlines()[-1]).parent
+    assert package.is_relative_to(python.parents[2])
+    tool = package / '.mim' / 'tools' / 'get_flops.py'
+    assert '32,708,477 parameters' in run(python, tool, 'mine.py', cwd=tmp_path)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_mmdetections_own_script_trains(trained):
+    assert (trained / 'work_dirs' / 'tiny' / 'epoch_1.pth').is_file()
+
+
+def test_tools_of_other_packages(python, trained):
+    def tool(name: str, *arguments: object) -> None:
+        run(python, '-m', 'mmnextvit', name, *arguments, cwd=trained)
+
+    tool('test', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '--out', 'found.pkl')
+    for package in ('mmdet', 'mmyolo'):
+        analysis = f'{package}/analysis_tools/'
+        matrix = f'matrix_{package}'
+        tool(f'{analysis}confusion_matrix', 'tiny.py', 'found.pkl', matrix)
+        assert (trained / matrix / 'confusion_matrix.png').is_file()
+    analysis = 'mmyolo/analysis_tools/'
+    tool(f'{analysis}browse_dataset', 'tiny.py', '--out-dir', 'seen', '--not-show')
+    assert len(list((trained / 'seen').iterdir())) == 6
+    tool(f'{analysis}vis_scheduler', 'tiny.py', '--out-dir', 'rates', '--not-show')
+    assert list((trained / 'rates').glob('*.jpg'))
+
+
+def test_editable_install_reaches_the_configs(repository, tmp_path):
+    python = environment(tmp_path / 'venv')
+    install(python, '-e', repository)
+    mim = repository / 'mmnextvit' / '.mim'
+    for name in TOP:
+        assert (mim / name).samefile(repository / name)
+    code = 'import mmnextvit as m; print(m.get_config("yolov5_nextvit_s").filename)'
+    printed = run(python, '-c', code, cwd=tmp_path)
+    assert Path(printed.splitlines()[-1]).is_relative_to(repository / 'configs')
+
+
+def test_without_torch_the_package_and_its_configs_are_there(wheel, tmp_path):
+    python = environment(tmp_path / 'venv', bare=True)
+    install(python, wheel)
+    code = 'import mmnextvit, sys; print(mmnextvit.config_file("yolov5_nextvit_s"))'
+    printed = run(
+        python, '-c', f'{code}; assert "torch" not in sys.modules', cwd=tmp_path
+    )
+    assert Path(printed.strip()).is_file()

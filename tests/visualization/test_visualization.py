@@ -1,0 +1,109 @@
+"""Where the boxes land, and how the sheet is laid out."""
+
+from types import SimpleNamespace
+
+from mmnextvit.visualization.predictions import (
+    ContactSheetHook,
+    contact_sheet,
+    draw_pair,
+)
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.logging import MMLogger
+from mmengine.structures import InstanceData
+
+METAINFO = dict(classes=('cat', 'dog'), palette=[(255, 0, 0), (0, 255, 0)])
+
+
+def sample(truth: list, found: list, scores: list, path: str = '') -> DetDataSample:
+    def instances(boxes, **more):
+        labels = torch.zeros(len(boxes), dtype=torch.long)
+        boxes = torch.tensor(boxes, dtype=torch.float).reshape(-1, 4)
+        return InstanceData(bboxes=boxes, labels=labels, **more)
+
+    return DetDataSample(
+        gt_instances=instances(truth),
+        pred_instances=instances(found, scores=torch.tensor(scores)),
+        metainfo=dict(img_path=path),
+    )
+
+
+def test_sheet_puts_each_picture_in_the_middle_of_its_cell():
+    values = [10, 20, 30]
+    sizes = [(4, 6), (2, 6), (4, 2)]
+    pictures = [
+        np.full((*size, 3), v, np.uint8) for v, size in zip(values, sizes, strict=True)
+    ]
+    sheet = contact_sheet(pictures, columns=2, gap=2)
+    assert sheet.shape == (2 + 2 * (4 + 2), 2 + 2 * (6 + 2), 3)
+    assert (sheet[2:6, 2:8] == 10).all()
+    assert (sheet[3:5, 10:16] == 20).all()
+    assert (sheet[8:12, 4:6] == 30).all()
+    assert [(sheet == v).all(2).sum() for v in values] == [24, 12, 8]
+    assert (sheet == 255).all(2).sum() == sheet[..., 0].size - 24 - 12 - 8
+
+
+def test_fewer_pictures_than_columns():
+    assert contact_sheet([np.zeros((4, 6, 3), np.uint8)], 5, gap=1).shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize('size', [40, 400])
+def test_truth_left_predictions_right_small_ones_enlarged(size):
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = METAINFO
+    a, b, c = (torch.tensor(box) * size for box in (
+        [0.2, 0.5, 0.4, 0.9], [0.5, 0.5, 0.7, 0.9], [0.1, 0.1, 0.3, 0.3]
+    ))  # fmt: skip
+    picture = np.full((size, size, 3), 128, np.uint8)
+    boxes = sample([a.tolist()], [b.tolist(), c.tolist()], [0.9, 0.1])
+    pair = draw_pair(picture, boxes, visualizer, score_thr=0.3, least=320)
+    drawn = max(size, 320)
+    assert pair.shape == (drawn + 24, 2 * drawn, 3)
+    for half, box in ((pair[24:, :drawn], a), (pair[24:, drawn:], b)):
+        changed = np.abs(half.astype(int) - 128).max(2) > 40
+        below = changed[int(0.55 * drawn) :]  # the label stands at the box's top
+        ys, xs = below.nonzero()
+        x1, _, x2, y2 = (box * drawn / size).tolist()
+        assert xs.min() == pytest.approx(x1, abs=5)
+        assert xs.max() == pytest.approx(x2, abs=5)
+        assert ys.max() + int(0.55 * drawn) == pytest.approx(y2, abs=5)
+        assert not changed[: int(0.35 * drawn)].any()  # where the unsure one would be
+    assert boxes.gt_instances.bboxes.tolist() == [pytest.approx(a.tolist())]
+
+
+def test_pictures_without_annotations():
+    """As MMDetection packs them, without boxes."""
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = METAINFO
+    found = sample([], [[5, 5, 30, 30]], [0.9])
+    nothing = found.clone()
+    nothing.gt_instances = InstanceData()
+    picture = np.full((40, 40, 3), 128, np.uint8)
+    pairs = [draw_pair(picture, s, visualizer) for s in (found, nothing)]
+    assert np.array_equal(*pairs) and 'bboxes' not in nothing.gt_instances
+
+
+def test_hook_draws_the_first_pictures(tmp_path):
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, np.zeros((50, 100, 3), np.uint8))
+    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=METAINFO))
+    runner = SimpleNamespace(
+        work_dir=tmp_path,
+        val_dataloader=loader,
+        logger=MMLogger.get_current_instance(),
+    )
+    hook = ContactSheetHook(count=3)
+    for epoch in range(2):
+        hook.before_val_epoch(runner)
+        for i in range(4):
+            outputs = [sample([[5, 5, 30, 30]], [], [], path)] * 2
+            hook.after_val_iter(runner, i, {}, outputs)
+        hook.after_val_epoch(runner)
+        sheet = cv2.imread(str(tmp_path / 'predictions.jpg'))
+        # Three pairs of 320 x 160 in two columns, with captions
+        assert sheet.shape == (2 * (160 + 24) + 3 * 8, 2 * 640 + 3 * 8, 3), epoch
