@@ -1,9 +1,9 @@
 """Speed of exported files: benchmarks/deployment.py [--rounds N] [--imgsz H W]
-[--config CONFIG --checkpoint CHECKPOINT --pictures FOLDER]
+[--config CONFIG --checkpoint CHECKPOINT --images FOLDER]
 
 Times timm's backbone in torch, ours exported, and the whole detector exported with
 its NMS, in turn, in one process. Without a checkpoint the weights are random, with
-BatchNorm statistics unlike a fresh net's, and the pictures are noise. It also measures
+BatchNorm statistics unlike a fresh net's, and the images are noise. It also measures
 the rate of torch's matrix product and counts the backbone's multiply-accumulates
 (MACs): together they say how fast a float32 backbone can be here.
 """
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import mmnextvit  # noqa: E402, F401  (first)
-from mmnextvit.datasets.checks import read_picture  # noqa: E402
+from mmnextvit.datasets.checks import read_image  # noqa: E402
 from mmnextvit.deploy.candidates import Candidates, metadata, resized  # noqa: E402
 from mmnextvit.deploy.formats import FORMATS, Job  # noqa: E402
 from mmnextvit.deploy.onnx import OPSET, exported_program, quietly  # noqa: E402
@@ -101,7 +101,7 @@ def main():
     p.add_argument('--imgsz', type=int, nargs=2, default=(640, 640))
     p.add_argument('--config', default=str(ROOT / 'configs' / 'yolov5_nextvit_s.py'))
     p.add_argument('--checkpoint')
-    p.add_argument('--pictures', help='to calibrate int8 with, and to predict on')
+    p.add_argument('--images', help='to calibrate int8 with, and to predict on')
     args = p.parse_args()
     MMLogger.get_current_instance().setLevel('ERROR')
 
@@ -110,14 +110,12 @@ def main():
         detector = Predictor(cfg, args.checkpoint, 'cpu').model
     else:
         detector = random_detector(cfg)
-    if args.pictures:
-        paths = [str(path) for path in find_files(args.pictures)][:32]
-        pictures = [read_picture(path) for path in paths]
+    if args.images:
+        paths = [str(path) for path in find_files(args.images)][:32]
+        images = [read_image(path) for path in paths]
     else:
         noise = np.random.default_rng(0)
-        pictures = [
-            noise.integers(0, 255, (*args.imgsz, 3), np.uint8) for _ in range(4)
-        ]
+        images = [noise.integers(0, 255, (*args.imgsz, 3), np.uint8) for _ in range(4)]
     classes = [str(i) for i in range(detector.bbox_head.num_classes)]
     candidates = Candidates(detector)
 
@@ -126,8 +124,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         facts = metadata(cfg, detector, classes, args.imgsz)
-        images = next(iter(batches(pictures, facts)))
-        tensor = torch.from_numpy(images)
+        inputs = next(iter(batches(images, facts)))
+        tensor = torch.from_numpy(inputs)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             reference(tensor)
         macs = counter.get_total_flops() / 2
@@ -137,7 +135,7 @@ def main():
                 reference(tensor)
 
         runs['timm, torch eager'] = in_torch
-        runs.update(backbone_runs(candidates, images, folder))
+        runs.update(backbone_runs(candidates, inputs, folder))
         able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         for to, title in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
             for precision in ('float32', 'half', 'int8'):
@@ -148,7 +146,7 @@ def main():
                 )
                 path = folder / f'{precision}{FORMATS[to].suffix}'
                 FORMATS[to].write(
-                    Job(candidates, facts, list(batches(pictures, facts))), path
+                    Job(candidates, facts, list(batches(images, facts))), path
                 )
                 start = time.perf_counter()
                 exported = Detector(path)
@@ -157,10 +155,10 @@ def main():
                 )
                 kind = {'float32': '', 'half': ' bfloat16', 'int8': ' int8'}[precision]
                 run = exported.session.run
-                runs[f'detector, {title}{kind}'] = lambda run=run: run(images)
+                runs[f'detector, {title}{kind}'] = lambda run=run: run(inputs)
                 if precision == 'float32':
-                    runs[f'detector, {title}, from picture to boxes'] = (
-                        lambda exported=exported: exported.detect(pictures[:1])
+                    runs[f'detector, {title}, from image to boxes'] = (
+                        lambda exported=exported: exported.detect(images[:1])
                     )
         times = in_turn(runs, args.rounds)
 

@@ -1,4 +1,4 @@
-"""Curves and means of training runs: learning.py -o PICTURE NAME=WORK_DIR ...
+"""Curves and means of training runs: learning.py -o IMAGE NAME=WORK_DIR ...
 
 Reads the logs of work dirs, those of resumed runs too, draws mAP and training loss by
 epoch, and prints a table: means over the last validations, and seconds an iteration.
@@ -32,7 +32,7 @@ def read(work_dir: str) -> tuple[dict, dict, list]:
 def main():
     p = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     p.add_argument('runs', nargs='+', metavar='NAME=DIR')
-    p.add_argument('-o', '--out', required=True, help='picture to write')
+    p.add_argument('-o', '--out', required=True, help='image to write')
     p.add_argument('--last', type=int, default=5, help='validations to average')
     args = p.parse_args()
 

@@ -1,4 +1,4 @@
-# 12 epochs, pictures of one size
+# 12 epochs, images of one size
 _base_ = './mask_rcnn_nextvit_s_fpn_3x_coco.py'
 
 resize = dict(type='Resize', scale=(1333, 800), keep_ratio=True)

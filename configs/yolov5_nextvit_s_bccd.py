@@ -1,4 +1,4 @@
-# Blood cells (BCCD, 640x480 microscope pictures) from its Pascal VOC files:
+# Blood cells (BCCD, 640x480 microscope images) from its Pascal VOC files:
 # git clone https://github.com/Shenggan/BCCD_Dataset data/BCCD_Dataset
 _base_ = './yolov5_nextvit_s.py'
 

@@ -1,5 +1,5 @@
 # The small model on drawn shapes (tools/make_demo_data.py), in minutes on two CPU
-# cores: small pictures, AdamW, a short schedule, no mosaic, no EMA, no drop path.
+# cores: small images, AdamW, a short schedule, no mosaic, no EMA, no drop path.
 _base_ = './yolov5_nextvit_s.py'
 
 data_root = 'work_dirs/demo_data/'

@@ -1,4 +1,4 @@
-# Fine-tuning: ImageNet weights (SSLD, trained with 6M pictures) in the backbone, with
+# Fine-tuning: ImageNet weights (SSLD, trained with 6M images) in the backbone, with
 # the normalisation and the BatchNorm constants that they were trained with.
 _base_ = './yolov5_nextvit_s.py'
 

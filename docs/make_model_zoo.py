@@ -20,7 +20,7 @@ TEXTS = {
 
 Each name goes into `init_cfg=dict(type='Pretrained', checkpoint=…)` of an
 `mmdet.NextViT`, with ImageNet's mean and std in the `data_preprocessor`. Top-1 accuracy
-in %; SSLD is distillation with 6M pictures. Parameters are without the classifier,
+in %; SSLD is distillation with 6M images. Parameters are without the classifier,
 which has 1,025,000. Times do not depend on the weights; TensorRT: batch 8, 224x224.
 """,
     'mask_rcnn': """## Mask R-CNN on COCO
@@ -63,7 +63,7 @@ def row(model: dict) -> dict[str, object]:
         return {
             'weights': f'`{model["Weights"]}`',
             'trained on': data['Training Data'],
-            'pictures': f'{data["Image Size"]}x{data["Image Size"]}',
+            'images': f'{data["Image Size"]}x{data["Image Size"]}',
             'top-1': metric(model, 'Top 1 Accuracy'),
             'parameters': params,
             'TensorRT, ms': times.get('TensorRT', ''),

@@ -1,11 +1,11 @@
 """Runs what ``tools/export.py`` wrote, without torch and without OpenMMLab's packages.
 
     from mmnextvit.runtime import Detector
-    for found in Detector('model.onnx')('picture.jpg'):
+    for found in Detector('model.onnx')('image.jpg'):
         print(found['class'], found['score'], found['box'])
 
 It needs NumPy, OpenCV and the runtime of the file's format: ONNX Runtime, OpenVINO or,
-for TorchScript, torch. ``python -m mmnextvit.runtime MODEL PICTURE...`` prints JSON.
+for TorchScript, torch. ``python -m mmnextvit.runtime MODEL IMAGE...`` prints JSON.
 """
 
 import argparse
@@ -28,21 +28,21 @@ import numpy as np
 KEY = 'mmnextvit'  # of the metadata in every format
 OUTPUTS = ('num_detections', 'boxes', 'scores', 'labels')  # with NMS inside
 FORMAT = 1  # of the metadata: a file with a higher one needs a newer mmnextvit
-MOST = 8  # pictures in one batch of any size: more is hardly faster, but takes memory
+MOST = 8  # images in one batch of any size: more is hardly faster, but takes memory
 
-Picture = str | os.PathLike | np.ndarray
+Image = str | os.PathLike | np.ndarray
 Size = tuple[int, int]  # height, width
 
 
-class PictureError(ValueError):
-    """A picture that is missing, empty, truncated, or no picture at all."""
+class ImageError(ValueError):
+    """An image that is missing, empty, truncated, or no image at all."""
 
 
 class ModelFileError(ValueError):
     """A file that is damaged, of a newer format, or not from ``tools/export.py``."""
 
 
-# ----------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------- images
 
 
 def has_end(content: bytes) -> bool:
@@ -61,68 +61,68 @@ def has_end(content: bytes) -> bool:
 
 
 def decode(path: str | os.PathLike) -> np.ndarray:
-    """A picture file as H x W x 3, BGR, uint8, turned as its EXIF says.
+    """An image file as H x W x 3, BGR, uint8, turned as its EXIF says.
 
     Raises:
-        PictureError: It names the file and what is wrong with it.
+        ImageError: It names the file and what is wrong with it.
     """
     try:
         content = Path(path).read_bytes()
         if not content:
-            raise PictureError(f'{path} is empty')
+            raise ImageError(f'{path} is empty')
         if not has_end(content):
-            raise PictureError(f'{path} is truncated: copy or download it again')
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+            raise ImageError(f'{path} is truncated: copy or download it again')
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error) as error:
-        raise PictureError(f'{path} cannot be read: {error}') from error
-    if picture is None:
-        raise PictureError(f'{path} is truncated, or no picture that OpenCV reads')
-    return picture
+        raise ImageError(f'{path} cannot be read: {error}') from error
+    if image is None:
+        raise ImageError(f'{path} is truncated, or no image that OpenCV reads')
+    return image
 
 
-def read(picture: Picture) -> np.ndarray:
+def read(image: Image) -> np.ndarray:
     """A file or an array as H x W x 3, BGR, uint8.
 
     Args:
-        picture: Path, or array of uint8 or uint16: H x W or H x W x 1 (grey),
+        image: Path, or array of uint8 or uint16: H x W or H x W x 1 (grey),
             H x W x 3 (BGR) or H x W x 4 (BGR and alpha, which is dropped).
 
     Raises:
-        PictureError: The file cannot be read, or the array is none of these.
+        ImageError: The file cannot be read, or the array is none of these.
     """
-    if isinstance(picture, (str, os.PathLike)):
-        return decode(picture)
-    if not isinstance(picture, np.ndarray):
-        raise PictureError(f'{type(picture)} is neither a path nor a NumPy array')
-    channels = picture.shape[2] if picture.ndim == 3 else 1
-    if picture.ndim not in (2, 3) or channels not in (1, 3, 4) or not picture.size:
-        raise PictureError(
-            f'The picture is an array of shape {picture.shape}: H x W, H x W x 1, '
+    if isinstance(image, (str, os.PathLike)):
+        return decode(image)
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f'{type(image)} is neither a path nor a NumPy array')
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+        raise ImageError(
+            f'The image is an array of shape {image.shape}: H x W, H x W x 1, '
             'H x W x 3 (BGR) or H x W x 4 (BGR and alpha) is wanted'
         )
-    if picture.dtype == np.uint16:
-        picture = (picture >> 8).astype(np.uint8)  # as OpenCV reads PNGs
-    if picture.dtype != np.uint8:
-        raise PictureError(
-            f'The picture is an array of {picture.dtype}: uint8 (0 to 255) or uint16 '
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)  # as OpenCV reads PNGs
+    if image.dtype != np.uint8:
+        raise ImageError(
+            f'The image is an array of {image.dtype}: uint8 (0 to 255) or uint16 '
             '(0 to 65535) is wanted'
         )
     to_bgr = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}.get(channels)
-    return picture if to_bgr is None else cv2.cvtColor(picture, to_bgr)
+    return image if to_bgr is None else cv2.cvtColor(image, to_bgr)
 
 
 # ------------------------------------------------------------------------- layout
 
 
 class Layout(NamedTuple):
-    """Where a picture lies in the network's input, in pixels."""
+    """Where an image lies in the network's input, in pixels."""
 
-    picture: Size
+    image: Size
     resizes: list[tuple[Size, int]]  # one after another, with OpenCV's interpolation
     canvas: Size
     pad: Size  # above and to the left
     factor: tuple[float, float]  # vertical, horizontal: size in the canvas / before
-    fill: int  # of the canvas around the picture
+    fill: int  # of the canvas around the image
 
 
 def keep_ratio(size: Size, step: dict) -> tuple[Size, int, Size]:
@@ -147,12 +147,12 @@ def letterbox(size: Size, step: dict) -> tuple[Size, int, Size]:
 STEPS = {'keep_ratio': keep_ratio, 'letterbox': letterbox}
 
 
-def lay_out(picture: Size, steps: list[dict]) -> Layout:
-    """Follows the metadata's ``resize`` for a picture of that height and width.
+def lay_out(image: Size, steps: list[dict]) -> Layout:
+    """Follows the metadata's ``resize`` for an image of that height and width.
 
     No side gets shorter than one pixel, where MMYOLO's transforms fail.
     """
-    size, canvas, factor, resizes = picture, picture, (1.0, 1.0), []
+    size, canvas, factor, resizes = image, image, (1.0, 1.0), []
     for step in steps:
         resized, interpolation, canvas = STEPS[step['type']](size, step)
         if resized != size:
@@ -160,46 +160,46 @@ def lay_out(picture: Size, steps: list[dict]) -> Layout:
         factor = tuple(f * (new / old) for f, new, old in zip(factor, resized, size))
         size = resized
     pad = tuple((whole - side) // 2 for whole, side in zip(canvas, size))
-    return Layout(picture, resizes, canvas, pad, factor, steps[-1].get('fill', 0))
+    return Layout(image, resizes, canvas, pad, factor, steps[-1].get('fill', 0))
 
 
-def resize(picture: np.ndarray, layout: Layout) -> np.ndarray:
-    """The picture (H x W x 3) in the size that it has within the canvas."""
+def resize(image: np.ndarray, layout: Layout) -> np.ndarray:
+    """The image (H x W x 3) in the size that it has within the canvas."""
     for (height, width), interpolation in layout.resizes:
-        picture = cv2.resize(picture, (width, height), interpolation=interpolation)
-    return picture
+        image = cv2.resize(image, (width, height), interpolation=interpolation)
+    return image
 
 
 def stack(prepared: list[tuple[np.ndarray, Layout]], count: int = 1) -> np.ndarray:
     """The network's input: (count, 3, H, W), float32, RGB, 0 to 255.
 
     Args:
-        prepared: Resized pictures, whose layouts have the same canvas.
-        count: Size of the batch. What no picture takes is left empty.
+        prepared: Resized images, whose layouts have the same canvas.
+        count: Size of the batch. What no image takes is left empty.
     """
     _, layout = prepared[0]
-    images = np.full((count, 3, *layout.canvas), layout.fill, np.float32)
-    for image, (picture, layout) in zip(images, prepared):
-        (top, left), (height, width) = layout.pad, picture.shape[:2]
+    inputs = np.full((count, 3, *layout.canvas), layout.fill, np.float32)
+    for target, (image, layout) in zip(inputs, prepared):
+        (top, left), (height, width) = layout.pad, image.shape[:2]
         # Plane by plane is the fastest: OpenCV splits, and NumPy copies whole rows.
-        for plane, values in zip(image[::-1], cv2.split(picture)):
+        for plane, values in zip(target[::-1], cv2.split(image)):
             plane[top : top + height, left : left + width] = values
-    return images
+    return inputs
 
 
-def to_picture(boxes: np.ndarray, layout: Layout) -> np.ndarray:
-    """Boxes (N, 4) of the network's input in the picture's pixels, inside of it."""
+def to_image(boxes: np.ndarray, layout: Layout) -> np.ndarray:
+    """Boxes (N, 4) of the network's input in the image's pixels, inside of it."""
     (top, left), (vertical, horizontal) = layout.pad, layout.factor
     boxes = boxes - np.array((left, top, left, top), np.float32)
     boxes /= np.array((horizontal, vertical, horizontal, vertical), np.float32)
-    return boxes.clip(0, np.array(layout.picture[::-1] * 2, np.float32))
+    return boxes.clip(0, np.array(layout.image[::-1] * 2, np.float32))
 
 
 # --------------------------------------------------------------------- detections
 
 
 class Detections(NamedTuple):
-    """What is found in one picture, by falling score."""
+    """What is found in one image, by falling score."""
 
     boxes: np.ndarray  # (N, 4), float32: x1, y1, x2, y2 in pixels
     scores: np.ndarray  # (N,), float32
@@ -488,68 +488,68 @@ class Detector:
         sizes = dict(scale=(width, height), size=(height, width))
         return [{**step, **sizes} for step in self.steps]
 
-    def __call__(self, picture: Picture, score_thr: float = 0.3) -> list[dict]:
-        """What is in a picture, as the ``objects`` in JSON of ``tools/predict.py``.
+    def __call__(self, image: Image, score_thr: float = 0.3) -> list[dict]:
+        """What is in an image, as the ``objects`` in JSON of ``tools/predict.py``.
 
         Args:
-            picture: Path or array, see :func:`read`.
+            image: Path or array, see :func:`read`.
             score_thr: Least score, 0 to 1.
 
         Returns:
             By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
-            y2]}``, in pixels from the picture's top left corner.
+            y2]}``, in pixels from the image's top left corner.
 
         Raises:
-            PictureError: The picture cannot be read.
+            ImageError: The image cannot be read.
         """
-        (found,) = self.detect([picture], score_thr)
+        (found,) = self.detect([image], score_thr)
         return objects_of(*found, self.classes)
 
     def detect(
-        self, pictures: Iterable[Picture], score_thr: float | None = None
+        self, images: Iterable[Image], score_thr: float | None = None
     ) -> list[Detections]:
-        """What is in each picture. Those in a row go through the net in batches.
+        """What is in each image. Those in a row go through the net in batches.
 
         Args:
-            pictures: Paths or arrays, see :func:`read`, of any sizes.
+            images: Paths or arrays, see :func:`read`, of any sizes.
             score_thr: Least score. Nothing lies below the file's own, in ``metadata``.
 
         Raises:
-            PictureError: One cannot be read.
-            TypeError: It is a single picture.
+            ImageError: One cannot be read.
+            TypeError: It is a single image.
         """
-        single = isinstance(pictures, np.ndarray) and pictures.ndim < 4
-        if single or isinstance(pictures, (str, os.PathLike)):
-            raise TypeError('detect() takes a list of pictures: detect([picture])')
+        single = isinstance(images, np.ndarray) and images.ndim < 4
+        if single or isinstance(images, (str, os.PathLike)):
+            raise TypeError('detect() takes a list of images: detect([image])')
         size, found = self.metadata['input']['batch'], []
-        prepared = map(self.prepare, pictures)
+        prepared = map(self.prepare, images)
         for _, alike in groupby(prepared, lambda one: one[1].canvas):
             while batch := list(islice(alike, size or MOST)):
                 outputs = self.session.run(stack(batch, size or len(batch)))
                 for row, (_, layout) in enumerate(batch):
                     one = {name: values[row] for name, values in outputs.items()}
                     boxes, scores, labels = self.left(one, score_thr)
-                    boxes = to_picture(boxes, layout)
+                    boxes = to_image(boxes, layout)
                     found.append(Detections(boxes, scores, labels))
         return found
 
-    def prepare(self, picture: Picture) -> tuple[np.ndarray, Layout]:
-        """The resized picture and where it goes; :func:`stack` makes the input of it.
+    def prepare(self, image: Image) -> tuple[np.ndarray, Layout]:
+        """The resized image and where it goes; :func:`stack` makes the input of it.
 
         Raises:
-            PictureError: It cannot be read.
+            ImageError: It cannot be read.
         """
-        picture = read(picture)
-        layout = lay_out(picture.shape[:2], self.steps)
-        return resize(picture, layout), layout
+        image = read(image)
+        layout = lay_out(image.shape[:2], self.steps)
+        return resize(image, layout), layout
 
     def left(
         self, outputs: dict[str, np.ndarray], score_thr: float | None = None
     ) -> Detections:
-        """What is left of one picture after NMS, in pixels of the network's input.
+        """What is left of one image after NMS, in pixels of the network's input.
 
         Args:
-            outputs: One picture's row of every output of the session.
+            outputs: One image's row of every output of the session.
             score_thr: Least score.
         """
         nms, least = self.metadata['nms'], score_thr or 0
@@ -567,7 +567,7 @@ class Detector:
 def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
     p.add_argument('model', help='exported file, or OpenVINO folder')
-    p.add_argument('pictures', nargs='+', metavar='picture')
+    p.add_argument('images', nargs='+', metavar='image')
     p.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
     p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
     p.add_argument('--threads', type=int, help='of the CPU')
@@ -578,11 +578,11 @@ def main(arguments: list[str] | None = None) -> int:
         out = open(args.o, 'x') if args.o else sys.stdout  # noqa: SIM115
     except (OSError, ValueError, ImportError) as error:
         p.exit(1, f'{error}\n')
-    for file in args.pictures:
+    for file in args.images:
         try:
             line = {'file': file, 'objects': detector(file, args.score_thr)}
             print(json.dumps(line), file=out, flush=True)
-        except PictureError as error:
+        except ImageError as error:
             print(error, file=sys.stderr)
             code = 1
     return code

@@ -245,7 +245,7 @@ def backbones(suite: str, args: argparse.Namespace) -> str:
         first()
     at_full_rate = counter.get_total_flops() / 2 / matrix_rate(args.device)
     times = in_turn(runs, args.rounds)
-    columns = ['what', 'ms', 'pictures/s', 'of the matrix rate', 'time', 'target']
+    columns = ['what', 'ms', 'images/s', 'of the matrix rate', 'time', 'target']
     rows = [
         [
             name,
@@ -272,7 +272,7 @@ def backbones(suite: str, args: argparse.Namespace) -> str:
 
 
 def growth(suite: str, args: argparse.Namespace) -> str:
-    """Inference over sizes at one picture, and over batches at one size."""
+    """Inference over sizes at one image, and over batches at one size."""
     setups = {k: SUITES['inference'][k] for k in ('timm', 'ours, deploy mode')}
     shapes = [(1, size) for size in SIZES]
     shapes += [(batch, args.size or 320) for batch in BATCHES]
@@ -289,9 +289,9 @@ def growth(suite: str, args: argparse.Namespace) -> str:
         + [f'{times[1] / times[0]:.2f}', f'{1e9 * times[1] / size**2:.0f}']
         for (batch, size), times in zip(shapes, found)
     ]
-    columns = [f'{name}, ms a picture' for name in setups]
+    columns = [f'{name}, ms an image' for name in setups]
     return f'## Growth, NextViT-{args.arch}\n\n' + table(
-        'pictures', *columns, 'ratio', 'ours, ns a pixel', rows=rows
+        'images', *columns, 'ratio', 'ours, ns a pixel', rows=rows
     )
 
 
@@ -307,7 +307,7 @@ def draw(shapes: list, found: list, names: list[str], args: argparse.Namespace) 
         axes[1].plot(
             *zip(*[(b, 1000 * t) for _, b, t in points[len(SIZES) :]]), 'o-', label=name
         )
-    axes[0].set(xlabel='size, pixels', ylabel='ms a picture', title='1 picture')
+    axes[0].set(xlabel='size, pixels', ylabel='ms an image', title='1 image')
     axes[1].set(xlabel='batch', title=f'{shapes[-1][1]} pixels')
     for ax in axes:
         ax.set_ylim(0)
@@ -339,7 +339,7 @@ def loops(suite: str, args: argparse.Namespace) -> str:
         ['waiting for the loader', waiting, 'training iteration', whole, ''],
     ]
     whole, forward = map(median, measure_validation(cfg, max(args.rounds // 3, 1)))
-    rows.append(['validation, a picture', whole, 'its forward pass', forward, 1.25])
+    rows.append(['validation, an image', whole, 'its forward pass', forward, 1.25])
     size = args.size or 640
     whole, forward = map(median, measure_detection(cfg, size, args.rounds))
     rows.append([f'detection, {size}x{size}', whole, 'its forward pass', forward, 1.10])
@@ -433,14 +433,14 @@ def parse_args() -> argparse.Namespace:
     p.add_argument('suites', nargs='*', metavar='SUITE', help=', '.join(RUN))
     p.add_argument('--arch', default='small', choices=['small', 'base', 'large'])
     p.add_argument('--size', type=int, help='pixels (640, of training 320)')
-    p.add_argument('--batch', type=int, help='pictures (1, of training 8)')
+    p.add_argument('--batch', type=int, help='images (1, of training 8)')
     p.add_argument('--rounds', type=int, default=9, help='measurements of each')
     p.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     p.add_argument('--config', help='detector of the loops')
     p.add_argument('--checkpoint', help='its trained weights')
     p.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     p.add_argument('-o', '--out', help='a new file for the tables')
-    p.add_argument('--plot', metavar='FILE.png', help='picture of the growth')
+    p.add_argument('--plot', metavar='FILE.png', help='image of the growth')
     p.add_argument('--peak', help=argparse.SUPPRESS)
     args = p.parse_args()
     unknown = sorted(set(args.suites) - set(RUN))

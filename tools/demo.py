@@ -1,4 +1,4 @@
-"""Everything once, on small pictures: data, training, evaluation, a drawing."""
+"""Everything once, on small images: data, training, evaluation, a drawing."""
 
 import argparse
 import json
@@ -47,8 +47,8 @@ def demo(out: Path, train: int, val: int, size: int, options: list[str]) -> Path
 
     Args:
         out: Folder for the data and for the runs, kept apart from each other.
-        train: Pictures to train on.
-        val: Pictures to validate on.
+        train: Images to train on.
+        val: Images to validate on.
         size: Their height and width in pixels.
         options: Changes of the config, as in ``--cfg-options``.
 
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument(
         '--out', type=Path, default=Path('work_dirs'), help='folder for data and runs'
     )
-    parser.add_argument('--train', type=int, default=600, help='pictures to train on')
-    parser.add_argument('--val', type=int, default=100, help='pictures to validate on')
+    parser.add_argument('--train', type=int, default=600, help='images to train on')
+    parser.add_argument('--val', type=int, default=100, help='images to validate on')
     parser.add_argument('--size', type=int, default=96, help='their height and width')
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], dest='options', metavar='KEY=VALUE'

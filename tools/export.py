@@ -1,8 +1,8 @@
 """Export: tools/export.py CONFIG CHECKPOINT --to FORMAT [--imgsz H W] [--batch N]
-[--half] [--int8 --calib PICTURES] [--no-nms] [-o OUT]
+[--half] [--int8 --calib IMAGES] [--no-nms] [-o OUT]
 
 Writes a file that finds objects without this package: normalisation, network, decoding
-and non-maximum suppression. What it gives is compared with torch on real pictures; a
+and non-maximum suppression. What it gives is compared with torch on real images; a
 file that differs is not kept. In half precision or int8 it differs, and what that does
 to mAP on the config's test data is reported.
 """
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.datasets.checks import BrokenPictureError, read_picture
+from mmnextvit.datasets.checks import BrokenImageError, read_image
 from mmnextvit.deploy.candidates import (
     STRIDE,
     Candidates,
@@ -49,8 +49,8 @@ from mmengine.device import is_cuda_available
 from predict import Predictor, find_files
 from torch import nn
 
-COMPARED = 8  # pictures
-CALIBRATED = 128  # pictures, at most
+COMPARED = 8  # images
+CALIBRATED = 128  # images, at most
 
 
 def format_name(name: str) -> str:
@@ -74,19 +74,17 @@ def parse_args():
         metavar=('H', 'W'),
         help="height and width, or 'dynamic' (the config's test pipeline's, fixed)",
     )
-    p.add_argument('--batch', default='1', help="pictures at a time, or 'dynamic'")
+    p.add_argument('--batch', default='1', help="images at a time, or 'dynamic'")
     p.add_argument('--half', action='store_true', help='float16')
     p.add_argument('--int8', action='store_true', help='8 bits, calibrated by --calib')
-    p.add_argument('--calib', help='pictures to calibrate with: folder or pattern')
+    p.add_argument('--calib', help='images to calibrate with: folder or pattern')
     p.add_argument('--no-nms', action='store_true', help='give all candidates')
     p.add_argument(
         '--efficient-nms',
         action='store_true',
         help="TensorRT's plugin EfficientNMS in place of ONNX's operator",
     )
-    p.add_argument(
-        '--pictures', help="pictures to compare on (the config's test pictures)"
-    )
+    p.add_argument('--images', help="images to compare on (the config's test images)")
     p.add_argument('--no-map', action='store_true', help="don't measure mAP")
     p.add_argument('--force', action='store_true', help='replace what exists')
     p.add_argument('-o', '--out', help='file or folder (beside the checkpoint)')
@@ -117,7 +115,7 @@ def wanted_size(args: argparse.Namespace, cfg: Config) -> tuple[int, int]:
 
 
 def wanted_batch(args: argparse.Namespace) -> int | None:
-    """Pictures at a time, ``None`` for any number."""
+    """Images at a time, ``None`` for any number."""
     if args.batch == 'dynamic':
         return None
     if not args.batch.isdecimal() or int(args.batch) < 1:
@@ -135,7 +133,7 @@ def check_wishes(args: argparse.Namespace) -> None:
             f'{args.to} has fixed sizes here: {", ".join(able)} can be dynamic'
         )
     if args.to == 'coreml' and args.batch != '1':
-        raise ValueError(f'--batch {args.batch}: CoreML takes one picture at a time')
+        raise ValueError(f'--batch {args.batch}: CoreML takes one image at a time')
     if args.efficient_nms and (args.to != 'tensorrt' or args.no_nms):
         raise ValueError('--efficient-nms is for --to tensorrt, without --no-nms')
     if args.int8:
@@ -144,8 +142,8 @@ def check_wishes(args: argparse.Namespace) -> None:
             raise ValueError(f'{args.to} has no int8 here: {", ".join(able)} have')
         if not args.calib:
             raise ValueError(
-                '--int8 needs pictures to calibrate with: --calib FOLDER, with some '
-                'hundred pictures like those that it will see, such as training ones'
+                '--int8 needs images to calibrate with: --calib FOLDER, with some '
+                'hundred images like those that it will see, such as training ones'
             )
         require(['nncf'], 'int8')
 
@@ -211,14 +209,14 @@ def scratch(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def pictures_to_compare(args: argparse.Namespace, cfg: Config) -> list[str]:
-    """Some pictures, from --pictures or else the config's test data.
+def images_to_compare(args: argparse.Namespace, cfg: Config) -> list[str]:
+    """Some images, from --images or else the config's test data.
 
     Raises:
         ValueError: There is none.
     """
-    if args.pictures:
-        return spread(picture_files(args.pictures), COMPARED)
+    if args.images:
+        return spread(image_files(args.images), COMPARED)
     try:
         dataset = build_dataset(cfg, 'test')
         if not len(dataset):
@@ -227,21 +225,21 @@ def pictures_to_compare(args: argparse.Namespace, cfg: Config) -> list[str]:
         return [dataset.get_data_info(i)['img_path'] for i in chosen]
     except (OSError, ValueError) as error:
         raise ValueError(
-            'What is exported is compared with torch on real pictures, and the test '
-            f'pictures of {args.config} cannot be read: {error}. Name others by '
-            '--pictures FOLDER'
+            'What is exported is compared with torch on real images, and the test '
+            f'images of {args.config} cannot be read: {error}. Name others by '
+            '--images FOLDER'
         ) from error
 
 
-def picture_files(source: str) -> list[str]:
-    """Pictures that a folder or a pattern names.
+def image_files(source: str) -> list[str]:
+    """Images that a folder or a pattern names.
 
     Raises:
         ValueError: There is none.
     """
     files = [p for p in find_files(source) if p.suffix.lower() in IMG_EXTENSIONS]
     if not files:
-        raise ValueError(f'{source} has no pictures ({", ".join(IMG_EXTENSIONS)})')
+        raise ValueError(f'{source} has no images ({", ".join(IMG_EXTENSIONS)})')
     return [str(p) for p in files]
 
 
@@ -252,11 +250,11 @@ def spread(items: Sequence, most: int) -> list:
 
 
 def read_all(paths: Iterable[str]) -> Iterator[np.ndarray]:
-    """The pictures that can be read."""
+    """The images that can be read."""
     for path in paths:
         try:
-            yield read_picture(path)
-        except BrokenPictureError as error:
+            yield read_image(path)
+        except BrokenImageError as error:
             print(f'left out: {error}')
 
 
@@ -291,7 +289,7 @@ def compare_files(
     path: Path,
     job: Job,
     torchs: tuple[nn.Module, Config],
-    pictures: list[np.ndarray],
+    images: list[np.ndarray],
     drift: Drift,
 ) -> str:
     """Compares what was written as far as this machine runs it; says how far that is.
@@ -301,7 +299,7 @@ def compare_files(
         path: Exported file.
         job: What it was written of.
         torchs: The detector in torch, and its config with the file's size.
-        pictures: H x W x 3, BGR, uint8.
+        images: H x W x 3, BGR, uint8.
         drift: Grows.
     """
     if not FORMATS[args.to].runs:
@@ -310,7 +308,7 @@ def compare_files(
     def look(files: Iterable[Detector], cfg: Config) -> None:
         for file in files:
             print(f'Comparing {file.path.name} with torch ...', flush=True)
-            compare(file, torchs[0], cfg, pictures, drift)
+            compare(file, torchs[0], cfg, images, drift)
 
     files = [] if args.efficient_nms else [Detector(path)]
     if args.to == 'tensorrt' and find_spec('tensorrt') and is_cuda_available():
@@ -334,13 +332,13 @@ def main():
     cfg = load_config(args)
     existing_file(args.checkpoint, 'checkpoint')
     out, batch = output(args), wanted_batch(args)
-    calibration = spread(picture_files(args.calib), CALIBRATED) if args.int8 else []
+    calibration = spread(image_files(args.calib), CALIBRATED) if args.int8 else []
 
     detector = Predictor(cfg, args.checkpoint, 'cpu').model
     check_head(detector)
     size = wanted_size(args, cfg)
     cfg = resized(cfg, size)
-    paths = pictures_to_compare(args, cfg)
+    paths = images_to_compare(args, cfg)
     facts = metadata(
         cfg,
         detector,
@@ -351,12 +349,12 @@ def main():
         precision=args.precision,
         nms_in_graph=not args.no_nms,
     )
-    pictures = list(read_all(paths))
-    if not pictures:
-        raise ValueError('None of the pictures to compare on can be read')
+    images = list(read_all(paths))
+    if not images:
+        raise ValueError('None of the images to compare on can be read')
     calibrating = list(batches(read_all(calibration), facts))
     if args.int8 and not calibrating:
-        raise ValueError(f'--calib {args.calib}: none of the pictures can be read')
+        raise ValueError(f'--calib {args.calib}: none of the images can be read')
     # OpenVINO and CoreML make float16 of float32 themselves.
     in_half = args.half and args.to not in ('openvino', 'coreml')
     candidates = Candidates(detector, half=in_half)
@@ -366,9 +364,9 @@ def main():
         drift = Drift()
         network = FORMATS[args.to].write(job, path)
         if network:
-            compare_candidates(network, detector, batches(pictures, facts), drift)
+            compare_candidates(network, detector, batches(images, facts), drift)
         del network
-        compared = compare_files(args, path, job, (detector, cfg), pictures, drift)
+        compared = compare_files(args, path, job, (detector, cfg), images, drift)
         exact = args.precision == 'float32'
         faults = drift.faults() if exact else drift.not_finite()
         if faults:
@@ -381,11 +379,9 @@ def main():
     print(compared if not drift.largest else f'{compared}: {drift}')
     if args.to == 'tensorrt':
         print(f'Build an engine where TensorRT is: {trtexec_line(out, facts)}')
-    if drift.pictures and not drift.found:
-        print(
-            'Nothing was found in the pictures: take others by --pictures, to be sure'
-        )
-    if not exact and drift.pictures and not args.no_map:
+    if drift.images and not drift.found:
+        print('Nothing was found in the images: take others by --images, to be sure')
+    if not exact and drift.images and not args.no_map:
         report_map(cfg, out, args.checkpoint)
 
 

@@ -1,7 +1,7 @@
 """Sizes and times by row: tools/get_flops.py CONFIG [--shape H W] [--profile]
 
 Parameters and operations of the backbone's stages, of the neck's rows and of the head,
-for one picture, in eval mode and without merging BatchNorms. Operations are the
+for one image, in eval mode and without merging BatchNorms. Operations are the
 multiply-accumulates (MACs) of convolutions, linear layers and attention; a MAC is two
 FLOPs. Weights are random and none are loaded: what is counted doesn't depend on them.
 """
@@ -36,7 +36,7 @@ def parse_args():
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help="the picture's height and width (the config's img_scale, or 640 640)",
+        help="the image's height and width (the config's img_scale, or 640 640)",
     )
     p.add_argument(
         '--profile',
@@ -65,7 +65,7 @@ class Line:
         return median(self.times or [0])
 
 
-def picture_shape(shape: list[int] | None, cfg: Config) -> tuple[int, int]:
+def image_shape(shape: list[int] | None, cfg: Config) -> tuple[int, int]:
     """Height and width in pixels.
 
     Raises:
@@ -252,7 +252,7 @@ def table(lines: list[Line], params: int, macs: int) -> str:
 def main():
     args = parse_args()
     cfg = load_config(args)
-    height, width = picture_shape(args.shape, cfg)
+    height, width = image_shape(args.shape, cfg)
     if (args.device or '').startswith('cuda') and not torch.cuda.is_available():
         raise ValueError(f'--device {args.device}: torch finds no CUDA GPU here')
     device = torch.device(args.device or get_device())
@@ -264,7 +264,7 @@ def main():
 
     lines = lines_of(model)
     count_params(lines)
-    picture = torch.rand(1, 3, height, width, device=device)
+    image = torch.rand(1, 3, height, width, device=device)
     size = height, width
     sample = DetDataSample(
         metainfo=dict(
@@ -274,20 +274,20 @@ def main():
 
     @torch.no_grad()
     def forward() -> None:
-        model(picture, [sample], mode='tensor')
+        model(image, [sample], mode='tensor')
 
     try:
         macs = count_macs(lines, model, forward)
     except RuntimeError as error:
         raise ValueError(
-            f'{args.config} computes no picture of {height}x{width} (height x width); '
+            f'{args.config} computes no image of {height}x{width} (height x width); '
             f'multiples of 32 or 64 fit most models. {error}'
         ) from error
     ms = profile(lines, forward, device) if args.profile else None
     params = sum(p.numel() for p in model.parameters())
     print(table(lines, params, macs))
     print(
-        f'One picture of {height}x{width} (height x width), batch 1: {params:,} '
+        f'One image of {height}x{width} (height x width), batch 1: {params:,} '
         f'parameters, {macs / 1e9:.2f} GMACs = {2 * macs / 1e9:.2f} GFLOPs.\n'
         'A MAC is a multiply-accumulate of a convolution, linear layer or attention, '
         'and 2 FLOPs.'

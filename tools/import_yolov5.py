@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None):
         batch_size=args.batch_size,
     )
     if model.pretrained and not args.weights:
-        # A patched YOLOv5 feeds pictures in 0..1, for which those weights are not.
+        # A patched YOLOv5 feeds images in 0..1, for which those weights are not.
         options['normalisation'] = timm_mean_std(model.pretrained)
     if args.weights:
         options['load_from'] = str(weights_out.resolve())

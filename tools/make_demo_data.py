@@ -20,24 +20,24 @@ HUES = (0, 60, 115)  # of 180: mostly red, green and blue
 DESCRIPTION = 'Demo data of mmnextvit (tools/make_demo_data.py)'
 
 
-def draw_picture(
+def draw_image(
     rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """One picture with one to four shapes that don't overlap.
+    """One image with one to four shapes that don't overlap.
 
     Args:
         rng: Where the randomness comes from.
         size: Height and width in pixels.
 
     Returns:
-        The picture (size x size x 3, BGR, uint8) and for each shape its class and its
+        The image (size x size x 3, BGR, uint8) and for each shape its class and its
         polygon (N x 2, x and y in pixels).
     """
     ground = rng.integers(60, 196) + rng.normal(0, 8, 3)
     for cells, strength in ((4, 14), (size // 6, 12), (size, 8)):
         noise = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
         ground = ground + cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
-    picture = ground.clip(0, 255).astype(np.uint8)
+    image = ground.clip(0, 255).astype(np.uint8)
 
     shapes, taken = [], []
     for _ in range(rng.integers(1, 5)):
@@ -58,9 +58,9 @@ def draw_picture(
         colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
         # OpenCV counts from the middle of the first pixel, in sixteenths here.
         points = ((polygon - 0.5) * 16).round().astype(np.int32)
-        cv2.fillPoly(picture, [points], colour, cv2.LINE_AA, shift=4)
+        cv2.fillPoly(image, [points], colour, cv2.LINE_AA, shift=4)
         shapes.append((label, polygon))
-    return picture, shapes
+    return image, shapes
 
 
 def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> bool:
@@ -68,10 +68,10 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
 
     Args:
         out: Folder; made where it is missing.
-        train: Pictures to train on.
-        val: Pictures to validate on.
+        train: Images to train on.
+        val: Images to validate on.
         size: Their height and width in pixels, at least 32.
-        seed: Seed of the randomness. A picture depends on it, its split and its number
+        seed: Seed of the randomness. An image depends on it, its split and its number
             only, not on how many there are.
 
     Returns:
@@ -84,7 +84,7 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
         raise ValueError('train and val must be at least 1, size at least 32')
     counts = dict(train=train, val=val)
     wanted = {
-        split: dict(description=DESCRIPTION, pictures=n, size=size, seed=seed)
+        split: dict(description=DESCRIPTION, images=n, size=size, seed=seed)
         for split, n in counts.items()
     }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -102,11 +102,11 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
         for number, (split, n) in enumerate(counts.items()):
             (scratch / split).mkdir()
             images, annotations = [], []
-            for i in track(range(n), description=f'{split} pictures'):
+            for i in track(range(n), description=f'{split} images'):
                 rng = np.random.default_rng([seed, number, i])
-                picture, shapes = draw_picture(rng, size)
+                image, shapes = draw_image(rng, size)
                 name = f'{i:06}.jpg'
-                cv2.imwrite(str(scratch / split / name), picture)
+                cv2.imwrite(str(scratch / split / name), image)
                 images.append(dict(id=i + 1, file_name=name, width=size, height=size))
                 annotations += [
                     dict(
@@ -142,7 +142,7 @@ def geometry(polygon: np.ndarray) -> dict:
 
 
 def read_info(out: Path, split: str) -> dict | None:
-    """What a folder says that it holds, if all its pictures are there."""
+    """What a folder says that it holds, if all its images are there."""
     try:
         content = json.loads((out / 'annotations' / f'{split}.json').read_bytes())
         whole = all((out / split / i['file_name']).is_file() for i in content['images'])
@@ -154,8 +154,8 @@ def read_info(out: Path, split: str) -> dict | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder')
-    parser.add_argument('--train', type=int, default=200, help='pictures to train on')
-    parser.add_argument('--val', type=int, default=50, help='pictures to validate on')
+    parser.add_argument('--train', type=int, default=200, help='images to train on')
+    parser.add_argument('--val', type=int, default=50, help='images to validate on')
     parser.add_argument('--size', type=int, default=128, help='height and width')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
@@ -164,7 +164,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f'make_demo_data.py: {error}')
     state = 'written' if written else 'there already, nothing written'
-    print(f'{args.out}: {args.train} + {args.val} pictures, {state}')
+    print(f'{args.out}: {args.train} + {args.val} images, {state}')
 
 
 if __name__ == '__main__':

@@ -2,17 +2,17 @@
 [--feature-maps] [--amp]
 
 CHECKPOINT may be what tools/export.py wrote.
-INPUT is a picture, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
+INPUT is an image, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
 The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
 
     {"config": ..., "checkpoint": ..., "score_thr": 0.3, "classes": [...],
-     "box_format": "x1, y1, x2, y2 in pixels, from the picture's top left corner",
+     "box_format": "x1, y1, x2, y2 in pixels, from the image's top left corner",
      "predictions": [{"file": ..., "frame": 0 (of videos only), "drawn": ...,
                       "objects": [{"class": ..., "score": ..., "box": [...]}],
                       "feature_maps": folder (with --feature-maps only)}],
      "unreadable": {file: reason}}
 
---feature-maps draws, for every picture, the backbone's maps and the neck's, row by row,
+--feature-maps draws, for every image, the backbone's maps and the neck's, row by row,
 into a folder of its own under `feature_maps/`, with an `overview.png` of all.
 """
 
@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.datasets.checks import BrokenPictureError, read_picture
+from mmnextvit.datasets.checks import BrokenImageError, read_image
 from mmnextvit.deploy.exported import (
     check_classes,
     instances,
@@ -60,9 +60,9 @@ VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.m
 
 
 def parse_args():
-    p = parser('Predict on pictures and videos.', launcher=False)
+    p = parser('Predict on images and videos.', launcher=False)
     p.add_argument('checkpoint', help='checkpoint, or exported file or folder')
-    p.add_argument('input', help='picture, video, folder or quoted pattern')
+    p.add_argument('input', help='image, video, folder or quoted pattern')
     p.add_argument('--out-dir', help='a new folder (./predictions/<date and time>)')
     p.add_argument(
         '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
@@ -77,10 +77,10 @@ def parse_args():
     return p.parse_args()
 
 
-def draw(visualizer, picture: np.ndarray, sample: DetDataSample) -> np.ndarray:
-    """The picture (BGR) with a sample's predictions."""
+def draw(visualizer, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
+    """The image (BGR) with a sample's predictions."""
     visualizer.add_datasample(
-        '', picture[..., ::-1], sample, draw_gt=False, pred_score_thr=0
+        '', image[..., ::-1], sample, draw_gt=False, pred_score_thr=0
     )
     return visualizer.get_image()[..., ::-1]
 
@@ -95,10 +95,10 @@ class ExportedPredictor:
         self.visualizer = DetLocalVisualizer()
         self.visualizer.dataset_meta = dict(classes=self.classes, palette=palette)
 
-    def predict(self, picture: np.ndarray, score_thr: float):
-        (found,) = self.detector.detect([picture], score_thr)
+    def predict(self, image: np.ndarray, score_thr: float):
+        (found,) = self.detector.detect([image], score_thr)
         sample = DetDataSample(pred_instances=instances(found))
-        return objects_of(*found, self.classes), draw(self.visualizer, picture, sample)
+        return objects_of(*found, self.classes), draw(self.visualizer, image, sample)
 
 
 class Predictor(DetInferencer):
@@ -135,21 +135,19 @@ class Predictor(DetInferencer):
         with torch.autocast(device, enabled=self.amp):
             return super().forward(inputs, **kwargs)
 
-    def predict(self, picture: np.ndarray, score_thr: float):
-        """Objects as in the JSON, and the picture (BGR) with their boxes."""
-        (sample,) = self(picture, return_datasamples=True)['predictions']
+    def predict(self, image: np.ndarray, score_thr: float):
+        """Objects as in the JSON, and the image (BGR) with their boxes."""
+        (sample,) = self(image, return_datasamples=True)['predictions']
         found = sample.pred_instances
         sample.pred_instances = found[found.scores >= score_thr]
         found = sample.pred_instances
         objects = objects_of(found.bboxes, found.scores, found.labels, self.classes)
-        return objects, draw(self.visualizer, picture, sample)
+        return objects, draw(self.visualizer, image, sample)
 
-    def predict_and_draw_maps(
-        self, picture: np.ndarray, score_thr: float, folder: Path
-    ):
+    def predict_and_draw_maps(self, image: np.ndarray, score_thr: float, folder: Path):
         """As :meth:`predict`; writes the feature maps into ``folder``, a PNG each."""
         with feature_maps(self.model) as maps:
-            result = self.predict(picture, score_thr)
+            result = self.predict(image, score_thr)
         seen = self.seen.flip(0).permute(1, 2, 0).to('cpu', torch.uint8).numpy()
         drawn = {'overview': draw_overview(seen, maps)}
         for name, feature_map in maps.items():
@@ -161,7 +159,7 @@ class Predictor(DetInferencer):
 
 
 def find_files(source: str) -> list[Path]:
-    """Pictures and videos that ``source`` names, sorted."""
+    """Images and videos that ``source`` names, sorted."""
     known = (*IMG_EXTENSIONS, *VIDEO_EXTENSIONS)
     if Path(source).is_dir():
         files = [p for p in Path(source).iterdir() if p.suffix.lower() in known]
@@ -172,7 +170,7 @@ def find_files(source: str) -> list[Path]:
         files = [Path(source)]  # though its name may look like a pattern
     if not files:
         raise FileNotFoundError(
-            f'There is no picture or video in {source} ({", ".join(known)})'
+            f'There is no image or video in {source} ({", ".join(known)})'
             if Path(source).is_dir()
             else f'{source} does not exist, and matches no file as a pattern'
         )
@@ -180,24 +178,24 @@ def find_files(source: str) -> list[Path]:
 
 
 def frames(path: Path) -> Iterator[np.ndarray]:
-    """The picture, or each frame of the video, in BGR.
+    """The image, or each frame of the video, in BGR.
 
     Raises:
-        BrokenPictureError: There is nothing to read.
+        BrokenImageError: There is nothing to read.
     """
     if path.suffix.lower() not in VIDEO_EXTENSIONS:
-        yield read_picture(str(path))
+        yield read_image(str(path))
         return
     empty = True
     for frame in mmcv.VideoReader(str(path)):
         empty = False
         yield frame
     if empty:
-        raise BrokenPictureError(f'{path} is no video that OpenCV reads')
+        raise BrokenImageError(f'{path} is no video that OpenCV reads')
 
 
 class Drawn:
-    """Writes what is drawn of one file: a picture, or a video frame by frame."""
+    """Writes what is drawn of one file: an image, or a video frame by frame."""
 
     def __init__(self, source: Path, target: Path) -> None:
         self.is_video = source.suffix.lower() in VIDEO_EXTENSIONS
@@ -205,19 +203,19 @@ class Drawn:
             target = target.with_name(f'{target.name}.mp4')
         self.source, self.target, self.video = source, target, None
 
-    def write(self, picture: np.ndarray) -> None:
+    def write(self, image: np.ndarray) -> None:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         if not self.is_video:
-            mmcv.imwrite(picture, str(self.target))
+            mmcv.imwrite(image, str(self.target))
             return
         if self.video is None:
             self.video = cv2.VideoWriter(
                 str(self.target),
                 cv2.VideoWriter_fourcc(*'mp4v'),
                 mmcv.VideoReader(str(self.source)).fps or 25,
-                picture.shape[1::-1],
+                image.shape[1::-1],
             )
-        self.video.write(np.ascontiguousarray(picture))
+        self.video.write(np.ascontiguousarray(image))
 
     def close(self) -> None:
         if self.video is not None:
@@ -271,8 +269,8 @@ def main():
                         predict = partial(
                             predictor.predict_and_draw_maps, folder=out_dir / maps
                         )
-                    objects, picture = predict(frame, args.score_thr)
-                    drawn.write(picture)
+                    objects, image = predict(frame, args.score_thr)
+                    drawn.write(image)
                     predictions.append(
                         {
                             'file': str(path),
@@ -283,7 +281,7 @@ def main():
                         }
                     )
                     progress.advance(task)
-            except BrokenPictureError as error:
+            except BrokenImageError as error:
                 unreadable[str(path)] = str(error)
                 progress.advance(task)
             finally:
@@ -293,7 +291,7 @@ def main():
         'checkpoint': args.checkpoint,
         'score_thr': args.score_thr,
         'classes': predictor.classes,
-        'box_format': "x1, y1, x2, y2 in pixels, from the picture's top left corner",
+        'box_format': "x1, y1, x2, y2 in pixels, from the image's top left corner",
         'predictions': predictions,
         'unreadable': unreadable,
     }

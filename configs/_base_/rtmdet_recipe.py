@@ -1,4 +1,4 @@
-# MMYOLO's recipe of RTMDet-s for COCO (300 epochs, 8 GPUs with 32 pictures each), with
+# MMYOLO's recipe of RTMDet-s for COCO (300 epochs, 8 GPUs with 32 images each), with
 # our checks of data, losses and checkpoints.
 _base_ = 'mmyolo::rtmdet/rtmdet_s_syncbn_fast_8xb32-300e_coco.py'
 custom_imports = dict(imports=['mmnextvit'], allow_failed_imports=False)

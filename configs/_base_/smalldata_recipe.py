@@ -1,8 +1,8 @@
-# A recipe for some hundred pictures and no pretrained weights. It only names things,
+# A recipe for some hundred images and no pretrained weights. It only names things,
 # which a config puts in place, whatever its data: two bases may not set the same key.
 
 small_model = dict(backbone=dict(drop_path_rate=0.0, norm_cfg=dict(momentum=0.1)))
-small_affine = dict(  # of whole pictures, where YOLOv5 has parts of four
+small_affine = dict(  # of whole images, where YOLOv5 has parts of four
     type='YOLOv5RandomAffine',
     max_rotate_degree=0.0,
     max_shear_degree=0.0,

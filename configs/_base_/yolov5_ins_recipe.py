@@ -16,7 +16,7 @@ val_evaluator = dict(type='mmdet.VerifiedCocoMetric')
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(enable=False, base_batch_size=128)  # of tools/train.py
-# Beyond MMYOLO's: YOLOv5 steps, and averages its weights, once for 64 pictures where a
+# Beyond MMYOLO's: YOLOv5 steps, and averages its weights, once for 64 images where a
 # batch has fewer (the weight decay counts on it); since v6.2 it clips gradients.
 optim_wrapper = dict(
     type='SummingOptimWrapper',

@@ -1,4 +1,4 @@
-# MMYOLO's recipe of YOLOv5 v6.1 for COCO (300 epochs, 8 GPUs with 16 pictures each),
+# MMYOLO's recipe of YOLOv5 v6.1 for COCO (300 epochs, 8 GPUs with 16 images each),
 # without Albumentations, with our checks of data, losses and checkpoints.
 _base_ = 'mmyolo::yolov5/yolov5_s-v61_syncbn_fast_8xb16-300e_coco.py'
 custom_imports = dict(imports=['mmnextvit'], allow_failed_imports=False)
@@ -14,7 +14,7 @@ val_evaluator = dict(type='mmdet.VerifiedCocoMetric')
 test_evaluator = val_evaluator
 
 auto_scale_lr = dict(enable=False, base_batch_size=128)  # of tools/train.py
-# Beyond MMYOLO's: YOLOv5 steps, and averages its weights, once for 64 pictures where a
+# Beyond MMYOLO's: YOLOv5 steps, and averages its weights, once for 64 images where a
 # batch has fewer (the weight decay counts on it); since v6.2 it clips gradients.
 optim_wrapper = dict(
     type='SummingOptimWrapper',

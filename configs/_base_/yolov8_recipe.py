@@ -1,4 +1,4 @@
-# MMYOLO's recipe of YOLOv8-s for COCO (500 epochs, 8 GPUs with 16 pictures each),
+# MMYOLO's recipe of YOLOv8-s for COCO (500 epochs, 8 GPUs with 16 images each),
 # without Albumentations, with our checks of data, losses and checkpoints.
 _base_ = 'mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py'
 custom_imports = dict(imports=['mmnextvit'], allow_failed_imports=False)

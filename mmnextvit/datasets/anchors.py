@@ -16,7 +16,7 @@ MUTATIONS = 1000
 
 
 def box_sizes(data_list: Iterable[dict], img_size: int) -> np.ndarray:
-    """Widths and heights in pixels, with each picture's long side at ``img_size``.
+    """Widths and heights in pixels, with each image's long side at ``img_size``.
 
     Args:
         data_list: Samples of a dataset of MMDetection's, with ``height``, ``width``

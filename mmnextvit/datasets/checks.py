@@ -1,8 +1,8 @@
 """Datasets that check their data before the first epoch, and say what to change.
 
 MMDetection drops some bad boxes without a word, passes others on, swaps class names
-whose order differs from the annotation file's, and meets a missing picture hours into
-an epoch; OpenCV's older versions return a truncated picture half grey.
+whose order differs from the annotation file's, and meets a missing image hours into
+an epoch; OpenCV's older versions return a truncated image half grey.
 `VerifiedDataMixin` makes errors and warnings of these for any dataset of MMDetection's
 kind. Only the two dataset classes at the end need MMYOLO.
 """
@@ -43,7 +43,7 @@ from rich.progress import track
 
 from ..engine.hooks import unwrapped
 
-# First bytes of a file, and the bytes that end its picture.
+# First bytes of a file, and the bytes that end its image.
 END_MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}
 
 
@@ -58,21 +58,21 @@ def warn(message: str) -> None:
     print_log(message, logger='current', level=logging.WARNING)
 
 
-# ----------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------- images
 
 
-class BrokenPictureError(ValueError):
-    """A picture that is empty, truncated or no picture at all."""
+class BrokenImageError(ValueError):
+    """An image that is empty, truncated or no image at all."""
 
 
-def read_picture(
+def read_image(
     path: str,
     color_type: str = 'color',
     imdecode_backend: str | None = None,
     backend_args: dict | None = None,
     decode_twice: bool = False,
 ) -> np.ndarray:
-    """Reads a picture and makes sure that it is whole.
+    """Reads an image and makes sure that it is whole.
 
     A JPEG or PNG that doesn't end as it should is decoded by Pillow too, which
     refuses truncated files; every other file costs a comparison of a few bytes.
@@ -85,15 +85,15 @@ def read_picture(
         decode_twice: Have Pillow decode every JPEG and PNG.
 
     Returns:
-        Picture of H x W x C (BGR) or H x W, usually uint8 in 0..255.
+        Image of H x W x C (BGR) or H x W, usually uint8 in 0..255.
 
     Raises:
-        BrokenPictureError: It names the file and what is wrong with it.
+        BrokenImageError: It names the file and what is wrong with it.
     """
     try:
         content = fileio.get(path, backend_args=backend_args)
         if not content:
-            raise BrokenPictureError(f'{path} is empty')
+            raise BrokenImageError(f'{path} is empty')
         for start, end in END_MARKERS.items():
             if content.startswith(start) and (
                 decode_twice or not content.endswith(end)
@@ -101,39 +101,39 @@ def read_picture(
                 Image.open(io.BytesIO(content)).load()
         img = mmcv.imfrombytes(content, flag=color_type, backend=imdecode_backend)
     except (OSError, SyntaxError, cv2.error) as error:  # PNG faults are SyntaxErrors
-        raise BrokenPictureError(f'{path} cannot be read: {error}') from error
+        raise BrokenImageError(f'{path} cannot be read: {error}') from error
     if img is None:
-        raise BrokenPictureError(f'{path} is truncated, or no picture')
+        raise BrokenImageError(f'{path} is truncated, or no image')
     return img
 
 
 @TRANSFORMS.register_module()
 class LoadVerifiedImage(LoadImageFromFile):
-    """Loads a picture like mmcv's ``LoadImageFromFile``, and names it if it is broken.
+    """Loads an image like mmcv's ``LoadImageFromFile``, and names it if it is broken.
 
     `VerifiedDataMixin` puts it in the place of ``LoadImageFromFile``, so that configs
-    need not name it. If that dataset says ``skip_broken``, another picture of the
+    need not name it. If that dataset says ``skip_broken``, another image of the
     dataset takes the broken one's place, inside Mosaic or MixUp too.
 
     Raises:
-        BrokenPictureError: A picture is broken; the message has path and sample index.
+        BrokenImageError: An image is broken; the message has path and sample index.
     """
 
     def transform(self, results: dict) -> dict:
         while True:
             try:
-                img = read_picture(
+                img = read_image(
                     results['img_path'],
                     self.color_type,
                     self.imdecode_backend,
                     self.backend_args,
                 )
                 break
-            except BrokenPictureError as error:
+            except BrokenImageError as error:
                 dataset = results.get('dataset')
                 index = results.get('sample_idx')
                 if not getattr(dataset, 'skip_broken', False):
-                    raise BrokenPictureError(
+                    raise BrokenImageError(
                         f'{error} (sample {index}). Repair the file or take it out of '
                         'the annotations; skip_broken=True in the training dataset '
                         'goes on without it, decode_all=True finds all such files '
@@ -182,12 +182,12 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 def box_fault(
     box: Sequence[float], width: float, height: float, least: float = 0
 ) -> str | None:
-    """What makes a box useless, or ``None``. A part may lie outside the picture.
+    """What makes a box useless, or ``None``. A part may lie outside the image.
 
     Args:
         box: ``x1, y1, x2, y2`` in pixels.
-        width: The picture's width.
-        height: The picture's height.
+        width: The image's width.
+        height: The image's height.
         least: Least width and height that count as a box.
     """
     x1, y1, x2, y2 = box
@@ -196,7 +196,7 @@ def box_fault(
     if x2 <= x1 or y2 <= y1:
         return 'of zero or negative size'
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        return 'outside the picture'
+        return 'outside the image'
     if x2 - x1 < least or y2 - y1 < least:
         return f'under {least} pixel wide or high'
     return None
@@ -213,7 +213,7 @@ def clean_coco(coco: dict, least: float = 0) -> dict[str, list[str]]:
         least: Least width and height of a box in pixels.
 
     Returns:
-        File names of the pictures, one for each box left out, by fault.
+        File names of the images, one for each box left out, by fault.
     """
     images = {image['id']: image for image in coco['images']}
     faults = defaultdict(list)
@@ -222,7 +222,7 @@ def clean_coco(coco: dict, least: float = 0) -> dict[str, list[str]]:
         image = images.get(annotation['image_id'])
         box = annotation.get('bbox')
         if image is None:
-            faults['of pictures that are not listed'].append(annotation['image_id'])
+            faults['of images that are not listed'].append(annotation['image_id'])
             continue
         try:
             x, y, w, h = map(float, box)
@@ -253,7 +253,7 @@ class VerifiedCocoMetric(CocoMetric):
     ``CocoMetric`` reads ``ann_file`` by itself, where a box of zero size or of NaN, and
     any box with id 0, counts as missed, and a lack of ``area`` or ``iscrowd`` ends the
     run. It matches boxes in Python, where faster_coco_eval does the same in C++: that
-    is taken for up to 100 boxes a picture, as ``proposal_nums`` of YOLO's configs has.
+    is taken for up to 100 boxes an image, as ``proposal_nums`` of YOLO's configs has.
     """
 
     def __init__(self, ann_file: str | None = None, **kwargs) -> None:
@@ -339,15 +339,15 @@ class VerifiedDataMixin:
     """Checks the data of a dataset of MMDetection's kind while it loads its list.
 
     Mix it in before such a class. What it finds while annotations are parsed goes to
-    ``self.box_faults`` (fault to file names) and is reported in one warning. Pictures
+    ``self.box_faults`` (fault to file names) and is reported in one warning. Images
     are read through `LoadVerifiedImage` wherever the pipeline says
     ``LoadImageFromFile``; a pipeline that a hook puts in later must name it itself.
 
     Args:
-        skip_broken: For training: go on without pictures that are missing, truncated
+        skip_broken: For training: go on without images that are missing, truncated
             or undecodable. Each is named once in a warning, and `DataReportHook`
             counts them. Without it they are errors.
-        decode_all: Decode every picture beforehand, so that all broken ones are named
+        decode_all: Decode every image beforehand, so that all broken ones are named
             at once; with ``skip_broken`` they are left out.
         pipeline: Transforms, as for MMEngine's ``BaseDataset``.
 
@@ -356,9 +356,9 @@ class VerifiedDataMixin:
             process and the data loader's workers met as broken.
 
     Raises:
-        FileNotFoundError: The annotation file or pictures are missing.
+        FileNotFoundError: The annotation file or images are missing.
         ValueError: The annotation file is unusable, or disagrees with the classes.
-        BrokenPictureError: ``decode_all`` found broken pictures.
+        BrokenImageError: ``decode_all`` found broken images.
     """
 
     def __init__(
@@ -371,8 +371,8 @@ class VerifiedDataMixin:
     ) -> None:
         if skip_broken and kwargs.get('test_mode'):
             raise ValueError(
-                'skip_broken=True is for training: evaluated without some pictures, '
-                'the mAP would be of another data set. Repair the pictures or take '
+                'skip_broken=True is for training: evaluated without some images, '
+                'the mAP would be of another data set. Repair the images or take '
                 'them out of the annotations'
             )
         self.skip_broken = skip_broken
@@ -391,25 +391,25 @@ class VerifiedDataMixin:
         self._check_ann_file()
         data_list = super().load_data_list()
         if not data_list:
-            raise ValueError(f'{self.ann_file} lists no pictures')
+            raise ValueError(f'{self.ann_file} lists no images')
         self._report_box_faults()
         if not self.test_mode and not any(data['instances'] for data in data_list):
             raise ValueError(
                 f'{self.ann_file} holds no usable box of {self.metainfo["classes"]}: '
                 'there is nothing to train on'
             )
-        return self._check_pictures(data_list)
+        return self._check_images(data_list)
 
     def filter_data(self) -> list[dict]:
         kept = super().filter_data()
         if not kept:
             raise ValueError(
                 f'filter_cfg={self.filter_cfg} leaves none of the '
-                f'{len(self.data_list)} pictures of {self.ann_file}'
+                f'{len(self.data_list)} images of {self.ann_file}'
             )
         return kept
 
-    def replace_broken(self, index: int, error: BrokenPictureError) -> dict:
+    def replace_broken(self, index: int, error: BrokenImageError) -> dict:
         """Marks a sample as broken and gives another one's info, at random.
 
         Args:
@@ -417,14 +417,14 @@ class VerifiedDataMixin:
             error: What is wrong with it.
 
         Raises:
-            BrokenPictureError: No picture is left.
+            BrokenImageError: No image is left.
         """
         if not self.broken[index]:
             self.broken[index] = True
             warn(f'{error} (sample {index}): skipped')
         whole = (~self.broken).nonzero()
         if not len(whole):
-            raise BrokenPictureError(f'No picture of {self.ann_file} can be read')
+            raise BrokenImageError(f'No image of {self.ann_file} can be read')
         results = self.get_data_info(whole[np.random.randint(len(whole))].item())
         results['dataset'] = self
         return results
@@ -457,14 +457,14 @@ class VerifiedDataMixin:
             )
             warn(f'{self.ann_file}: boxes dropped: {kinds}')
 
-    def _check_pictures(self, data_list: list[dict]) -> list[dict]:
+    def _check_images(self, data_list: list[dict]) -> list[dict]:
         paths = [data['img_path'] for data in data_list]
         backend = fileio.get_file_backend(paths[0], backend_args=self.backend_args)
         # Elsewhere a look-up may cost a request: LoadVerifiedImage names what it meets.
         missing = missing_files(paths) if isinstance(backend, LocalBackend) else []
         if missing:
             message = (
-                f'{len(missing)} of the {len(paths)} pictures that {self.ann_file} '
+                f'{len(missing)} of the {len(paths)} images that {self.ann_file} '
                 f'names are missing: {listed(missing)}'
             )
             if not self.skip_broken or len(missing) == len(set(paths)):
@@ -479,29 +479,29 @@ class VerifiedDataMixin:
         return [data for data in data_list if data['img_path'] not in left_out]
 
     def _decode(self, paths: Iterable[str]) -> set[str]:
-        """Decodes all pictures with a progress bar; returns the broken ones."""
+        """Decodes all images with a progress bar; returns the broken ones."""
         paths = list(paths)
 
         def fault(path: str) -> str | None:
             try:
-                read_picture(path, backend_args=self.backend_args, decode_twice=True)
-            except BrokenPictureError as error:
+                read_image(path, backend_args=self.backend_args, decode_twice=True)
+            except BrokenImageError as error:
                 return str(error)
             return None
 
         with ThreadPoolExecutor() as pool:
             progress = track(
                 pool.map(fault, paths),
-                description=f'Decoding the pictures of {Path(self.ann_file).name}',
+                description=f'Decoding the images of {Path(self.ann_file).name}',
                 total=len(paths),
                 disable=get_rank() != 0,
             )
             faults = {path: f for path, f in zip(paths, progress, strict=True) if f}
         if faults:
-            message = f'{len(faults)} of {len(paths)} pictures are broken'
+            message = f'{len(faults)} of {len(paths)} images are broken'
             lines = '\n  '.join([f'{message}:', *faults.values()])
             if not self.skip_broken or len(faults) == len(paths):
-                raise BrokenPictureError(lines)
+                raise BrokenImageError(lines)
             warn(f'{lines}\n{message}: skipped')
         return set(faults)
 
@@ -561,7 +561,7 @@ class VerifiedCocoMixin(VerifiedDataMixin):
                 f'{self.ann_file} is not COCO detection data: lists named images, '
                 f'annotations and categories are wanted, it has {keys}'
             )
-        content.setdefault('annotations', [])  # pictures to predict have none
+        content.setdefault('annotations', [])  # images to predict have none
         for part, keys in wanted.items():
             for index, entry in enumerate(content[part]):
                 lacking = [key for key in keys if key not in entry]
@@ -631,8 +631,8 @@ class VerifiedVOCMixin(VerifiedDataMixin):
         except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f'{path} is no Pascal VOC annotation: {error}') from error
         if data['width'] <= 0 or data['height'] <= 0:  # some tools write 0
-            with Image.open(data['img_path']) as picture:
-                data['width'], data['height'] = picture.size
+            with Image.open(data['img_path']) as image:
+                data['width'], data['height'] = image.size
         kept = []
         for instance in data['instances']:
             fault = box_fault(instance['bbox'], data['width'], data['height'])
@@ -680,7 +680,7 @@ def leaves(dataset: object) -> list:
 
 @HOOKS.register_module()
 class DataReportHook(Hook):
-    """Compares head and data before they meet, and counts the pictures skipped.
+    """Compares head and data before they meet, and counts the images skipped.
 
     Raises:
         ValueError: ``num_classes`` of a box or mask head is not the number of classes
@@ -724,6 +724,6 @@ class DataReportHook(Hook):
             if indices:
                 names = (dataset.get_data_info(i)['img_path'] for i in indices)
                 runner.logger.warning(
-                    f'{len(indices)} of {len(dataset)} pictures of {dataset.ann_file} '
+                    f'{len(indices)} of {len(dataset)} images of {dataset.ann_file} '
                     f'are broken and have been skipped: {listed(names)}'
                 )

@@ -1,8 +1,8 @@
-"""Data sets in YOLO's txt format: a ``data.yaml``, pictures, a label file for each.
+"""Data sets in YOLO's txt format: a ``data.yaml``, images, a label file for each.
 
 Written from the documented format. A line of a label file is ``class x y w h`` (centre
 and size of a box) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), all values fractions
-of the picture's width and height. Only the class at the end needs MMYOLO.
+of the image's width and height. Only the class at the end needs MMYOLO.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from rich.progress import track
 
 from ..utils.yaml_reader import YAMLFile, read_yaml
 from .checks import (
-    BrokenPictureError,
+    BrokenImageError,
     VerifiedDataMixin,
     box_fault,
     classes_line,
     listed,
-    read_picture,
+    read_image,
     warn,
 )
 
@@ -53,7 +53,7 @@ def several(items: Iterable[str]) -> str:
 
 
 def read_data_yaml(path: str | Path) -> dict:
-    """Reads a ``data.yaml``. Nothing is downloaded or run, no picture is looked for.
+    """Reads a ``data.yaml``. Nothing is downloaded or run, no image is looked for.
 
     Returns:
         ``classes``: tuple of names; ``splits``: lists of what stands at ``train``,
@@ -178,8 +178,8 @@ def _bases(path: str | Path, root: str, data_root: str | None) -> list[str]:
     return list(dict.fromkeys(_join(b, r) for r in (root, '') for b in (here, there)))
 
 
-def find_pictures(source: str, bases: Iterable[str] = ()) -> list[str]:
-    """The pictures in a folder and all below it, or those that a list file names.
+def find_images(source: str, bases: Iterable[str] = ()) -> list[str]:
+    """The images in a folder and all below it, or those that a list file names.
 
     Entries of a list that start with ``./`` count from the list's folder, other
     relative ones from the first of that folder, ``bases`` and the working folder where
@@ -204,17 +204,17 @@ def find_pictures(source: str, bases: Iterable[str] = ()) -> list[str]:
                 if name.lower().endswith(SUFFIXES) and not name.startswith('.')
             ]
         if not found:
-            raise ValueError(f'{source} holds no picture ({", ".join(SUFFIXES)})')
+            raise ValueError(f'{source} holds no image ({", ".join(SUFFIXES)})')
         return found
     if not source.endswith('.txt'):
-        raise ValueError(f'{source} is neither a folder nor a .txt list of pictures')
+        raise ValueError(f'{source} is neither a folder nor a .txt list of images')
     try:
         lines = Path(source).read_text(encoding='utf-8-sig').split('\n')
     except UnicodeDecodeError as error:
         raise ValueError(f'{source} is not text in UTF-8: {error}') from error
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
-        raise ValueError(f'{source} lists no pictures')
+        raise ValueError(f'{source} lists no images')
     here = os.path.dirname(source)
     plain = [n for n in lines if not n.startswith('./') and not os.path.isabs(n)]
     base = here
@@ -225,18 +225,18 @@ def find_pictures(source: str, bases: Iterable[str] = ()) -> list[str]:
     return [_join(here if line.startswith('./') else base, line) for line in lines]
 
 
-def label_file(picture: str) -> str:
-    """Where a picture's labels lie: the last ``images`` of its folders is ``labels``.
+def label_file(image: str) -> str:
+    """Where an image's labels lie: the last ``images`` of its folders is ``labels``.
 
-    Without such a folder they lie beside the picture.
+    Without such a folder they lie beside the image.
     """
-    before, found, after = picture.rpartition(f'{os.sep}images{os.sep}')
+    before, found, after = image.rpartition(f'{os.sep}images{os.sep}')
     if found:
-        picture = os.path.join(before, 'labels', after)
-    return os.path.splitext(picture)[0] + '.txt'
+        image = os.path.join(before, 'labels', after)
+    return os.path.splitext(image)[0] + '.txt'
 
 
-# ------------------------------------------------------------------ a picture's data
+# ------------------------------------------------------------------ an image's data
 
 
 def parse_line(line: str, num_classes: int) -> tuple:
@@ -304,37 +304,37 @@ def bounding_box(points: Sequence[float]) -> Sequence[float]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def picture_size(path: str) -> tuple[int, int]:
-    """Width and height that the loaded picture has, from the file's header.
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height that the loaded image has, from the file's header.
 
     Raises:
-        BrokenPictureError: It is no picture.
+        BrokenImageError: It is no image.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             # To look for EXIF that a header lacks, Pillow would decode a whole PNG.
-            has_exif = 'exif' in picture.info or picture.format == 'TIFF'
-            turned = has_exif and picture.getexif().get(ORIENTATION, 1) > 4
+            has_exif = 'exif' in image.info or image.format == 'TIFF'
+            turned = has_exif and image.getexif().get(ORIENTATION, 1) > 4
             if not turned:
-                return picture.size
-            if picture.format in ('JPEG', 'MPO'):
-                return picture.size[::-1]
-    except Exception:  # Pillow raises many kinds; what loads the picture decides
+                return image.size
+            if image.format in ('JPEG', 'MPO'):
+                return image.size[::-1]
+    except Exception:  # Pillow raises many kinds; what loads the image decides
         pass
     # Whether OpenCV turns other formats depends on its version.
-    height, width = read_picture(path).shape[:2]
+    height, width = read_image(path).shape[:2]
     return width, height
 
 
-def signature(picture: str) -> list[int | None] | None:
-    """Changes with the picture or its label file; ``None`` without a picture."""
+def signature(image: str) -> list[int | None] | None:
+    """Changes with the image or its label file; ``None`` without an image."""
     try:
-        of_picture = os.stat(picture)
+        of_image = os.stat(image)
     except OSError:
         return None
-    found = [of_picture.st_size, of_picture.st_mtime_ns]
+    found = [of_image.st_size, of_image.st_mtime_ns]
     try:
-        of_labels = os.stat(label_file(picture))
+        of_labels = os.stat(label_file(image))
     except OSError:
         return [*found, None, None]
     return [*found, of_labels.st_size, of_labels.st_mtime_ns]
@@ -389,13 +389,13 @@ class YOLOTxtReader:
         if 'download' in content['lines']:
             self._note('download: is not run')
         bases = _bases(self.ann_file, content['path'], self.data_root)
-        pictures = [p for source in sources for p in find_pictures(source, bases)]
+        images = [p for source in sources for p in find_images(source, bases)]
         self.label_report = defaultdict(list)
-        repeated = [path for path, n in Counter(pictures).items() if n > 1]
-        self.label_report['pictures listed twice, used once'] = repeated
+        repeated = [path for path, n in Counter(images).items() if n > 1]
+        self.label_report['images listed twice, used once'] = repeated
         first = Path(sources[0])
         cache = first.with_name(f'{first.name}.{self.split}.mmnextvit-cache.json')
-        records = self._records(sorted(set(pictures)), cache)
+        records = self._records(sorted(set(images)), cache)
         self._check_lines(records)
         data_list = [
             self._data_info(number, path, *record)
@@ -404,24 +404,24 @@ class YOLOTxtReader:
         self._report_labels(records, data_list)
         return data_list
 
-    def _records(self, pictures: list[str], cache: Path) -> dict[str, list]:
-        """``[width, height, labels]`` of each picture, from the cache where it can."""
+    def _records(self, images: list[str], cache: Path) -> dict[str, list]:
+        """``[width, height, labels]`` of each image, from the cache where it can."""
         num_classes = len(self._metainfo['classes'])
 
-        def read(path: str) -> list | BrokenPictureError | OSError:
+        def read(path: str) -> list | BrokenImageError | OSError:
             try:
                 labels = None
                 if signatures[path][3] is not None:
                     content = Path(label_file(path)).read_bytes()
                     labels = parse_labels(content, num_classes)
-                return [*picture_size(path), labels]
-            except (BrokenPictureError, OSError) as error:
+                return [*image_size(path), labels]
+            except (BrokenImageError, OSError) as error:
                 return error
 
         known = load_cache(cache, num_classes)
         with ThreadPoolExecutor() as pool:
-            signatures = dict(zip(pictures, pool.map(signature, pictures)))
-            there = [path for path in pictures if signatures[path] is not None]
+            signatures = dict(zip(images, pool.map(signature, images)))
+            there = [path for path in images if signatures[path] is not None]
             new = [p for p in there if known.get(p, [None])[0] != signatures[p]]
             progress = track(
                 pool.map(read, new),
@@ -431,20 +431,20 @@ class YOLOTxtReader:
             )
             read_now = dict(zip(new, progress, strict=True))
         found = {p: read_now[p] if p in read_now else known[p][1] for p in there}
-        faults = {p: f'{p} does not exist' for p in pictures if p not in found}
+        faults = {p: f'{p} does not exist' for p in images if p not in found}
         faults |= {p: str(f) for p, f in found.items() if isinstance(f, Exception)}
-        records = {path: found[path] for path in pictures if path not in faults}
+        records = {path: found[path] for path in images if path not in faults}
         if (new or len(known) != len(records)) and get_rank() == 0:
             entries = {p: [signatures[p], record] for p, record in records.items()}
             save_cache(cache, entries, num_classes)
         if faults:
             message = (
-                f'{len(faults)} of the {len(pictures)} pictures of {self.ann_file} '
+                f'{len(faults)} of the {len(images)} images of {self.ann_file} '
                 f'({self.split}) are missing or broken:\n  {several(faults.values())}\n'
             )
             if not self.skip_broken or not records:
-                absent = len(there) < len(pictures)
-                raise (FileNotFoundError if absent else BrokenPictureError)(
+                absent = len(there) < len(images)
+                raise (FileNotFoundError if absent else BrokenImageError)(
                     f'{message}Repair them or take them out; skip_broken=True in the '
                     'training dataset goes on without them'
                 )
@@ -484,7 +484,7 @@ class YOLOTxtReader:
         without = [path for path, (_, _, labels) in records.items() if labels is None]
         if len(without) == len(records):
             message = (
-                f'None of the {len(records)} pictures of {self.ann_file} ({self.split})'
+                f'None of the {len(records)} images of {self.ann_file} ({self.split})'
                 f' has a label file: looked for {label_file(without[0])}'
             )
             if not self.test_mode:
@@ -503,7 +503,7 @@ class YOLOTxtReader:
                 values = x - w / 2, y - h / 2, x + w / 2, y + h / 2
             least, most = min(values), max(values)
             if least < -TOLERANCE or most > 1 + TOLERANCE:
-                kind = 'lines with values out of range (clipped to the picture)'
+                kind = 'lines with values out of range (clipped to the image)'
                 self.label_report[kind].append(where)
             fault = box_fault(bounding_box(values), 1, 1)
             if least < 0 or most > 1:
@@ -538,10 +538,10 @@ class YOLOTxtReader:
         if kinds:
             warn(f'{self.ann_file} ({self.split}): {"; ".join(kinds)}')
         without = [path for path, (_, _, labels) in records.items() if labels is None]
-        self.label_report['pictures without a label file'] = without
+        self.label_report['images without a label file'] = without
         boxes = [len(data['instances']) for data in data_list]
         self._note(
-            f'{len(boxes)} pictures, {sum(boxes)} boxes; {boxes.count(0)} pictures '
+            f'{len(boxes)} images, {sum(boxes)} boxes; {boxes.count(0)} images '
             f'without a box are background, {len(without)} of them have no label file'
         )
 
@@ -566,8 +566,8 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin, YOLOTxtReader):
 
     A broken line is an error that names file and line; with ``skip_broken`` it is
     dropped with a warning. Lines repeated in a file are dropped and boxes are clipped
-    to the picture, with a warning. The scan of label files and picture headers is kept
-    in ``<folder or list>.<split>.mmnextvit-cache.json`` beside the pictures' folder;
+    to the image, with a warning. The scan of label files and image headers is kept
+    in ``<folder or list>.<split>.mmnextvit-cache.json`` beside the images' folder;
     later only what has changed is read. ``data_prefix`` has no meaning here.
 
     Args:
@@ -577,13 +577,13 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin, YOLOTxtReader):
         metainfo: Its ``classes`` may be left out: the file's names are taken.
 
     Attributes:
-        label_report: Kind of remark to the places, as ``file:line`` or picture.
+        label_report: Kind of remark to the places, as ``file:line`` or image.
 
     Raises:
-        FileNotFoundError: The file, pictures or all label files are missing.
+        FileNotFoundError: The file, images or all label files are missing.
         ValueError: The file is unusable, its names differ from ``metainfo``, or lines
             are broken.
-        BrokenPictureError: Files are no pictures.
+        BrokenImageError: Files are no images.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """A trained YOLO detector as a network to be exported, and the facts that go with it.
 
-What is exported maps pictures to candidates: normalisation, backbone, neck, head and
+What is exported maps images to candidates: normalisation, backbone, neck, head and
 decoding, with BatchNorms folded. Non-maximum suppression is put behind it by
 :mod:`mmnextvit.deploy.formats`, since every format has its own.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..models.fold import fold_batchnorms
 from ..runtime import FORMAT
 
-STRIDE = 32  # both sides of a picture are multiples of it
+STRIDE = 32  # both sides of an image are multiples of it
 PACKAGES = (
     'mmnextvit torch timm mmengine mmcv mmcv-lite mmdet mmyolo onnx onnxscript '
     'onnxruntime openvino nncf coremltools'
@@ -28,7 +28,7 @@ TEST_CFG = {'multi_label', 'nms_pre', 'score_thr', 'nms', 'max_per_img'}
 
 
 class Candidates(nn.Module):
-    """Pictures to every box that a detector considers, with its scores.
+    """Images to every box that a detector considers, with its scores.
 
     Args:
         detector: A detector whose head is MMYOLO's ``YOLOv5Head`` or derived from it
@@ -134,7 +134,7 @@ def multi_label(detector: nn.Module) -> bool:
 
 
 def mean_and_std(detector: nn.Module) -> tuple[list[float], list[float]]:
-    """What is taken off a picture and what it is divided by, as R, G, B."""
+    """What is taken off an image and what it is divided by, as R, G, B."""
     preprocessor = detector.data_preprocessor
     if not preprocessor._enable_normalize:
         return [0.0] * 3, [1.0] * 3
@@ -158,10 +158,10 @@ def round_up(size: Sequence[int]) -> tuple[int, int]:
 
 
 def resize_pipeline(cfg: Config) -> list[dict]:
-    """The transforms of a config's test pipeline that change the picture's size.
+    """The transforms of a config's test pipeline that change the image's size.
 
     Raises:
-        ValueError: One of them, or of the others, changes the picture in a way that
+        ValueError: One of them, or of the others, changes the image in a way that
             the runtime does not know.
     """
     known = ('YOLOv5KeepRatioResize', 'LetterResize')
@@ -180,7 +180,7 @@ def resize_pipeline(cfg: Config) -> list[dict]:
         elif name.startswith('Load') and step.get('color_type', 'color') != 'color':
             raise ValueError(
                 f'{cfg.filename}: {step["type"]} has color_type='
-                f'{step["color_type"]!r}: exported files take pictures in colour'
+                f'{step["color_type"]!r}: exported files take images in colour'
             )
         elif name not in neutral and name != 'PackDetInputs':
             raise ValueError(
@@ -190,7 +190,7 @@ def resize_pipeline(cfg: Config) -> list[dict]:
     if not steps or not steps[-1]['type'].endswith('LetterResize'):
         raise ValueError(
             f'{cfg.filename}: the test pipeline must end in LetterResize, which makes '
-            'every picture as large as the network takes it'
+            'every image as large as the network takes it'
         )
     return steps
 
@@ -206,9 +206,9 @@ def pair(scale: int | Sequence[int]) -> tuple[int, int]:
 
 
 def resized(cfg: Config, size: Sequence[int]) -> Config:
-    """A copy of a config whose test pipeline gives pictures of ``size``.
+    """A copy of a config whose test pipeline gives images of ``size``.
 
-    Every picture gets that size, not the least rectangle of its batch.
+    Every image gets that size, not the least rectangle of its batch.
     """
     cfg = copy.deepcopy(cfg)
     steps = resize_pipeline(cfg)
@@ -303,7 +303,7 @@ def metadata(
         detector: The detector that is exported.
         classes: Names of the classes, in the order of the labels.
         size: Height and width of the network's input, multiples of 32.
-        batch: Pictures at a time; ``None`` for any number.
+        batch: Images at a time; ``None`` for any number.
         dynamic_size: Whether the file takes other sizes, too.
         precision: 'float32', 'half' or 'int8'.
         nms_in_graph: Whether the file suppresses overlapping boxes itself.

@@ -31,7 +31,7 @@ def instances(found: Detections) -> InstanceData:
 class ExportedDetector(BaseModel):
     """An exported file as a model that predicts, ``mmdet.ExportedDetector``.
 
-    Pictures come as they are in their files: the runtime resizes them itself.
+    Images come as they are in their files: the runtime resizes them itself.
 
     Args:
         path: Exported file or folder.
@@ -51,7 +51,7 @@ class ExportedDetector(BaseModel):
         """Predicts.
 
         Args:
-            inputs: Pictures (3, H, W), BGR, uint8, of any sizes.
+            inputs: Images (3, H, W), BGR, uint8, of any sizes.
             data_samples: Theirs; each gets ``pred_instances``.
             mode: 'predict': nothing else can be done with an exported file.
 
@@ -60,8 +60,8 @@ class ExportedDetector(BaseModel):
         """
         if mode != 'predict':
             raise ValueError('An exported file predicts only: it cannot be trained')
-        pictures = [picture.permute(1, 2, 0).cpu().numpy() for picture in inputs]
-        found = self.detector.detect(pictures)
+        images = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
+        found = self.detector.detect(images)
         for sample, detections in zip(data_samples, found):
             sample.pred_instances = instances(detections)
         return list(data_samples)

@@ -48,14 +48,14 @@ class Job:
     Args:
         candidates: The network.
         facts: Its metadata, which says what else is wanted of it.
-        pictures: Batches (B, 3, H, W) for int8 to calibrate with.
+        images: Batches (B, 3, H, W) for int8 to calibrate with.
         efficient_nms: TensorRT's plugin in place of ONNX's operator.
         float_layers: Gets the names of the layers that int8 leaves in float.
     """
 
     candidates: Candidates
     facts: dict[str, object]
-    pictures: list[np.ndarray] | None = None
+    images: list[np.ndarray] | None = None
     efficient_nms: bool = False
     float_layers: list[str] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ def network_of(job: Job, quantized: Callable = quantize):
     """The job's network in ONNX, ``quantized`` where int8 is asked for."""
     network = onnx_network(job.candidates, **job.shape)
     if job.facts['precision'] == 'int8':
-        network = quantized(network, job.pictures)
+        network = quantized(network, job.images)
         job.float_layers += float_layers(network)
     return network
 
@@ -221,9 +221,9 @@ def write_torchscript(job: Job, path: Path) -> Run:
 
 
 class ForCoreML(nn.Module):
-    """Candidates of one picture as CoreML's NMS takes them.
+    """Candidates of one image as CoreML's NMS takes them.
 
-    Coordinates (N, 4) are the box's centre, width and height as parts of the picture,
+    Coordinates (N, 4) are the box's centre, width and height as parts of the image,
     confidence is (N, C).
     """
 
@@ -277,7 +277,7 @@ def write_coreml(job: Job, path: Path) -> None:
 def is_network(op, size: list[int], count: int) -> bool:
     """Whether an operation of CoreML's belongs to neither normalisation nor decoding.
 
-    Those give pictures (1, 3, H, W), and arrays of as many rows as candidates.
+    Those give images (1, 3, H, W), and arrays of as many rows as candidates.
     """
     shape = list(op.outputs[0].shape)
     return shape[1:] != [3, *size] and count not in shape

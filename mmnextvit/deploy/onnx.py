@@ -20,7 +20,7 @@ from .candidates import STRIDE, Candidates
 
 OPSET = 18
 CANDIDATES = ('candidate_boxes', 'candidate_scores')
-# From pictures (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
+# From images (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 # What TensorRT's ONNX parser knows, by onnx-tensorrt's docs/operators.md for TensorRT
@@ -46,7 +46,7 @@ EfficientNMS_TRT
 TENSORRT_OPERATORS = frozenset(_PARSED.split())
 TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
 
-# Suppresses overlapping boxes, as ONNX text. B pictures, K boxes in each.
+# Suppresses overlapping boxes, as ONNX text. B images, K boxes in each.
 ONNX_NMS = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
 nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
@@ -70,17 +70,17 @@ nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
     first = Constant <value = int64 {{0}}> ()
     second = Constant <value = int64 {{1}}> ()
     third = Constant <value = int64 {{2}}> ()
-    of_picture = Gather <axis = 1> (rows, first)
+    of_image = Gather <axis = 1> (rows, first)
     of_class = Gather <axis = 1> (rows, second)
     of_box = Gather <axis = 1> (rows, third)
 
     sizes = Shape (candidate_boxes)
-    pictures = Gather <axis = 0> (sizes, first)
-    numbers = Range (first, pictures, second)
+    images = Gather <axis = 0> (sizes, first)
+    numbers = Range (first, images, second)
     at_one = Constant <value = int64[1] {{1}}> ()
     at_two = Constant <value = int64[1] {{2}}> ()
     column = Unsqueeze (numbers, at_one)
-    mine = Equal (column, of_picture)
+    mine = Equal (column, of_image)
     my_scores = Where (mine, row_scores, zero)
     scores, order = TopK <axis = 1> (my_scores, limit)
 
@@ -121,7 +121,7 @@ def quietly():
 
 
 def example(size: Sequence[int], batch: int | None) -> Tensor:
-    """A picture batch to trace with; a dimension of 1 could not become dynamic."""
+    """An image batch to trace with; a dimension of 1 could not become dynamic."""
     return torch.zeros(batch or 2, 3, *size)
 
 
@@ -134,7 +134,7 @@ def exported_program(
     """``network`` as torch exports it.
 
     Args:
-        network: A module from pictures (B, 3, H, W).
+        network: A module from images (B, 3, H, W).
         size: H and W, multiples of 32.
         batch: B; ``None`` for any.
         dynamic_size: Whether H and W may be any multiples of 32 from 64.

@@ -1,4 +1,4 @@
-"""Comparing an exported file with the detector in torch, on real pictures.
+"""Comparing an exported file with the detector in torch, on real images.
 
 In two steps. All candidates of the file's network are compared with torch's, where
 nothing is left to chance. Then what is found in the end must be the outcome of
@@ -19,7 +19,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from ..runtime import Detections, Detector, Layout, lay_out, resize, stack, to_picture
+from ..runtime import Detections, Detector, Layout, lay_out, resize, stack, to_image
 from .candidates import Candidates
 from .onnx import Run
 
@@ -29,18 +29,18 @@ PIXELS = 0.1
 
 @dataclass
 class Drift:
-    """How far a file is from torch, over all pictures.
+    """How far a file is from torch, over all images.
 
     Attributes:
-        pictures: How many were looked at in the end.
+        images: How many were looked at in the end.
         found: Detections of MMYOLO in them.
         largest: The largest difference by output: scores from 0 to 1, boxes in pixels
-            of the network's input, or for MMYOLO's of the picture.
+            of the network's input, or for MMYOLO's of the image.
         overlapping: Detections that suppression should not have left.
         missing: Candidates that it should have.
     """
 
-    pictures: int = 0
+    images: int = 0
     found: int = 0
     largest: dict[str, float] = field(default_factory=dict)
     overlapping: int = 0
@@ -70,29 +70,29 @@ class Drift:
 
     def __str__(self) -> str:
         differences = (f'{name} {value:.2g}' for name, value in self.largest.items())
-        found = f', {self.found} detections in {self.pictures} pictures'
+        found = f', {self.found} detections in {self.images} images'
         return (
             f'largest differences: {", ".join(differences) or "none"}'
-            f'{found if self.pictures else ""}'
+            f'{found if self.images else ""}'
         )
 
 
 def batches(
-    pictures: Iterable[np.ndarray], facts: dict[str, object]
+    images: Iterable[np.ndarray], facts: dict[str, object]
 ) -> Iterable[np.ndarray]:
-    """The network's inputs (B, 3, H, W) for pictures, as the runtime makes them.
+    """The network's inputs (B, 3, H, W) for images, as the runtime makes them.
 
-    What is left over for the last batch is filled up by its last picture.
+    What is left over for the last batch is filled up by its last image.
 
     Args:
-        pictures: H x W x 3, BGR, uint8.
+        images: H x W x 3, BGR, uint8.
         facts: The metadata.
     """
     size = facts['input']['batch'] or 2
     waiting: list[tuple[np.ndarray, Layout]] = []
-    for picture in pictures:
-        layout = lay_out(picture.shape[:2], facts['resize'])
-        waiting.append((resize(picture, layout), layout))
+    for image in images:
+        layout = lay_out(image.shape[:2], facts['resize'])
+        waiting.append((resize(image, layout), layout))
         if len(waiting) == size:
             yield stack(waiting, size)
             waiting = []
@@ -121,21 +121,21 @@ def compare_candidates(
 
 
 def by_torch(
-    detector: nn.Module, cfg: Config, pictures: Sequence[np.ndarray]
+    detector: nn.Module, cfg: Config, images: Sequence[np.ndarray]
 ) -> list[Detections]:
-    """What the detector finds by MMDetection's own API, for each picture (BGR).
+    """What the detector finds by MMDetection's own API, for each image (BGR).
 
     Args:
         detector: With a ``cfg``, as MMDetection's API wants it.
         cfg: Config whose test pipeline has the exported file's size.
-        pictures: H x W x 3, BGR, uint8.
+        images: H x W x 3, BGR, uint8.
     """
     pipeline = [
         dict(t, type='mmdet.LoadImageFromNDArray') if i == 0 else t
         for i, t in enumerate(cfg.test_dataloader.dataset.pipeline)
         if not t['type'].endswith('LoadAnnotations')
     ]
-    samples = inference_detector(detector, list(pictures), Compose(pipeline))
+    samples = inference_detector(detector, list(images), Compose(pipeline))
     return [
         Detections(*(x.cpu().numpy() for x in (p.bboxes, p.scores, p.labels)))
         for p in (sample.pred_instances for sample in samples)
@@ -144,7 +144,7 @@ def by_torch(
 
 @dataclass
 class Outcome:
-    """What suppression may leave of one picture's candidates.
+    """What suppression may leave of one image's candidates.
 
     Args:
         boxes: (N, 4), in pixels of the network's input.
@@ -170,9 +170,9 @@ class Outcome:
         equal, as are overlaps within :data:`SCORE`.
 
         Args:
-            found: Detections, in pixels of the network's input or of the picture.
+            found: Detections, in pixels of the network's input or of the image.
             name: Whose they are, for the names of the differences.
-            layout: Where the picture lies in the input, if they are in its pixels.
+            layout: Where the image lies in the input, if they are in its pixels.
                 Boxes that reach out of it are then alike; all of these count as found,
                 and may overlap.
         """
@@ -181,7 +181,7 @@ class Outcome:
         near = rounding(drift, 'candidate boxes', PIXELS)
         seen = self.boxes
         if layout is not None:
-            near, seen = near / min(layout.factor), to_picture(seen, layout)
+            near, seen = near / min(layout.factor), to_image(seen, layout)
         least = self.nms['score_thr']
         most = self.nms['max_per_img']
         if len(found.scores) >= most:
@@ -229,16 +229,16 @@ def compare(
     exported: Detector,
     detector: nn.Module,
     cfg: Config,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     drift: Drift,
 ) -> None:
-    """Adds what is wrong with what a file finds in ``pictures`` to ``drift``.
+    """Adds what is wrong with what a file finds in ``images`` to ``drift``.
 
     Args:
         exported: The runtime with the exported file.
         detector: The detector in torch, see :func:`by_torch`.
         cfg: See :func:`by_torch`.
-        pictures: H x W x 3, BGR, uint8. They go through the file together.
+        images: H x W x 3, BGR, uint8. They go through the file together.
         drift: After :func:`compare_candidates`, whose differences it allows.
     """
     test_cfg = detector.bbox_head.test_cfg  # not the file's, which may be wrong
@@ -248,18 +248,18 @@ def compare(
         max_per_img=test_cfg.max_per_img,
     )
     plain = Candidates(detector, fold=False)
-    prepared = [exported.prepare(picture) for picture in pictures]
+    prepared = [exported.prepare(image) for image in images]
     size = exported.metadata['input']['batch'] or 2
     for start in range(0, len(prepared), size):
         batch = prepared[start : start + size]
-        images = stack(batch, size)
-        outputs = exported.session.run(images)
+        inputs = stack(batch, size)
+        outputs = exported.session.run(inputs)
         with torch.inference_mode():
-            boxes, scores = (x.numpy() for x in plain(torch.from_numpy(images)))
+            boxes, scores = (x.numpy() for x in plain(torch.from_numpy(inputs)))
         for row, (_, layout) in enumerate(batch):
-            (theirs,) = by_torch(detector, cfg, [pictures[start + row]])
+            (theirs,) = by_torch(detector, cfg, [images[start + row]])
             outcome = Outcome(boxes[row], scores[row], nms, drift)
             outcome.judge(exported.left({k: v[row] for k, v in outputs.items()}))
             outcome.judge(theirs, "MMYOLO's ", layout)
-            drift.pictures += 1
+            drift.images += 1
             drift.found += len(theirs.scores)

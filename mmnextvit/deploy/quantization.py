@@ -1,4 +1,4 @@
-"""int8: a network's weights and maps in 8 bits, calibrated on pictures."""
+"""int8: a network's weights and maps in 8 bits, calibrated on images."""
 
 import logging
 import tempfile
@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import track
 
 
-def quantize(network, pictures: Sequence[np.ndarray]):
+def quantize(network, images: Sequence[np.ndarray]):
     """An ONNX network of candidates in int8, by NNCF.
 
     Weights have a scale for each channel out, maps one each. The last layers, softmax,
@@ -19,22 +19,22 @@ def quantize(network, pictures: Sequence[np.ndarray]):
 
     Args:
         network: What :func:`~mmnextvit.deploy.onnx.onnx_network` gave.
-        pictures: Batches (B, 3, H, W), float32, as the network takes them.
+        images: Batches (B, 3, H, W), float32, as the network takes them.
     """
     import nncf
 
     nncf.set_log_level(logging.ERROR)  # its bars stay
     return nncf.quantize(
         network,
-        nncf.Dataset(pictures, lambda images: {'images': images}),
-        subset_size=len(pictures),
+        nncf.Dataset(images, lambda inputs: {'images': inputs}),
+        subset_size=len(images),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=nncf.IgnoredScope(names=last_layers(network)),
     )
 
 
-def quantize_signed(network, pictures: Sequence[np.ndarray]):
+def quantize_signed(network, images: Sequence[np.ndarray]):
     """As :func:`quantize`, but with all of int8 around 0, which TensorRT demands.
 
     NNCF makes uint8 of what is never negative, so this is ONNX Runtime's, of
@@ -45,11 +45,11 @@ def quantize_signed(network, pictures: Sequence[np.ndarray]):
 
     class Reader(ort.CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(track(pictures, 'Calibrating'))
+            self.left = iter(track(images, 'Calibrating'))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            images = next(self.left, None)
-            return None if images is None else {'images': images}
+            inputs = next(self.left, None)
+            return None if inputs is None else {'images': inputs}
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'network.onnx')

@@ -11,7 +11,7 @@ import torch
 
 from ..runtime import Detector
 
-MOST = 16  # pictures at a time, where the file has a dynamic batch
+MOST = 16  # images at a time, where the file has a dynamic batch
 WORKSPACE = 4 << 30  # bytes
 
 

@@ -11,12 +11,12 @@ class YOLOv5ScheduleHook(YOLOv5ParamSchedulerHook):
     """MMYOLO's ``YOLOv5ParamSchedulerHook``, closer to what YOLOv5 does.
 
     After the warm-up MMYOLO's learning rate comes an epoch late, which counts where
-    there are few. And YOLOv5 steps once for so many pictures over all processes:
+    there are few. And YOLOv5 steps once for so many images over all processes:
     gradients of smaller batches are summed. While it warms up the number of batches
     grows from 1. Batches of the nominal size or more are a step each.
 
     Args:
-        nominal_batch_size: Pictures for a step. ``None``: every batch is a step.
+        nominal_batch_size: Images for a step. ``None``: every batch is a step.
         **kwargs: Arguments of MMYOLO's hook.
 
     Raises:

@@ -23,7 +23,7 @@ from .runner import build_runner
 
 
 class Training(NamedTuple):
-    """Seconds a batch, an entry for each batch, and the shape of its pictures."""
+    """Seconds a batch, an entry for each batch, and the shape of its images."""
 
     whole: list[float]  # iterations of the train loop, from batch to batch
     waiting: list[float]  # of them, for the loader
@@ -33,14 +33,14 @@ class Training(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """Seconds a picture, an entry for each round."""
+    """Seconds an image, an entry for each round."""
 
     whole: list[float]  # the validation loop: data, network, boxes, mAP, hooks
     forward: list[float]  # the network alone in deploy mode, with the same batches
 
 
 class Detection(NamedTuple):
-    """Seconds a picture, an entry for each round, in deploy mode."""
+    """Seconds an image, an entry for each round, in deploy mode."""
 
     predict: list[float]  # network, decoding and NMS
     forward: list[float]  # the network alone
@@ -140,7 +140,7 @@ def measure_training(cfg: Config, batches: int, warm_up: int = 3) -> Training:
 
 
 def measure_validation(cfg: Config, rounds: int) -> Validation:
-    """Times validations, and the network over the same pictures, in turn.
+    """Times validations, and the network over the same images, in turn.
 
     Args:
         cfg: Config of a detector, whose ``load_from`` has trained weights: others find
@@ -160,12 +160,12 @@ def measure_validation(cfg: Config, rounds: int) -> Validation:
                 network._forward(inputs)
         times.forward.append(sum(passes))
     close(loader)
-    pictures = len(loader.dataset)
-    return Validation(*([s / pictures for s in part[1:]] for part in times))
+    images = len(loader.dataset)
+    return Validation(*([s / images for s in part[1:]] for part in times))
 
 
 def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
-    """Times prediction on a picture of the validation data, and the network, in turn.
+    """Times prediction on an image of the validation data, and the network, in turn.
 
     Args:
         cfg: As for :func:`measure_validation`.

@@ -2,7 +2,7 @@
 
 Leaves first: the parts of a block, the two blocks, the backbone. Parameters carry the
 names of the official release (bytedance/Next-ViT, Apache-2.0), so that its checkpoints
-load as they are. Shapes in comments: B pictures, C channels, H W cells, N tokens (H*W).
+load as they are. Shapes in comments: B images, C channels, H W cells, N tokens (H*W).
 """
 
 from collections import OrderedDict
@@ -139,13 +139,13 @@ class MLP(nn.Sequential):
 
 
 class AddBranch(nn.Module):
-    """Adds a residual branch, or in training leaves it out, picture by picture.
+    """Adds a residual branch, or in training leaves it out, image by image.
 
     Stochastic depth: a branch that is kept counts more, so that the mean stays. It is a
     pass over the map; a separate DropPath takes three.
 
     Args:
-        drop_prob: Probability in [0, 1) that a picture's branch is left out.
+        drop_prob: Probability in [0, 1) that an image's branch is left out.
     """
 
     def __init__(self, drop_prob: float) -> None:
@@ -384,7 +384,7 @@ class NextViT(BaseModule):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the picture a cell, for the maps that ``forward`` returns."""
+        """Pixels of the image a cell, for the maps that ``forward`` returns."""
         return tuple(STRIDES[i] for i in self.out_indices)
 
     @property
@@ -397,7 +397,7 @@ class NextViT(BaseModule):
         """Computes the maps of the stages in ``out_indices``.
 
         Args:
-            x: Pictures (B, 3, H, W) of any size that gives each attention at least
+            x: Images (B, 3, H, W) of any size that gives each attention at least
                 one run of tokens; 25x25 and larger always does.
 
         Returns:
@@ -405,7 +405,7 @@ class NextViT(BaseModule):
             and s from ``out_channels`` and ``strides``.
 
         Raises:
-            ValueError: The picture is too small.
+            ValueError: The image is too small.
         """
         self._check_size(*x.shape[-2:])
         wanted = [self.stage_out_idx[i] for i in self.out_indices]
@@ -467,11 +467,11 @@ class NextViT(BaseModule):
             if cells[0] * cells[1] < sr_ratio**2:
                 least = max(s * (r - 1) + 1 for s, r in zip(STRIDES[1:], SR_RATIOS[1:]))
                 raise ValueError(
-                    f'NextViT: a picture of {height}x{width} (height x width) is too '
+                    f'NextViT: an image of {height}x{width} (height x width) is too '
                     f'small. Stage {stage} averages runs of {sr_ratio**2} tokens and '
                     f'its map holds {cells[0]}x{cells[1]} = {cells[0] * cells[1]}: '
                     f'ceil(H/{stride}) * ceil(W/{stride}) must be at least '
-                    f'{sr_ratio**2}. The least square picture is {least}x{least}.'
+                    f'{sr_ratio**2}. The least square image is {least}x{least}.'
                 )
 
     @staticmethod

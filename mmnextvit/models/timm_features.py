@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 STRIDES = (4, 8, 16, 32)  # of the maps emitted by default
 STEM_STRIDE = 4  # maps of a lower stride are the stem's
 
-# What makes the models of a timm file take pictures of any size, where they can.
+# What makes the models of a timm file take images of any size, where they can.
 ANY_SIZE = {
     'swin_transformer': dict(strict_img_size=False),
     'swin_transformer_v2': dict(strict_img_size=False),
@@ -57,7 +57,7 @@ class TimmFeatures(BaseModule):
     checkpoint='timm://<model_name>')``; :func:`timm_mean_std` gives the mean and std
     for the config's ``data_preprocessor``. BatchNorms keep timm's constants.
 
-    Swin and ViT are built for pictures of any size unless ``kwargs`` say otherwise.
+    Swin and ViT are built for images of any size unless ``kwargs`` say otherwise.
     MaxViT takes multiples of 32 windows only: of its training size (224 or 256), or,
     with ``transformer_window_size=5``, of 160. What does not fit is refused with a
     size that does.
@@ -141,7 +141,7 @@ class TimmFeatures(BaseModule):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the picture a cell, for the maps that ``forward`` returns."""
+        """Pixels of the image a cell, for the maps that ``forward`` returns."""
         return tuple(x['reduction'] for x in self._info)
 
     @property
@@ -158,14 +158,14 @@ class TimmFeatures(BaseModule):
         """Computes the maps.
 
         Args:
-            x: Pictures (B, 3, H, W).
+            x: Images (B, 3, H, W).
 
         Returns:
             One (B, C, H/s, W/s) a map, high to low resolution, with C and s from
             ``out_channels`` and ``strides``; fractions are rounded either way.
 
         Raises:
-            ValueError: The model takes no picture of this size.
+            ValueError: The model takes no image of this size.
         """
         size = tuple(x.shape[-2:])
         self._count(True)
@@ -185,7 +185,7 @@ class TimmFeatures(BaseModule):
                 for n, m in zip(size, y.shape[-2:])
             ):
                 raise ValueError(
-                    f'{self.model_name}: of a picture of {size[0]}x{size[1]} (height x '
+                    f'{self.model_name}: of an image of {size[0]}x{size[1]} (height x '
                     f'width) the map of stride {stride} has {tuple(y.shape[-2:])} '
                     f'cells. Multiples of {2 * max(self.strides)} may fit.'
                 )
@@ -284,13 +284,13 @@ class TimmFeatures(BaseModule):
             norm.momentum = 0.0
 
     def _size_problem(self, size: tuple[int, int]) -> str:
-        """Why pictures of ``size`` are refused, or nothing if they are not."""
+        """Why images of ``size`` are refused, or nothing if they are not."""
         model = on_meta(self.model_name, self.kwargs)
         if fitting(model, [size]):
             return ''
         advice = []
         if better := fitting(model, squares(max(size))):
-            advice.append(f'pictures of {better[0]}x{better[1]} fit')
+            advice.append(f'images of {better[0]}x{better[1]} fit')
         try:
             fixed = on_meta(self.model_name, {**self.kwargs, 'img_size': size})
             if fitting(fixed, [size]):
@@ -298,7 +298,7 @@ class TimmFeatures(BaseModule):
         except (TypeError, ValueError):  # it has no img_size, or not this one
             pass
         return (
-            f'{self.model_name} takes no pictures of {size[0]}x{size[1]} (height x '
+            f'{self.model_name} takes no images of {size[0]}x{size[1]} (height x '
             f'width): {", and ".join(advice) or "no size near fits either"}'
         )
 

@@ -46,7 +46,7 @@ class FeatureMap(NamedTuple):
     """A map as it is known before it is computed."""
 
     channels: int
-    stride: Fraction  # pixels of the picture a cell
+    stride: Fraction  # pixels of the image a cell
 
 
 class RowError(ValueError):
@@ -311,7 +311,7 @@ class RowGraph(nn.ModuleDict):
     Args:
         rows: The YAML's rows, each ``[from, number, module, args]``.
         inputs: The given maps by number, in the order in which ``forward`` takes them.
-            The picture is -1, which then is -1 for row 0.
+            The image is -1, which then is -1 for row 0.
         outputs: Numbers of the maps to return.
         first_row: Number of the first row.
         depth_multiple: Scales ``number`` where it is above 1.

@@ -1,7 +1,7 @@
 """YOLOv5's YAML rows as a backbone and as a neck of a detector.
 
 :class:`~mmnextvit.models.yolov5_rows.RowGraph` builds the rows;
-:class:`YOLOv5YAMLBackbone` puts them behind the picture, and :class:`YOLOv5YAMLNeck`
+:class:`YOLOv5YAMLBackbone` puts them behind the image, and :class:`YOLOv5YAMLNeck`
 behind any backbone.
 """
 
@@ -82,7 +82,7 @@ class YOLOv5YAMLBackbone(BaseModule):
 
     @property
     def strides(self) -> tuple[int | Fraction, ...]:
-        """Pixels of the picture a cell, for the maps that ``forward`` returns."""
+        """Pixels of the image a cell, for the maps that ``forward`` returns."""
         strides = (x.stride for x in self.rows.out_maps)
         return tuple(int(s) if s.denominator == 1 else s for s in strides)
 
@@ -90,7 +90,7 @@ class YOLOv5YAMLBackbone(BaseModule):
         """Computes the maps of ``out_rows``.
 
         Args:
-            x: Pictures (B, 3, H, W), sides a multiple of the largest stride.
+            x: Images (B, 3, H, W), sides a multiple of the largest stride.
 
         Returns:
             One (B, C, H/s, W/s) for each of ``out_rows``.
@@ -125,7 +125,7 @@ class YOLOv5YAMLNeck(BaseModule):
         out_rows: Numbers of the rows that the head reads.
         in_channels: Channels of the backbone's maps. A :class:`FittedYOLODetector`
             fills this in, and the next two.
-        in_strides: Strides of these maps, in pixels of the picture.
+        in_strides: Strides of these maps, in pixels of the image.
         in_rows: Numbers of these maps, increasing; the first row follows the last.
             ``None`` pads them in front to five, P1 to P5, numbered 0 to 4: the first
             row is 5, as in the patched YOLOv5.
@@ -191,7 +191,7 @@ class YOLOv5YAMLNeck(BaseModule):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the picture a cell, for the maps that ``forward`` returns."""
+        """Pixels of the image a cell, for the maps that ``forward`` returns."""
         return tuple(int(x.stride) for x in self.rows.out_maps)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

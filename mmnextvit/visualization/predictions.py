@@ -1,4 +1,4 @@
-"""Pictures of what a detector finds (beside the truth) and of its feature maps."""
+"""Images of what a detector finds (beside the truth) and of its feature maps."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -28,45 +28,45 @@ from ..models.yolov5_rows import RowGraph
 
 
 def contact_sheet(
-    pictures: Sequence[np.ndarray], columns: int, gap: int = 8, colour: int = 255
+    images: Sequence[np.ndarray], columns: int, gap: int = 8, colour: int = 255
 ) -> np.ndarray:
-    """Lays pictures out in rows, each in the middle of a cell of the largest size.
+    """Lays images out in rows, each in the middle of a cell of the largest size.
 
     Args:
-        pictures: H x W x 3 each, uint8; sizes may differ.
-        columns: Pictures in a row.
+        images: H x W x 3 each, uint8; sizes may differ.
+        columns: Images in a row.
         gap: Pixels between them and around all.
         colour: Grey value of what they leave free, 0 to 255.
 
     Returns:
         The sheet, H x W x 3, uint8.
     """
-    height = max(p.shape[0] for p in pictures) + gap
-    width = max(p.shape[1] for p in pictures) + gap
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    height = max(p.shape[0] for p in images) + gap
+    width = max(p.shape[1] for p in images) + gap
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     sheet = np.full(
         (rows * height + gap, columns * width + gap, 3), colour, dtype=np.uint8
     )
-    for i, picture in enumerate(pictures):
-        h, w = picture.shape[:2]
+    for i, image in enumerate(images):
+        h, w = image.shape[:2]
         y = i // columns * height + gap + (height - gap - h) // 2
         x = i % columns * width + gap + (width - gap - w) // 2
-        sheet[y : y + h, x : x + w] = picture
+        sheet[y : y + h, x : x + w] = image
     return sheet
 
 
 def captioned(
-    picture: np.ndarray,
+    image: np.ndarray,
     lines: Sequence[str],
     size: float = 0.5,
     least: int = 0,
     indent: int = 1,
 ) -> np.ndarray:
-    """A picture below lines of text, widened in white to the text where it is longer.
+    """An image below lines of text, widened in white to the text where it is longer.
 
     Args:
-        picture: H x W x 3, uint8.
+        image: H x W x 3, uint8.
         lines: What to write, ASCII; OpenCV's fonts have nothing else.
         size: Of the letters; 0.5 is about 11 pixels high.
         least: Least width of the whole in pixels.
@@ -74,11 +74,11 @@ def captioned(
     """
     font, step = cv2.FONT_HERSHEY_SIMPLEX, round(40 * size)
     widths = [cv2.getTextSize(line, font, size, 1)[0][0] for line in lines]
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     top = len(lines) * step + 6
     width_of_all = max(width, least, 2 * indent + max(widths))
     sheet = np.full((top + height, width_of_all, 3), 255, dtype=np.uint8)
-    sheet[top:, :width] = picture
+    sheet[top:, :width] = image
     for i, line in enumerate(lines, start=1):
         at = indent, i * step - 2
         cv2.putText(sheet, line, at, font, size, (0, 0, 0), 1, cv2.LINE_AA)
@@ -96,13 +96,13 @@ def feature_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         model: A detector with a ``backbone`` and maybe a ``neck``.
 
     Yields:
-        The first picture's map (C, H, W) by name, on the CPU in float32, in the order
+        The first image's map (C, H, W) by name, on the CPU in float32, in the order
         of computation. Names are 'backbone P3', 'neck P3' (P3 has 1/2**3 of the
-        picture's width) and '05 SPPF' (row and module). A further picture replaces
+        image's width) and '05 SPPF' (row and module). A further image replaces
         them.
     """
     maps: dict[str, Tensor] = {}
-    width = 0  # of the picture that is computed
+    width = 0  # of the image that is computed
 
     def begin(module: nn.Module, args: tuple) -> None:
         nonlocal width
@@ -172,7 +172,7 @@ def draw_channels(
         side: Pixels of a channel's longer side.
 
     Returns:
-        The picture with a title, H x W x 3, RGB, uint8.
+        The image with a title, H x W x 3, RGB, uint8.
     """
     shown = feature_map[:count]
     sheet = contact_sheet([heat(channel, side) for channel in shown], columns, gap=6)
@@ -191,25 +191,23 @@ def draw_channels(
 
 
 def draw_overview(
-    picture: np.ndarray, maps: dict[str, Tensor], columns: int = 5, side: int = 220
+    image: np.ndarray, maps: dict[str, Tensor], columns: int = 5, side: int = 220
 ) -> np.ndarray:
-    """The picture and, for every map, the mean of its channels.
+    """The image and, for every map, the mean of its channels.
 
     Args:
-        picture: What the network saw, H x W x 3, RGB, uint8.
+        image: What the network saw, H x W x 3, RGB, uint8.
         maps: (C, H, W) each, by name, as of :func:`feature_maps`.
-        columns: Pictures in a row.
+        columns: Images in a row.
         side: Pixels of the longer side of each.
 
     Returns:
-        The picture with a title, H x W x 3, RGB, uint8.
+        The image with a title, H x W x 3, RGB, uint8.
     """
-    scale = side / max(picture.shape[:2])
-    size = f'{picture.shape[0]}x{picture.shape[1]}'
-    picture = cv2.resize(
-        picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
-    )
-    tiles = [captioned(picture, ('the input', size), 0.45, side)]
+    scale = side / max(image.shape[:2])
+    size = f'{image.shape[0]}x{image.shape[1]}'
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    tiles = [captioned(image, ('the input', size), 0.45, side)]
     for name, feature_map in maps.items():
         mean = heat(feature_map.mean(0), side)
         tiles.append(captioned(mean, (name, shape_of(feature_map)), 0.45, side))
@@ -220,29 +218,29 @@ def draw_overview(
 
 
 def draw_pair(
-    picture: np.ndarray,
+    image: np.ndarray,
     sample: DetDataSample,
     visualizer: DetLocalVisualizer,
     score_thr: float = 0.3,
     least: int = 320,
 ) -> np.ndarray:
-    """A picture twice, with the truth (left) and the predictions (right).
+    """An image twice, with the truth (left) and the predictions (right).
 
     Args:
-        picture: H x W x 3, RGB, uint8.
-        sample: Boxes, and maybe predicted masks, in pixels of ``picture``.
+        image: H x W x 3, RGB, uint8.
+        sample: Boxes, and maybe predicted masks, in pixels of ``image``.
         visualizer: MMDetection's, with the classes in its ``dataset_meta``.
         score_thr: Least score of a prediction that is drawn.
         least: Length in pixels up to which the longer side is enlarged, so that boxes
-            and labels of small pictures can be told apart.
+            and labels of small images can be told apart.
 
     Returns:
         The pair with a caption above it, RGB.
     """
-    scale = max(1.0, least / max(picture.shape[:2]))
-    picture = cv2.resize(picture, None, fx=scale, fy=scale)
+    scale = max(1.0, least / max(image.shape[:2]))
+    image = cv2.resize(image, None, fx=scale, fy=scale)
     sample = sample.cpu().clone()
-    if 'bboxes' not in sample.gt_instances:  # pictures without annotations
+    if 'bboxes' not in sample.gt_instances:  # images without annotations
         nothing = torch.zeros(0, dtype=torch.long)
         sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=nothing)
     for instances in (sample.gt_instances, sample.pred_instances):
@@ -252,13 +250,13 @@ def draw_pair(
             if isinstance(masks, BaseInstanceMasks):  # the truth's
                 masks = masks.to_ndarray()
             masks = torch.as_tensor(masks).float()[None]  # 1 N H W
-            instances.masks = interpolate(masks, picture.shape[:2])[0].bool()
+            instances.masks = interpolate(masks, image.shape[:2])[0].bool()
     drawn = []
     # From get_image matplotlib would draw the pair anew, a third of the time.
     with patch.object(
-        visualizer, 'add_image', lambda name, image, *_: drawn.append(image)
+        visualizer, 'add_image', lambda name, pair, *_: drawn.append(pair)
     ):
-        visualizer.add_datasample('', picture, sample, pred_score_thr=score_thr)
+        visualizer.add_datasample('', image, sample, pred_score_thr=score_thr)
     (pair,) = drawn
     caption = np.full((24, pair.shape[1], 3), 255, dtype=np.uint8)
     for text, x in (('truth', 4), ('prediction', pair.shape[1] // 2 + 4)):
@@ -270,12 +268,12 @@ def draw_pair(
 
 @HOOKS.register_module()
 class ContactSheetHook(Hook):
-    """Draws the first pictures of every validation and test into one file.
+    """Draws the first images of every validation and test into one file.
 
     The file is ``predictions.jpg`` in the work dir; the next validation replaces it.
 
     Args:
-        count: Pictures to draw.
+        count: Images to draw.
         score_thr: Least score of a prediction that is drawn.
     """
 
@@ -300,9 +298,9 @@ class ContactSheetHook(Hook):
     ) -> None:
         if mode != 'train' and is_main_process():  # MMEngine's visualizer draws there
             for sample in outputs[: self.count - len(self._pairs)]:
-                picture = mmcv.imread(sample.img_path, channel_order='rgb')
+                image = mmcv.imread(sample.img_path, channel_order='rgb')
                 self._pairs.append(
-                    draw_pair(picture, sample, self._visualizer, self.score_thr)
+                    draw_pair(image, sample, self._visualizer, self.score_thr)
                 )
 
     @master_only

@@ -41,7 +41,7 @@ class ImportedModel:
     Attributes:
         num_classes: The YAML's ``nc``.
         anchors: (width, height) in pixels by level, or a count a level.
-        backbone_rows: Rows from the picture on; empty behind a whole backbone.
+        backbone_rows: Rows from the image on; empty behind a whole backbone.
         backbone: Arguments of that whole backbone, with its ``type``.
         neck_rows: The rows after that.
         in_rows: Numbers of the backbone's rows that the neck reads.
@@ -389,10 +389,10 @@ def config_text(
         hyp: What :func:`read_hyp` gave.
         data: A data.yaml.
         num_classes: Classes of the data; the model's without.
-        img_size: Side of the square that pictures are fitted into, in pixels.
+        img_size: Side of the square that images are fitted into, in pixels.
         epochs: Length of the training.
-        batch_size: Pictures a process and iteration.
-        normalisation: ``mean`` and ``std`` of the pictures in 0..255.
+        batch_size: Images a process and iteration.
+        normalisation: ``mean`` and ``std`` of the images in 0..255.
         load_from: Weights to begin with.
     """
     hyp = hyp or {}

@@ -115,7 +115,7 @@ def test_memory_of_a_child_process(tool):
         assert process > 2 * weights
 
 
-def test_growth_and_its_picture(tool, tmp_path, monkeypatch):
+def test_growth_and_its_image(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, 'SIZES', (32, 64))
     monkeypatch.setattr(tool, 'BATCHES', (1, 2))
     text = tool.growth('growth', options(plot=tmp_path / 'growth.png'))
@@ -139,7 +139,7 @@ def test_loops(tmp_path):
     assert [*found] == [
         'training iteration',
         'waiting for the loader',
-        'validation, a picture',
+        'validation, an image',
         'detection, 64x64',
     ]
     assert 'tiny, 2x3x64x64' in output

@@ -39,7 +39,7 @@ def test_same_arguments_give_the_same_files(data, tmp_path):
     assert filecmp.cmpfiles(data, tmp_path / 'again', names, shallow=False)[0] == names
 
 
-def test_seed_split_and_number_make_the_picture(data, tmp_path):
+def test_seed_split_and_number_make_the_image(data, tmp_path):
     maker.make_demo_data(tmp_path / 'more', **{**NUMBERS, 'train': 7})
     maker.make_demo_data(tmp_path / 'other', **{**NUMBERS, 'seed': 4})
     first = (data / 'train' / '000000.jpg').read_bytes()
@@ -53,11 +53,11 @@ def test_boxes_hold_the_shapes(data):
     coco = COCO(data / 'annotations' / 'train.json')
     assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == [*maker.CLASSES]
     sizes = []
-    for image in coco.loadImgs(coco.getImgIds()):
-        picture = cv2.imread(str(data / 'train' / image['file_name']))
-        assert picture.shape == (image['height'], image['width'], 3) == (64, 64, 3)
-        saturation = cv2.cvtColor(picture, cv2.COLOR_BGR2HSV)[..., 1].astype(float)
-        boxes = coco.loadAnns(coco.getAnnIds(image['id']))
+    for info in coco.loadImgs(coco.getImgIds()):
+        image = cv2.imread(str(data / 'train' / info['file_name']))
+        assert image.shape == (info['height'], info['width'], 3) == (64, 64, 3)
+        saturation = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)[..., 1].astype(float)
+        boxes = coco.loadAnns(coco.getAnnIds(info['id']))
         assert 1 <= len(boxes) <= 4
         for box in boxes:
             x, y, w, h = box['bbox']
@@ -154,11 +154,11 @@ def test_demo_from_end_to_end(tmp_path):
         for name, place in re.findall(r'^(\w.+?)  +(out/\S+)$', summary, re.M)
     }
     assert all(place.is_file() for place in places.values())
-    picture, checkpoint, log, curves = places.values()
+    image, checkpoint, log, curves = places.values()
     assert checkpoint == tmp_path / 'out' / 'demo_2' / 'epoch_1.pth'
     assert 'coco/bbox_mAP_50' in log.read_text()
     assert 'loss' in json.loads(curves.read_text().splitlines()[0])
-    assert cv2.imread(str(picture)).shape[1] > 2 * 320  # though pictures are of 32
+    assert cv2.imread(str(image)).shape[1] > 2 * 320  # though images are of 32
     assert re.search(
         r'^Next: .*predict.py .*demo.py out/demo_2/\S+ out/', summary, re.M
     )

@@ -128,7 +128,7 @@ def test_train(trained):
         'square',
         'triangle',
     )
-    # The weight decay is that of two pictures a step: 64 / 64 of the config's.
+    # The weight decay is that of two images a step: 64 / 64 of the config's.
     groups = checkpoint['optimizer']['param_groups']
     assert [g['weight_decay'] for g in groups[:3]] == [0.0005, 0, 0]
 
@@ -272,7 +272,7 @@ def test_mixed_precision(tested, monkeypatch):
         a, b = (sample['pred_instances']['scores'][:10] for sample in (a, b))
         torch.testing.assert_close(a, b, rtol=0.1, atol=1e-3)
         assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
-    options = ('--amp', '--out-dir', 'mixed_pictures')
+    options = ('--amp', '--out-dir', 'mixed_images')
     run_tool('predict.py', 'tiny.py', checkpoint, 'data/val', *options, cwd=folder)
     monkeypatch.chdir(folder)
     for tool, rest in (('test', ()), ('predict', ('data/val',))):
@@ -286,23 +286,23 @@ def test_mixed_precision(tested, monkeypatch):
 
 
 def test_predict(tested):
-    """Pictures, a video and broken files; the boxes are those of tools/test.py."""
+    """Images, a video and broken files; the boxes are those of tools/test.py."""
     folder, _ = tested
     source = folder / 'input'
     source.mkdir()
     names = sorted(p.name for p in (folder / 'data' / 'val').iterdir())
-    pictures = [cv2.imread(str(folder / 'data' / 'val' / name)) for name in names]
+    images = [cv2.imread(str(folder / 'data' / 'val' / name)) for name in names]
     for name in names[:3]:
         shutil.copy(folder / 'data' / 'val' / name, source)
     whole = (folder / 'data' / 'val' / names[3]).read_bytes()
     (source / 'broken.jpg').write_bytes(whole[: len(whole) // 2])
     (source / 'broken.mp4').write_bytes(b'no video')
-    (source / 'notes.txt').write_text('not a picture')
+    (source / 'notes.txt').write_text('not an image')
     video = cv2.VideoWriter(
         str(source / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 64)
     )
-    for picture in pictures:
-        video.write(picture)
+    for image in images:
+        video.write(image)
     video.release()
 
     args = ('tiny.py', 'work_dirs/tiny/epoch_2.pth', source, '--out-dir', 'predicted')
@@ -348,7 +348,7 @@ def test_predict(tested):
 
 
 def test_what_is_drawn(trained, monkeypatch):
-    """A box that is known lands where it belongs, in the picture's own colours."""
+    """A box that is known lands where it belongs, in the image's own colours."""
     monkeypatch.chdir(trained)
     tool = load_tool('predict')
     monkeypatch.setattr(
@@ -356,8 +356,8 @@ def test_what_is_drawn(trained, monkeypatch):
     )
     args = tool.parse_args()
     predictor = tool.Predictor(tool.load_config(args), args.checkpoint, 'cpu')
-    picture = np.full((100, 200, 3), (200, 0, 0), np.uint8)  # blue in OpenCV's order
-    samples = predictor(picture, return_datasamples=True)
+    image = np.full((100, 200, 3), (200, 0, 0), np.uint8)  # blue in OpenCV's order
+    samples = predictor(image, return_datasamples=True)
     sample = samples['predictions'][0]
     sample.pred_instances = type(sample.pred_instances)(
         bboxes=torch.tensor([[50.0, 20.0, 150.0, 80.0], [1.0, 1.0, 9.0, 9.0]]),
@@ -365,10 +365,10 @@ def test_what_is_drawn(trained, monkeypatch):
         labels=torch.tensor([1, 0]),
     )
     monkeypatch.setattr(tool.DetInferencer, '__call__', lambda *args, **kwargs: samples)
-    objects, drawn = predictor.predict(picture, 0.5)
+    objects, drawn = predictor.predict(image, 0.5)
     assert objects == [{'class': 'square', 'score': 0.9, 'box': [50, 20, 150, 80]}]
     assert drawn[5, 5].tolist() == [200, 0, 0]  # nothing below the threshold
-    changed = np.abs(drawn.astype(int) - picture).sum(2) > 60
+    changed = np.abs(drawn.astype(int) - image).sum(2) > 60
     rows, columns = np.nonzero(changed)
     assert abs(columns.max() - 150) <= 3 and abs(rows.max() - 80) <= 3
     assert abs(columns.min() - 50) <= 3
@@ -414,7 +414,7 @@ def test_wrong_arguments(trained, monkeypatch):
             'Add auto_scale_lr = dict',
         ),
         ('predict', ['tiny.py', 'no.pth', 'data'], 'checkpoint no.pth does not exist'),
-        ('predict', ['tiny.py', last, 'nothing'], 'no picture or video in nothing'),
+        ('predict', ['tiny.py', last, 'nothing'], 'no image or video in nothing'),
         (
             'predict',
             ['tiny.py', last, 'a*.jpg'],

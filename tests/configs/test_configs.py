@@ -31,7 +31,7 @@ UNMOVED = (
     'decoder.layers.0.self_attn.',
     # the class embedding's twin: the position part of the keys only meets a softmax
     'attn.bias_k',
-    # YOLOv8's levels to which the assigner gives no box of so small a picture
+    # YOLOv8's levels to which the assigner gives no box of so small an image
     'reg_preds.1.',
     'reg_preds.2.',
 )
@@ -75,9 +75,9 @@ def without_chance(cfg: Config) -> dict:
 
 
 def a_batch(scope: str, num_classes: int) -> dict:
-    """Two random pictures with two boxes each, as the scope's collate gives them."""
+    """Two random images with two boxes each, as the scope's collate gives them."""
     inputs = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
-    boxes = torch.tensor(  # picture, class, x1, y1, x2, y2
+    boxes = torch.tensor(  # image, class, x1, y1, x2, y2
         [[0, 0, 4, 6, 40, 50], [0, num_classes - 1, 30, 20, 90, 60],
          [1, 0, 10, 10, 30, 22], [1, 0, 8, 2, 20, 34]], dtype=torch.float32,
     )  # fmt: skip
@@ -102,7 +102,7 @@ def a_batch(scope: str, num_classes: int) -> dict:
 def a_sample() -> DetDataSample:
     return DetDataSample(
         metainfo=dict(
-            img_id=7, img_path='picture.png', ori_shape=SIZE, img_shape=SIZE,
+            img_id=7, img_path='image.png', ori_shape=SIZE, img_shape=SIZE,
             scale_factor=(1.0, 1.0),
         )
     )  # fmt: skip

@@ -239,7 +239,7 @@ def test_classifier_weights_fill_the_backbone_without_its_norm(tmp_path):
 
 
 def test_3x_crops_keep_boxes_and_masks_together(folder):
-    """MMDetection's pipeline on a demo picture, with both of its branches."""
+    """MMDetection's pipeline on a demo image, with both of its branches."""
     cfg = config('mask_rcnn_nextvit_s_fpn_3x_coco')
     pipeline = Compose(cfg.train_pipeline)
     truth = json.loads((folder / 'data/annotations/train.json').read_bytes())

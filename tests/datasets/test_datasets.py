@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mmnextvit.datasets import checks as datasets
-from mmnextvit.datasets.checks import BrokenPictureError, DataReportHook, read_picture
+from mmnextvit.datasets.checks import BrokenImageError, DataReportHook, read_image
 
 import cv2
 import numpy as np
@@ -36,7 +36,7 @@ def log(monkeypatch):
     return lines
 
 
-def write_picture(path: Path, number: int = 0, size: tuple = (48, 64)) -> bytes:
+def write_image(path: Path, number: int = 0, size: tuple = (48, 64)) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
     content = cv2.imencode(path.suffix, cv2.GaussianBlur(pixels, (5, 5), 0))[1]
     path.write_bytes(content.tobytes())
@@ -44,14 +44,14 @@ def write_picture(path: Path, number: int = 0, size: tuple = (48, 64)) -> bytes:
 
 
 class Coco:
-    """A data set of eight pictures with a box each, to be spoilt and built."""
+    """A data set of eight images with a box each, to be spoilt and built."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        (root / 'pictures').mkdir()
-        self.paths = [root / 'pictures' / f'{i}.jpg' for i in range(8)]
+        (root / 'images').mkdir()
+        self.paths = [root / 'images' / f'{i}.jpg' for i in range(8)]
         for number, path in enumerate(self.paths):
-            write_picture(path, number)
+            write_image(path, number)
         self.content = dict(
             images=[
                 dict(id=i, file_name=path.name, width=64, height=48)
@@ -92,7 +92,7 @@ class Coco:
             type='VerifiedCocoDataset',
             data_root=str(self.root),
             ann_file='boxes.json',
-            data_prefix=dict(img='pictures'),
+            data_prefix=dict(img='images'),
             metainfo=dict(classes=classes),
             pipeline=LOAD,
         )
@@ -143,7 +143,7 @@ def test_missing_annotation_file(coco):
         (
             '{"images": [], "annotations": [], "categories": '
             '[{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}',
-            'boxes.json lists no pictures',
+            'boxes.json lists no images',
         ),
     ],
 )
@@ -285,8 +285,8 @@ BAD_BOXES = [
     ([5, 5, 8, -3], 'of zero or negative size'),
     ([NAN, 5, 8, 8], 'NaN or infinite'),
     ([5, 5, float('inf'), 8], 'NaN or infinite'),
-    ([64, 5, 8, 8], 'outside the picture'),
-    ([5, -9, 8, 8], 'outside the picture'),
+    ([64, 5, 8, 8], 'outside the image'),
+    ([5, -9, 8, 8], 'outside the image'),
     ([5, 5, 8, 0.5], 'under 1 pixel'),
     ([5, 5, 8], 'not four numbers'),
     (None, 'not four numbers'),
@@ -381,7 +381,7 @@ def test_metric_gives_the_numbers_of_mmdetections(coco, from_file, monkeypatch):
             if not from_file:
                 del pred['masks']
             sample = dict(
-                img_id=info['img_id'] if from_file else f'picture_{info["img_id"]}',
+                img_id=info['img_id'] if from_file else f'image_{info["img_id"]}',
                 ori_shape=(48, 64),
                 pred_instances=pred,
                 instances=info['instances'],
@@ -447,18 +447,16 @@ def test_metric_without_its_file():
         METRICS.build(dict(type='VerifiedCocoMetric', ann_file='nowhere.json'))
 
 
-# ------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------- images
 
 
-def test_missing_pictures(coco):
+def test_missing_images(coco):
     for i in (1, 3, 4):
         coco.paths[i].unlink()
     with pytest.raises(FileNotFoundError) as error:
         coco.build()
     message = str(error.value)
-    assert (
-        '3 of the 8 pictures' in message and 'boxes.json names are missing' in message
-    )
+    assert '3 of the 8 images' in message and 'boxes.json names are missing' in message
     assert f'{coco.paths[1]}, {coco.paths[3]}, {coco.paths[4]}. Set data_prefix' in (
         message
     )
@@ -469,82 +467,80 @@ def test_wrong_folder_names_only_a_few(coco):
         coco.build(data_prefix=dict(img='elsewhere'), skip_broken=True)
 
 
-def test_missing_pictures_skipped(coco, log):
+def test_missing_images_skipped(coco, log):
     coco.paths[1].unlink()
     assert len(coco.build(skip_broken=True)) == 7
     (line,) = log
-    assert '1 of the 8 pictures' in line and f'{coco.paths[1]}: skipped' in line
+    assert '1 of the 8 images' in line and f'{coco.paths[1]}: skipped' in line
 
 
-def test_pictures_in_subfolders(coco):
+def test_images_in_subfolders(coco):
     coco.content['images'][2]['file_name'] = 'deep/2.jpg'
-    with pytest.raises(FileNotFoundError, match='1 of the 8.*pictures/deep/2.jpg'):
+    with pytest.raises(FileNotFoundError, match='1 of the 8.*images/deep/2.jpg'):
         coco.build()
-    (coco.root / 'pictures' / 'deep').mkdir()
-    write_picture(coco.root / 'pictures' / 'deep' / '2.jpg')
+    (coco.root / 'images' / 'deep').mkdir()
+    write_image(coco.root / 'images' / 'deep' / '2.jpg')
     assert len(coco.build()) == 8
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_truncated_picture(tmp_path, suffix):
+def test_truncated_image(tmp_path, suffix):
     path = tmp_path / f'a{suffix}'
-    content = write_picture(path)
-    np.testing.assert_array_equal(read_picture(str(path)), cv2.imread(str(path)))
+    content = write_image(path)
+    np.testing.assert_array_equal(read_image(str(path)), cv2.imread(str(path)))
     path.write_bytes(content + b'\0\0trailer')  # of a camera
-    assert read_picture(str(path)).shape == (48, 64, 3)
+    assert read_image(str(path)).shape == (48, 64, 3)
     for length in (len(content) - 40, len(content) // 2, 30):
         path.write_bytes(content[:length])
-        with pytest.raises(
-            BrokenPictureError, match=f'a{suffix} .*(runcated|identify)'
-        ):
-            read_picture(str(path))
+        with pytest.raises(BrokenImageError, match=f'a{suffix} .*(runcated|identify)'):
+            read_image(str(path))
 
 
 @pytest.mark.parametrize(
     ('content', 'message'),
-    [(b'', 'is empty'), (b'<html>404</html>', 'is truncated, or no picture')],
+    [(b'', 'is empty'), (b'<html>404</html>', 'is truncated, or no image')],
 )
-def test_file_that_is_no_picture(tmp_path, content, message):
+def test_file_that_is_no_image(tmp_path, content, message):
     path = tmp_path / 'a.jpg'
     path.write_bytes(content)
-    with pytest.raises(BrokenPictureError, match=f'a.jpg {message}'):
-        read_picture(str(path))
+    with pytest.raises(BrokenImageError, match=f'a.jpg {message}'):
+        read_image(str(path))
 
 
-def test_broken_picture_is_named_when_met(coco):
+def test_broken_image_is_named_when_met(coco):
     coco.truncate(5)
     dataset = coco.build()
     assert dataset[4]['img'].shape == (48, 64, 3)
-    with pytest.raises(BrokenPictureError) as error:
+    with pytest.raises(BrokenImageError) as error:
         dataset[5]
     message = str(error.value)
     assert str(coco.paths[5]) in message and 'truncated' in message
     assert '(sample 5)' in message and 'skip_broken=True' in message
 
 
-def test_broken_picture_names_itself_through_workers(coco):
+def test_broken_image_names_itself_through_workers(coco):
     coco.truncate(0)
     loader = DataLoader(coco.build(test_mode=True), num_workers=1, collate_fn=list)
-    with pytest.raises(BrokenPictureError, match=f'{coco.paths[0]}.*sample 0'):
+    with pytest.raises(BrokenImageError, match=f'{coco.paths[0]}.*sample 0'):
         list(loader)
 
 
 def test_decode_all_names_all(coco, capfd):
     coco.truncate(2, 6)
     coco.paths[7].write_bytes(b'')
-    with pytest.raises(BrokenPictureError) as error:
+    with pytest.raises(BrokenImageError) as error:
         coco.build(decode_all=True)
     message = str(error.value)
-    assert '3 of 8 pictures are broken' in message
+    assert '3 of 8 images are broken' in message
     assert all(str(coco.paths[i]) in message for i in (2, 6, 7))
-    assert 'Decoding the pictures of boxes.json' in capfd.readouterr().out
+    assert 'Decoding the images of boxes.json' in capfd.readouterr().out
 
 
 def test_decode_all_leaves_out(coco, log):
     coco.truncate(2, 6)
     dataset = coco.build(decode_all=True, skip_broken=True)
     assert len(dataset) == 6 and len(list(dataset)) == 6
-    assert str(coco.paths[2]) in log[0] and '2 of 8 pictures are broken' in log[0]
+    assert str(coco.paths[2]) in log[0] and '2 of 8 images are broken' in log[0]
 
 
 def test_skipping_is_for_training(coco):
@@ -587,7 +583,7 @@ def test_skipped_and_counted_over_workers(coco, log, method):
     assert dataset.broken.nonzero().flatten().tolist() == [1, 6]
 
     DataReportHook().after_train_epoch(fake_runner(None, dataset))
-    assert log[-1].startswith('2 of 8 pictures of') and log[-1].endswith(
+    assert log[-1].startswith('2 of 8 images of') and log[-1].endswith(
         f'have been skipped: {coco.paths[1]}, {coco.paths[6]}'
     )
 
@@ -602,7 +598,7 @@ def test_skipped_is_named_once(coco, log):
 
 def test_nothing_left_to_skip_to(coco):
     coco.truncate(*range(8))
-    with pytest.raises(BrokenPictureError, match='No picture of .*boxes.json'):
+    with pytest.raises(BrokenImageError, match='No image of .*boxes.json'):
         coco.build(skip_broken=True)[0]
 
 
@@ -622,7 +618,7 @@ XML = """<annotation><filename>whatever</filename>
 
 
 class Voc:
-    """Four pictures with a box each; ``write`` spoils one of them."""
+    """Four images with a box each; ``write`` spoils one of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -630,7 +626,7 @@ class Voc:
             (root / folder).mkdir()
         (root / 'train.txt').write_text('0\n1\n2\n3\n')
         for i in range(4):
-            write_picture(root / 'JPEGImages' / f'{i}.jpg', i)
+            write_image(root / 'JPEGImages' / f'{i}.jpg', i)
             self.write(i, name=CLASSES[i % 2])
 
     def write(self, index: int, **values) -> None:
@@ -673,7 +669,7 @@ def test_good_voc_data(voc, log):
         (dict(xmin=30), 'of zero or negative size'),
         (dict(xmin='nan'), 'NaN or infinite'),
         (dict(xmax='inf'), 'NaN or infinite'),
-        (dict(xmin=65, xmax=80), 'outside the picture'),
+        (dict(xmin=65, xmax=80), 'outside the image'),
     ],
 )
 def test_bad_voc_box(voc, log, values, fault):
@@ -682,7 +678,7 @@ def test_bad_voc_box(voc, log, values, fault):
     assert log == [f'{voc.root}/train.txt: boxes dropped: 1 {fault} (2.xml)']
 
 
-def test_voc_picture_size_of_zero_is_read_from_the_picture(voc):
+def test_voc_image_size_of_zero_is_read_from_the_image(voc):
     voc.write(2, width=0)
     assert voc.build().get_data_info(2)['width'] == 64
 
@@ -712,7 +708,7 @@ def test_missing_voc_files(voc):
     ):
         voc.build(ann_file='typo.txt')
     (voc.root / 'JPEGImages' / '1.jpg').unlink()
-    with pytest.raises(FileNotFoundError, match='1 of the 4 pictures .*1.jpg'):
+    with pytest.raises(FileNotFoundError, match='1 of the 4 images .*1.jpg'):
         voc.build()
     (voc.root / 'Annotations' / '2.xml').unlink()
     with pytest.raises(FileNotFoundError, match='1 of the 4 annotation files.*2.xml'):
@@ -729,17 +725,17 @@ def test_broken_voc_annotation(voc, text):
         voc.build()
 
 
-if BCCD.is_dir():  # real pictures with two real faults
+if BCCD.is_dir():  # real images with two real faults
 
     @pytest.mark.parametrize(
-        ('split', 'pictures', 'boxes', 'culprit'),
+        ('split', 'images', 'boxes', 'culprit'),
         [
             ('train', 205, 2804, 'BloodImage_00343.xml'),
             ('val', 87, 1137, 'BloodImage_00338.xml'),
             ('test', 72, 945, None),
         ],
     )
-    def test_bccd(log, split, pictures, boxes, culprit):
+    def test_bccd(log, split, images, boxes, culprit):
         init_default_scope('mmyolo')
         dataset = DATASETS.build(
             dict(
@@ -750,7 +746,7 @@ if BCCD.is_dir():  # real pictures with two real faults
                 metainfo=dict(classes=('RBC', 'WBC', 'Platelets')),
             )
         )
-        assert len(dataset) == pictures and len(boxes_of(dataset)) == boxes
+        assert len(dataset) == images and len(boxes_of(dataset)) == boxes
         assert [line.partition('dropped: ')[2] for line in log] == (
             [f'1 of zero or negative size ({culprit})'] if culprit else []
         )

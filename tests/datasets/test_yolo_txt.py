@@ -7,14 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mmnextvit.datasets import yolo_txt
-from mmnextvit.datasets.checks import BrokenPictureError, DataReportHook, read_picture
+from mmnextvit.datasets.checks import BrokenImageError, DataReportHook, read_image
 from mmnextvit.datasets.yolo_txt import (
     VerifiedYOLOTxtMixin,
-    find_pictures,
+    find_images,
+    image_size,
     label_file,
     load_cache,
     parse_labels,
-    picture_size,
     read_data_yaml,
 )
 
@@ -26,7 +26,7 @@ from mmengine.registry import METRICS, init_default_scope
 from mmyolo.registry import DATASETS
 from PIL import Image
 
-from tests.datasets.test_datasets import log, write_picture  # noqa: F401 (a fixture)
+from tests.datasets.test_datasets import log, write_image  # noqa: F401 (a fixture)
 from tests.helpers.tiny_run import run_tool, write_tiny_run
 
 LOAD = [dict(type='LoadImageFromFile')]
@@ -34,19 +34,19 @@ NAMES = ('cat', 'dog')
 
 
 class Yolo:
-    """Eight pictures of random size with boxes; the last one has no label file."""
+    """Eight images of random size with boxes; the last one has no label file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         rng = np.random.default_rng(0)
-        self.pictures, self.boxes, self.sizes = [], [], []
+        self.images, self.boxes, self.sizes = [], [], []
         for folder in ('images/train', 'labels/train'):
             (root / folder).mkdir(parents=True)
         for i in range(8):
             path = root / 'images' / 'train' / f'{i}.{"jpg" if i % 2 else "png"}'
             height, width = map(int, rng.integers(32, 80, 2))
-            write_picture(path, i, (height, width))
-            self.pictures.append(path)
+            write_image(path, i, (height, width))
+            self.images.append(path)
             self.sizes.append((width, height))
             center, size = rng.uniform(0.3, 0.7, (3, 2)), rng.uniform(0.1, 0.5, (3, 2))
             self.boxes.append(
@@ -123,7 +123,7 @@ def test_equals_the_same_boxes_as_coco(yolo, log):  # noqa: F811
     content = dict(
         images=[
             dict(id=i, file_name=p.name, width=w, height=h)
-            for i, (p, (w, h)) in enumerate(zip(yolo.pictures, yolo.sizes))
+            for i, (p, (w, h)) in enumerate(zip(yolo.images, yolo.sizes))
         ],
         categories=[dict(id=i + 1, name=name) for i, name in enumerate(NAMES)],
         annotations=annotations,
@@ -150,7 +150,7 @@ def test_equals_the_same_boxes_as_coco(yolo, log):  # noqa: F811
             np.testing.assert_allclose(x['bbox'], y['bbox'], atol=1e-9)
     assert ours[3]['img'].shape[:2] == yolo.sizes[3][::-1]
     assert ours.metainfo['classes'] == NAMES
-    assert ours.label_report['pictures without a label file'] == [str(yolo.pictures[7])]
+    assert ours.label_report['images without a label file'] == [str(yolo.images[7])]
     assert not log
 
 
@@ -164,14 +164,14 @@ def test_in_mmdetection_without_mmyolo(yolo):
 
 
 def test_list_files_and_lists_of_sources(yolo):
-    names = [f'{path.parent.name}/{path.name}' for path in yolo.pictures]
+    names = [f'{path.parent.name}/{path.name}' for path in yolo.images]
     (yolo.root / 'images/first.txt').write_text(
         '\r\n'.join(f'./{n}' for n in names[:3])
     )
     (yolo.root / 'second.txt').write_text(
         '\n'.join(f'images/{n}' for n in names[3:6]) + '\n\n'
     )
-    (yolo.root / 'third.txt').write_text('\n'.join(map(str, yolo.pictures[6:])))
+    (yolo.root / 'third.txt').write_text('\n'.join(map(str, yolo.images[6:])))
     folder = yolo.build()
     yolo.yaml(
         'train: [images/first.txt, second.txt, third.txt]\nnames: {1: dog, 0: cat}\n'
@@ -213,26 +213,26 @@ def test_classes_of_config_and_file(yolo):
 
 @pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp', 'tiff'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_size_is_that_of_the_loaded_picture(tmp_path, suffix, orientation):
+def test_size_is_that_of_the_loaded_image(tmp_path, suffix, orientation):
     path = tmp_path / f'a.{suffix}'
     exif = Image.Exif()
     exif[0x112] = orientation
     Image.new('RGB', (64, 48), 'red').save(path, exif=exif)
-    assert picture_size(str(path)) == read_picture(str(path)).shape[1::-1]
+    assert image_size(str(path)) == read_image(str(path)).shape[1::-1]
 
 
 def test_sizes_come_from_headers(yolo, monkeypatch):
-    """Also for a picture whose end is missing; loading tells of it, as for COCO."""
+    """Also for an image whose end is missing; loading tells of it, as for COCO."""
     monkeypatch.setattr(Image.Image, 'load', lambda *a: pytest.fail('decoded'))
-    yolo.pictures[2].write_bytes(yolo.pictures[2].read_bytes()[:60])
+    yolo.images[2].write_bytes(yolo.images[2].read_bytes()[:60])
     assert [(i['width'], i['height']) for i in infos(yolo.build())] == yolo.sizes
     monkeypatch.undo()
-    with pytest.raises(BrokenPictureError, match=r'2.png .*\(sample 2\)'):
+    with pytest.raises(BrokenImageError, match=r'2.png .*\(sample 2\)'):
         yolo.build()[2]
 
 
 @pytest.mark.parametrize(
-    ('picture', 'label'),
+    ('image', 'label'),
     [
         ('/a/images/train/b.c.jpg', '/a/labels/train/b.c.txt'),
         ('/images/x/images/b.jpg', '/images/x/labels/b.txt'),
@@ -240,8 +240,8 @@ def test_sizes_come_from_headers(yolo, monkeypatch):
         ('/a/images.jpg', '/a/images.txt'),
     ],
 )
-def test_label_file(picture, label):
-    assert label_file(picture) == label
+def test_label_file(image, label):
+    assert label_file(image) == label
 
 
 def test_filters_indices_and_batch_shapes(yolo):
@@ -306,7 +306,7 @@ train_cfg = dict(max_epochs=1, val_interval=1)
     )
     output = run_tool('train.py', config.name, cwd=tmp_path)
     assert 'Epoch(train) [1][3/3]' in output and 'coco/bbox_mAP:' in output
-    assert 'data.yaml (val): 4 pictures, ' in output
+    assert 'data.yaml (val): 4 images, ' in output
     assert len(list(data.glob('images/*.mmnextvit-cache.json'))) == 2
 
 
@@ -362,7 +362,7 @@ def test_duplicates_and_values_out_of_range(yolo, log):  # noqa: F811
         '0 0.5 0.5 0.25 0.25',
         '0 0.50 0.5 0.25 0.250',  # the same again
         '1 0.5 0.5 0.25 0.25',  # another class
-        '0 0.9 0.5 0.4 0.5',  # to the right of the picture
+        '0 0.9 0.5 0.4 0.5',  # to the right of the image
         '0 1.9 0.5 0.4 0.5',  # outside
         '0 0.5 0.5 0 0.5',
         '0 0.5 0.5 0.5 -0.5',
@@ -386,25 +386,23 @@ def test_duplicates_and_values_out_of_range(yolo, log):  # noqa: F811
     label = yolo.label(4)
     report = dict(dataset.label_report)
     assert report['repeated lines (dropped)'] == [f'{label}:2', f'{label}:3']
-    assert report['lines with values out of range (clipped to the picture)'] == [
+    assert report['lines with values out of range (clipped to the image)'] == [
         f'{label}:{line}' for line in (5, 6, 9)
     ]
     assert dataset.box_faults == {
-        'outside the picture': [f'{label}:6'],
+        'outside the image': [f'{label}:6'],
         'of zero or negative size': [f'{label}:7', f'{label}:8'],
     }
     assert len(log) == 2
     assert f'2 repeated lines (dropped): {label}:2, {label}:3' in log[0]
-    assert (
-        f'3 lines with values out of range (clipped to the picture): {label}' in log[0]
-    )
-    assert 'boxes dropped: 1 outside the picture' in log[1]
+    assert f'3 lines with values out of range (clipped to the image): {label}' in log[0]
+    assert 'boxes dropped: 1 outside the image' in log[1]
 
 
-def test_pictures_listed_twice(yolo, log):  # noqa: F811
+def test_images_listed_twice(yolo, log):  # noqa: F811
     yolo.yaml('train: [images/train, images/train]\nnames: [cat, dog]')
     assert len(yolo.build()) == 8
-    assert '8 pictures listed twice, used once' in log[0]
+    assert '8 images listed twice, used once' in log[0]
 
 
 def test_no_label_file(yolo, log):  # noqa: F811
@@ -412,9 +410,7 @@ def test_no_label_file(yolo, log):  # noqa: F811
         yolo.label(i).unlink()
     with pytest.raises(FileNotFoundError) as error:
         yolo.build()
-    assert f'None of the 8 pictures of {yolo.root}/data.yaml (train)' in str(
-        error.value
-    )
+    assert f'None of the 8 images of {yolo.root}/data.yaml (train)' in str(error.value)
     assert f'looked for {yolo.label(0)}' in str(error.value)
     assert len(yolo.build(test_mode=True)) == 8 and 'None of the 8' in log[0]
     yolo.write(0)
@@ -422,24 +418,24 @@ def test_no_label_file(yolo, log):  # noqa: F811
         yolo.build()
 
 
-# ------------------------------------------------------------------ broken pictures
+# ------------------------------------------------------------------ broken images
 
 
-def test_missing_and_broken_pictures(yolo, log):  # noqa: F811
-    names = [*yolo.pictures, yolo.root / 'images/train/gone.jpg']
+def test_missing_and_broken_images(yolo, log):  # noqa: F811
+    names = [*yolo.images, yolo.root / 'images/train/gone.jpg']
     (yolo.root / 'train.txt').write_text('\n'.join(map(str, names)))
     yolo.yaml('train: train.txt\nnames: [cat, dog]')
-    yolo.pictures[1].write_bytes(b'')
-    yolo.pictures[2].write_text('no picture')
+    yolo.images[1].write_bytes(b'')
+    yolo.images[2].write_text('no image')
     with pytest.raises(FileNotFoundError) as error:
         yolo.build()
     message = str(error.value)
-    assert '3 of the 9 pictures of' in message and 'skip_broken=True' in message
+    assert '3 of the 9 images of' in message and 'skip_broken=True' in message
     assert f'{names[8]} does not exist' in message
     assert f'{names[1]} is empty' in message
-    assert f'{names[2]} is truncated, or no picture' in message
+    assert f'{names[2]} is truncated, or no image' in message
     (yolo.root / 'train.txt').write_text('\n'.join(map(str, names[:8])))
-    with pytest.raises(BrokenPictureError, match='2 of the 8 pictures'):
+    with pytest.raises(BrokenImageError, match='2 of the 8 images'):
         yolo.build()
     (yolo.root / 'train.txt').write_text('\n'.join(map(str, names)))
     dataset = yolo.build(skip_broken=True)
@@ -447,14 +443,14 @@ def test_missing_and_broken_pictures(yolo, log):  # noqa: F811
     assert len(dataset.broken) == 6 and 'skipped' in log[0]
     assert all(dataset[i]['img'] is not None for i in range(6))
     (yolo.root / 'train.txt').write_text(str(names[1]))
-    with pytest.raises(BrokenPictureError, match='1 of the 1'):
+    with pytest.raises(BrokenImageError, match='1 of the 1'):
         yolo.build(skip_broken=True)
 
 
 def test_checks_of_the_mixin_go_on(yolo, log):  # noqa: F811
-    path = yolo.pictures[2]
+    path = yolo.images[2]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(BrokenPictureError, match='1 of 8 pictures are broken'):
+    with pytest.raises(BrokenImageError, match='1 of 8 images are broken'):
         yolo.build(decode_all=True)
     assert len(yolo.build(decode_all=True, skip_broken=True)) == 7
     with pytest.raises(ValueError, match='skip_broken=True is for training'):
@@ -465,7 +461,7 @@ def test_checks_of_the_mixin_go_on(yolo, log):  # noqa: F811
     logger = SimpleNamespace(warning=log.append)
     runner = SimpleNamespace(train_dataloader=loader, logger=logger)
     DataReportHook().after_train_epoch(runner)
-    assert f'1 of 8 pictures of {yolo.root}/data.yaml are broken' in log[-1]
+    assert f'1 of 8 images of {yolo.root}/data.yaml are broken' in log[-1]
     with pytest.raises(FileNotFoundError, match='typo.yaml does not exist'):
         yolo.build(ann_file='typo.yaml')
 
@@ -475,9 +471,9 @@ def test_checks_of_the_mixin_go_on(yolo, log):  # noqa: F811
 
 @pytest.fixture
 def scanned(monkeypatch):
-    """Names of the pictures whose header has been read since the last look."""
+    """Names of the images whose header has been read since the last look."""
     names = []
-    size = picture_size
+    size = image_size
 
     def note(path: str) -> tuple:
         names.append(Path(path).name)
@@ -488,7 +484,7 @@ def scanned(monkeypatch):
         names.clear()
         return found
 
-    monkeypatch.setattr(yolo_txt, 'picture_size', note)
+    monkeypatch.setattr(yolo_txt, 'image_size', note)
     return look
 
 
@@ -505,16 +501,16 @@ def test_cache(yolo, scanned, capsys):
     yolo.write(3, '0 0.5 0.5 0.5 0.5')  # edited
     yolo.write(7, '1 0.5 0.5 0.5 0.5')  # added
     yolo.label(5).unlink()  # removed
-    write_picture(yolo.pictures[1], 9, (30, 31))
+    write_image(yolo.images[1], 9, (30, 31))
     found = infos(yolo.build())
     assert scanned() == ['1.jpg', '3.jpg', '5.jpg', '7.jpg']
     assert [len(info['instances']) for info in found] == [3, 3, 3, 1, 3, 0, 3, 1]
     assert (found[1]['width'], found[1]['height']) == (31, 30)
 
-    yolo.pictures[0].unlink()
-    write_picture(yolo.pictures[0].with_name('9.png'))
+    yolo.images[0].unlink()
+    write_image(yolo.images[0].with_name('9.png'))
     assert len(infos(yolo.build())) == 8 and scanned() == ['9.png']
-    yolo.pictures[2].unlink()
+    yolo.images[2].unlink()
     assert len(yolo.build()) == 7 and not scanned()
     assert len(load_cache(yolo.cache, 2)) == 7
 
@@ -663,8 +659,8 @@ def test_missing_folders(yolo):
     (yolo.root / 'empty.txt').write_text('\n')
     (yolo.root / 'boxes.json').write_text('{}')
     for source, message in (
-        ('empty', 'empty holds no picture'),
-        ('empty.txt', 'empty.txt lists no pictures'),
+        ('empty', 'empty holds no image'),
+        ('empty.txt', 'empty.txt lists no images'),
         ('boxes.json', 'boxes.json is neither a folder nor'),
     ):
         yolo.yaml(f'train: {source}\nnames: [cat, dog]')
@@ -676,7 +672,7 @@ def test_folders_are_searched_below_and_links_end(yolo):
     folder = yolo.root / 'images'
     (folder / 'train' / 'circle').symlink_to(folder, target_is_directory=True)
     (folder / 'train' / '.hidden').mkdir()
-    write_picture(folder / 'train' / '.hidden' / 'a.png')
-    write_picture(folder / 'train' / '._a.png')
+    write_image(folder / 'train' / '.hidden' / 'a.png')
+    write_image(folder / 'train' / '._a.png')
     (folder / 'train' / 'notes.md').write_text('x')
-    assert sorted(find_pictures(str(folder))) == [str(p) for p in yolo.pictures]
+    assert sorted(find_images(str(folder))) == [str(p) for p in yolo.images]

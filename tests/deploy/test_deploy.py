@@ -33,7 +33,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tests.conftest import relative_error
 from tests.helpers.lively_detectors import (
     as_input,
-    demo_pictures,
+    demo_images,
     lively_detector,
     preprocessed,
     small_config,
@@ -50,8 +50,8 @@ def detector(name: str, seed: int = 0) -> nn.Module:
 
 
 @pytest.fixture(scope='module')
-def pictures():
-    return demo_pictures(SIZE, SIZE)
+def images():
+    return demo_images(SIZE, SIZE)
 
 
 def maps_of(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
@@ -65,18 +65,18 @@ def maps_of(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize('name', HEADS)
-def test_folded_detectors_are_what_they_were(name, pictures):
+def test_folded_detectors_are_what_they_were(name, images):
     """In float64, where a fault cannot hide behind rounding, and in float32."""
-    images = as_input(pictures) / 255
+    inputs = as_input(images) / 255
     whole = copy.deepcopy(detector(name)).double()
-    before = maps_of(whole, images.double())
+    before = maps_of(whole, inputs.double())
     folded = fold_batchnorms(copy.deepcopy(whole))
     assert not [n for n, m in folded.named_modules() if isinstance(m, _BatchNorm)]
-    for ours, theirs in zip(maps_of(folded, images.double()), before, strict=True):
+    for ours, theirs in zip(maps_of(folded, inputs.double()), before, strict=True):
         assert relative_error(ours, theirs) < 1e-11
 
     rounded = fold_batchnorms(copy.deepcopy(detector(name)))
-    for ours, theirs in zip(maps_of(rounded.double(), images.double()), before):
+    for ours, theirs in zip(maps_of(rounded.double(), inputs.double()), before):
         assert relative_error(ours, theirs) < 1e-4  # weights are rounded once
 
     state = copy.deepcopy(folded.state_dict())
@@ -169,16 +169,16 @@ def channels_last(model: nn.Module) -> list[nn.Conv2d]:
 
 
 @pytest.mark.parametrize('name', HEADS)
-def test_deployed_copies(name, pictures):
+def test_deployed_copies(name, images):
     """Judged by float64 they are as near as the model itself."""
-    images = as_input(pictures) / 255
+    inputs = as_input(images) / 255
     model = copy.deepcopy(detector(name))
     fast = deployed(model)
     assert not [m for m in fast.modules() if isinstance(m, _BatchNorm)]
     assert len(channels_last(fast)) > 10 and not channels_last(model)
-    truth = maps_of(copy.deepcopy(detector(name)).double(), images.double())
+    truth = maps_of(copy.deepcopy(detector(name)).double(), inputs.double())
     for ours, plain, exact in zip(
-        maps_of(fast, images), maps_of(detector(name), images), truth, strict=True
+        maps_of(fast, inputs), maps_of(detector(name), inputs), truth, strict=True
     ):
         least = max(relative_error(plain.double(), exact), 1e-6)
         assert relative_error(ours.double(), exact) < 3 * least
@@ -223,11 +223,11 @@ def test_the_memory_format_of_models_with_ops_of_mmcv_stays():
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Of all parameters and losses, in float64, from a step on two pictures."""
+    """Of all parameters and losses, in float64, from a step on two images."""
     dtype = next(model.parameters()).dtype
     g = torch.Generator().manual_seed(0)
     images = torch.randint(256, (2, 3, *SIZE), generator=g)
-    boxes = torch.tensor(  # picture, class, x1, y1, x2, y2
+    boxes = torch.tensor(  # image, class, x1, y1, x2, y2
         [[0, 0, 4, 6, 40, 50], [0, 1, 30, 20, 90, 60], [1, 2, 10, 10, 70, 52]],
         dtype=dtype,
     )
@@ -276,14 +276,14 @@ def test_training_in_the_memory_format(name):
 # --------------------------------------------------------------------- candidates
 
 
-def by_mmyolo(model: nn.Module, pictures, **test_cfg):
-    """Candidates by MMYOLO's own preprocessing and decoding, for each picture."""
-    images = preprocessed(model, pictures)
-    metas = [dict(ori_shape=SIZE, scale_factor=(1.0, 1.0)) for _ in pictures]
+def by_mmyolo(model: nn.Module, images, **test_cfg):
+    """Candidates by MMYOLO's own preprocessing and decoding, for each image."""
+    inputs = preprocessed(model, images)
+    metas = [dict(ori_shape=SIZE, scale_factor=(1.0, 1.0)) for _ in images]
     cfg = copy.deepcopy(model.bbox_head.test_cfg)
     cfg.update(score_thr=0.0, nms_pre=10**6, **test_cfg)
     with torch.no_grad():
-        maps = model.bbox_head(model.neck(model.backbone(images)))
+        maps = model.bbox_head(model.neck(model.backbone(inputs)))
         return model.bbox_head.predict_by_feat(
             *maps, batch_img_metas=metas, cfg=cfg, rescale=False, with_nms=False
         )
@@ -305,23 +305,23 @@ def assert_same(candidates, found):
 
 @pytest.mark.parametrize('name', HEADS)
 @pytest.mark.parametrize('multi_label', [True, False])
-def test_candidates_are_mmyolos(name, multi_label, pictures, monkeypatch):
+def test_candidates_are_mmyolos(name, multi_label, images, monkeypatch):
     model = detector(name)
     monkeypatch.setattr(model.bbox_head, 'test_cfg', copy.deepcopy(model.test_cfg))
     model.bbox_head.test_cfg.multi_label = multi_label
-    wanted = by_mmyolo(model, pictures)
+    wanted = by_mmyolo(model, images)
     candidates = Candidates(model)
     with torch.no_grad():
-        boxes, scores = candidates(as_input(pictures))
+        boxes, scores = candidates(as_input(images))
     assert boxes.shape == (2, scores.shape[1], 4)
     assert scores.shape[2] == model.bbox_head.num_classes
-    for picture, found in enumerate(wanted):
-        assert_same((boxes[picture], scores[picture]), found)
+    for image, found in enumerate(wanted):
+        assert_same((boxes[image], scores[image]), found)
     if not multi_label:
         assert ((scores > 0).sum(2) == 1).all()
 
 
-def test_best_class_among_equals(pictures):
+def test_best_class_among_equals(images):
     """Where scores are equal the first class is taken, as by MMYOLO."""
     model = copy.deepcopy(detector('yolov8_nextvit_s'))
     for level in model.bbox_head.head_module.cls_preds:
@@ -329,34 +329,34 @@ def test_best_class_among_equals(pictures):
         level[-1].bias.data.fill_(40.0)  # 1.0 after the sigmoid
     model.bbox_head.test_cfg.multi_label = False
     with torch.no_grad():
-        _, scores = Candidates(model)(as_input(pictures))
+        _, scores = Candidates(model)(as_input(images))
     assert (scores[..., 0] == 1).all() and not scores[..., 1:].any()
-    for found in by_mmyolo(model, pictures):
+    for found in by_mmyolo(model, images):
         assert not found.labels.any() and len(found) == scores.shape[1]
 
 
 @pytest.mark.parametrize('bgr_to_rgb', [True, False])
-def test_order_of_channels(bgr_to_rgb, pictures):
+def test_order_of_channels(bgr_to_rgb, images):
     """Three different means and standard deviations, for RGB and for BGR networks."""
     cfg = small_config('yolov5_nextvit_s', classes=3)
     mean, std = [100.0, 50.0, 10.0], [30.0, 60.0, 120.0]
     cfg.model.data_preprocessor.update(mean=mean, std=std, bgr_to_rgb=bgr_to_rgb)
     model = lively_detector(cfg)
     with torch.no_grad():
-        boxes, scores = Candidates(model)(as_input(pictures))
-    for picture, found in enumerate(by_mmyolo(model, pictures)):
-        assert_same((boxes[picture], scores[picture]), found)
+        boxes, scores = Candidates(model)(as_input(images))
+    for image, found in enumerate(by_mmyolo(model, images)):
+        assert_same((boxes[image], scores[image]), found)
     order = slice(None, None, 1 if bgr_to_rgb else -1)
     assert mean_and_std(model) == (mean[order], std[order])  # always as R, G, B
 
 
-def test_half_precision(pictures):
+def test_half_precision(images):
     model = detector('yolov5_nextvit_s')
     half = Candidates(model, half=True)
     assert {p.dtype for p in half.parameters()} == {torch.float16}
     with torch.no_grad():
-        boxes, scores = half(as_input(pictures))
-        wanted_boxes, wanted_scores = Candidates(model)(as_input(pictures))
+        boxes, scores = half(as_input(images))
+        wanted_boxes, wanted_scores = Candidates(model)(as_input(images))
     assert boxes.dtype == scores.dtype == torch.float32
     assert 0 < (scores - wanted_scores).abs().max() < 0.02
     sides = wanted_boxes[..., 2:] - wanted_boxes[..., :2]

@@ -42,7 +42,7 @@ from torchvision.ops import batched_nms
 from tests.conftest import ROOT
 from tests.helpers.lively_detectors import (
     as_input,
-    demo_pictures,
+    demo_images,
     lively_detector,
     small_config,
 )
@@ -63,9 +63,9 @@ CONFIGS = [p.stem for p in sorted((ROOT / 'configs').glob('*.py')) if is_yolo(p)
 
 
 @pytest.fixture(scope='module')
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     """One that is letterboxed above and below, one at the sides, one that fits."""
-    return demo_pictures((40, 110), (90, 70), SIZE)
+    return demo_images((40, 110), (90, 70), SIZE)
 
 
 @dataclass
@@ -86,16 +86,16 @@ class Exported:
     def network(self):
         return onnx_network(self.job.candidates, **self.job.shape)
 
-    def drift(self, run, path, pictures) -> Drift:
+    def drift(self, run, path, images) -> Drift:
         drift = Drift()
-        inputs = batches(pictures, self.facts)
+        inputs = batches(images, self.facts)
         compare_candidates(run, self.model, inputs, drift)
-        compare(Detector(path), self.model, self.cfg, pictures, drift)
+        compare(Detector(path), self.model, self.cfg, images, drift)
         return drift
 
 
 ALL: dict[nn.Module, Exported] = {}  # by their candidates
-# Most take one picture at a time.
+# Most take one image at a time.
 SHAPES = {
     'yolov5_nextvit_b': dict(batch=None, dynamic_size=True),
     'yolov5_nextvit_s_bccd': dict(batch=2),
@@ -159,13 +159,13 @@ def test_every_arch_and_head_is_there():
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_every_config(name, pictures, tmp_path):
+def test_every_config(name, images, tmp_path):
     """Its neck and head as they are, in ONNX with NMS, gives what MMYOLO finds."""
     whole, path = to_export(name), tmp_path / 'model.onnx'
     run = FORMATS['onnx'].write(whole.job, path)
-    drift = whole.drift(run, path, pictures)
+    drift = whole.drift(run, path, images)
     assert not drift.faults(), drift
-    assert drift.pictures == 3 and drift.found > 10
+    assert drift.images == 3 and drift.found > 10
     compared = {'candidate boxes', 'candidate scores', 'boxes', 'scores'}
     assert compared <= drift.largest.keys()
     check_tensorrt(onnx.load(path))
@@ -176,13 +176,13 @@ def test_every_config(name, pictures, tmp_path):
 
 @pytest.fixture(scope='module')
 def static() -> Exported:
-    """Three classes, two pictures at a time."""
+    """Three classes, two images at a time."""
     return to_export('yolov5_nextvit_s_bccd')
 
 
 @pytest.fixture(scope='module')
 def dynamic() -> Exported:
-    """80 classes, any number of pictures of any size."""
+    """80 classes, any number of images of any size."""
     return to_export('yolov5_nextvit_b')
 
 
@@ -197,14 +197,14 @@ def test_one_file_at_several_sizes(dynamic):
     boxes, scores = map(shape_of, graph.output)
     assert boxes == ['batch', 'N', 4] and scores == ['batch', 'N', 80]
     for batch, size in [(1, (64, 64)), (3, (96, 64)), (2, (64, 160)), (1, (128, 128))]:
-        images = as_input(demo_pictures(*[size] * batch))
+        images = as_input(demo_images(*[size] * batch))
         with torch.no_grad():
             wanted = candidates(images)
         assert wanted[0].shape == (batch, size[0] * size[1] // 64 * 3 * 21 // 16, 4)
         assert_close(run(images.numpy()), wanted)
 
 
-def test_any_number_of_pictures():
+def test_any_number_of_images():
     """Of a fixed size."""
     whole = to_export('yolov5_nextvit_s_demo')
     assert shape_of(whole.network.graph.input[0]) == ['batch', 3, *SIZE]
@@ -212,23 +212,23 @@ def test_any_number_of_pictures():
     assert boxes == ['batch', 378, 4] and scores == ['batch', 378, 3]
     run = candidates_by_onnxruntime(whole.network)
     for batch in (1, 3):
-        images = as_input(demo_pictures(*[SIZE] * batch))
+        images = as_input(demo_images(*[SIZE] * batch))
         with torch.no_grad():
             assert_close(run(images.numpy()), whole.job.candidates(images))
 
 
-def test_dynamic_file_with_nms(dynamic, pictures, tmp_path):
+def test_dynamic_file_with_nms(dynamic, images, tmp_path):
     """Its detector at its own size and at another, as MMYOLO at that size."""
     path = tmp_path / 'model.onnx'
     save_onnx(with_nms(dynamic.network, dynamic.facts['nms']), dynamic.facts, path)
     drift = Drift()
-    compare(Detector(path), dynamic.model, dynamic.cfg, pictures, drift)
+    compare(Detector(path), dynamic.model, dynamic.cfg, images, drift)
     cfg = resized(dynamic.cfg, (128, 64))
-    compare(Detector(path, imgsz=(128, 64)), dynamic.model, cfg, pictures, drift)
-    assert not drift.faults() and drift.pictures == 6 and drift.found > 10, drift
+    compare(Detector(path, imgsz=(128, 64)), dynamic.model, cfg, images, drift)
+    assert not drift.faults() and drift.images == 6 and drift.found > 10, drift
 
 
-def test_two_pictures_at_a_time(static, pictures, tmp_path):
+def test_two_images_at_a_time(static, images, tmp_path):
     path = tmp_path / 'model.onnx'
     save_onnx(with_nms(static.network, static.facts['nms']), static.facts, path)
     session = onnxruntime.InferenceSession(path)
@@ -241,12 +241,12 @@ def test_two_pictures_at_a_time(static, pictures, tmp_path):
         'labels': ([2, 100], 'tensor(int32)'),
     }
     run = candidates_by_onnxruntime(static.network)
-    drift = static.drift(run, path, pictures)
+    drift = static.drift(run, path, images)
     assert not drift.faults() and drift.found > 10, drift
-    # the third picture is alone in its batch
-    together = Detector(path).detect(pictures)
-    for picture, found in zip(pictures, together):
-        (alone,) = Detector(path).detect([picture])
+    # the third image is alone in its batch
+    together = Detector(path).detect(images)
+    for image, found in zip(images, together):
+        (alone,) = Detector(path).detect([image])
         assert_close(found[:2], alone[:2])
 
 
@@ -269,7 +269,7 @@ def test_file_by_itself(static, tmp_path):
 
     plain = without_nms(static.network)
     assert [o.name for o in plain.graph.output] == ['boxes', 'scores']
-    images = as_input(demo_pictures(SIZE, SIZE)).numpy()
+    images = as_input(demo_images(SIZE, SIZE)).numpy()
     wanted = candidates_by_onnxruntime(static.network)(images)
     assert_close(candidates_by_onnxruntime(plain)(images), wanted)
 
@@ -307,7 +307,7 @@ def candidates_at_random(batch, count, classes):
     start = 80 * torch.rand(batch, count, 2, generator=g)
     boxes = torch.cat((start, start + 30 * torch.rand(start.shape, generator=g)), 2)
     scores = torch.rand(batch, count, classes, generator=g) ** 2
-    scores[1] *= 0.1  # few of the second picture, none of the third
+    scores[1] *= 0.1  # few of the second image, none of the third
     scores[2] *= 0.04
     return boxes, scores
 
@@ -507,41 +507,41 @@ def test_building_an_engine(static, dynamic, tmp_path, monkeypatch):
 # ------------------------------------------------------------------ other formats
 
 
-def test_openvino(static, pictures, tmp_path):
+def test_openvino(static, images, tmp_path):
     """As torch, its candidates as ONNX's; in half precision it has half the bytes."""
-    images = as_input(demo_pictures(SIZE, SIZE)).numpy()
+    inputs = as_input(demo_images(SIZE, SIZE)).numpy()
     folder, plain = tmp_path / 'whole', tmp_path / 'plain'
     run = FORMATS['openvino'].write(static.job, folder)
     assert {p.name for p in folder.iterdir()} == {'model.xml', 'model.bin'}
-    drift = static.drift(run, folder, pictures)
+    drift = static.drift(run, folder, images)
     assert not drift.faults() and drift.found > 10, drift
-    wanted = candidates_by_onnxruntime(static.network)(images)
-    assert_close(run(images), wanted)
+    wanted = candidates_by_onnxruntime(static.network)(inputs)
+    assert_close(run(inputs), wanted)
 
     nms = dict(static.facts['nms'], in_graph=False)
     facts = dict(static.facts, precision='half', nms=nms)
     FORMATS['openvino'].write(replace(static.job, facts=facts), plain)
     sizes = [(f / 'model.bin').stat().st_size for f in (plain, folder)]
     assert sizes[0] < 0.6 * sizes[1]
-    found = Detector(plain).session.run(images)
+    found = Detector(plain).session.run(inputs)
     assert found.keys() == {'boxes', 'scores'}
     assert found['boxes'].shape == (2, 378, 4)
     assert 0 < np.abs(found['scores'] - wanted[1]).max() < 0.1
 
 
-def test_openvino_of_any_size(dynamic, pictures, tmp_path):
+def test_openvino_of_any_size(dynamic, images, tmp_path):
     FORMATS['openvino'].write(dynamic.job, tmp_path / 'any')
     detector = Detector(tmp_path / 'any', imgsz=(128, 64))
     assert detector.metadata == dynamic.facts
     drift, cfg = Drift(), resized(dynamic.cfg, (128, 64))
-    compare(detector, dynamic.model, cfg, pictures, drift)
+    compare(detector, dynamic.model, cfg, images, drift)
     assert not drift.faults() and drift.found > 10, drift
 
 
-def test_torchscript(static, pictures, tmp_path):
+def test_torchscript(static, images, tmp_path):
     path = tmp_path / 'model.torchscript'
     run = FORMATS['torchscript'].write(static.job, path)
-    drift = static.drift(run, path, pictures)
+    drift = static.drift(run, path, images)
     assert not drift.faults() and drift.found > 10, drift
     files = {'mmnextvit.json': ''}
     torch.jit.load(path, _extra_files=files)
@@ -634,9 +634,9 @@ def test_coreml_network(coreml):
 
 
 def test_boxes_as_coreml_has_them(static):
-    """Centre, width and height in parts of a picture that is not square."""
+    """Centre, width and height in parts of an image that is not square."""
     candidates = static.job.candidates
-    images = as_input(demo_pictures(SIZE))
+    images = as_input(demo_images(SIZE))
     with torch.no_grad():
         boxes, scores = candidates(images)
         coordinates, confidence = export.ForCoreML(candidates, [*SIZE])(images)

@@ -30,14 +30,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.conftest import ROOT, TINY
-from tests.helpers.lively_detectors import SHALLOW, demo_pictures
+from tests.helpers.lively_detectors import SHALLOW, demo_images
 from tests.helpers.tiny_run import load_tool, write_tiny_run
 
 STEPS = 60
 
 
 def train(cfg: Config) -> dict:
-    """Learns the four validation pictures by heart; returns a checkpoint."""
+    """Learns the four validation images by heart; returns a checkpoint."""
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     data = dict(cfg.val_dataloader.dataset, test_mode=False)
@@ -75,10 +75,10 @@ def user(tmp_path_factory):
     config.write_text(text.replace(str(TINY['depths']), str(SHALLOW['depths'])))
     init_default_scope('mmyolo')
     torch.save(train(Config.fromfile(config)), folder / 'best.pth')
-    wide = folder / 'wide'  # pictures that are letterboxed
+    wide = folder / 'wide'  # images that are letterboxed
     wide.mkdir()
-    for i, picture in enumerate(demo_pictures((40, 64), (64, 48), (30, 90))):
-        cv2.imwrite(str(wide / f'{i}.png'), picture)
+    for i, image in enumerate(demo_images((40, 64), (64, 48), (30, 90))):
+        cv2.imwrite(str(wide / f'{i}.png'), image)
     (folder / 'empty').mkdir()
     return folder
 
@@ -155,7 +155,7 @@ def test_what_is_said(exported):
     said = re.search(
         r'Compared with torch: largest differences: candidate boxes (\S+), '
         r'candidate scores (\S+), boxes (\S+), scores (\S+), .*, '
-        r'(\d+) detections in 4 pictures',
+        r'(\d+) detections in 4 images',
         output,
     )
     *differences, found = map(float, said.groups())
@@ -172,7 +172,7 @@ def objects(folder: Path) -> dict[str, list[dict]]:
 
 def test_predictions_are_those_of_the_checkpoint(here, exported, monkeypatch):
     shutil.copy(exported[1], here)
-    source = here / 'pictures'
+    source = here / 'images'
     shutil.copytree(here / 'data' / 'val', source)
     for path in (here / 'wide').iterdir():
         shutil.copy(path, source / f'wide{path.name}')
@@ -297,13 +297,13 @@ def test_half_reports_map(here, monkeypatch):
 
 
 def test_int8(here, monkeypatch):
-    """Calibrated on the pictures that are given, compared, and measured."""
+    """Calibrated on the images that are given, compared, and measured."""
     given = []
 
     class Noted(nncf.Dataset):
-        def __init__(self, pictures, *more):
-            given.extend(pictures)
-            super().__init__(pictures, *more)
+        def __init__(self, images, *more):
+            given.extend(images)
+            super().__init__(images, *more)
 
     monkeypatch.setattr(nncf, 'Dataset', Noted)
     args = '--to', 'onnx', '--int8', '--calib', 'wide', '-o', 'small.onnx'
@@ -419,7 +419,7 @@ def test_a_file_that_differs_is_not_kept(here, monkeypatch, change, message):
 
     monkeypatch.setattr(FORMATS['torchscript'], 'write', wrong)
     (here / 'best.torchscript').write_text('what was there before')
-    args = '--to', 'torchscript', '--pictures', 'wide', '--force'
+    args = '--to', 'torchscript', '--images', 'wide', '--force'
     output = run_export(monkeypatch, *args)
     said = 'best.torchscript is not kept, since it differs from torch: '
     assert said in output
@@ -499,23 +499,23 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         ([*TO, '--imgsz', '0'], '--imgsz 0 0: both must be positive'),
         ([*TO, '--batch', '0'], "--batch 0: write a number, or 'dynamic'"),
         ([*TO, '--batch', 'x'], "--batch x: write a number, or 'dynamic'"),
-        ([*TO, '--int8'], '--int8 needs pictures to calibrate with: --calib FOLDER'),
-        ([*TO, '--int8', '--calib', 'empty'], 'There is no picture or video in empty'),
+        ([*TO, '--int8'], '--int8 needs images to calibrate with: --calib FOLDER'),
+        ([*TO, '--int8', '--calib', 'empty'], 'There is no image or video in empty'),
         ([*TO, '--int8', '--calib', 'no*'], r'no\* does not exist, and matches no'),
-        ([*TO, '--pictures', 'empty'], 'There is no picture or video in empty'),
+        ([*TO, '--images', 'empty'], 'There is no image or video in empty'),
         (['--to', 'coreml', '--int8'], 'coreml has no int8 here: onnx, openvino, ten'),
         (['--to', 'torchscript', '--int8'], 'torchscript has no int8 here: onnx, op'),
         (['--to', 'coreml', '--batch', 'dynamic'], 'coreml has fixed sizes here: onnx'),
         (['--to', 'coreml', '--imgsz', 'dynamic'], 'coreml has fixed sizes here: onnx'),
         (['--to', 'torchscript', '--batch', 'dynamic'], 'torchscript has fixed sizes'),
-        (['--to', 'coreml', '--batch', '2'], 'CoreML takes one picture at a time'),
+        (['--to', 'coreml', '--batch', '2'], 'CoreML takes one image at a time'),
         ([*TO, '--efficient-nms'], '--efficient-nms is for --to tensorrt'),
         ([*TO, '-o', 'x.pt'], '-o x.pt: the name must end in .onnx'),
         (['--to', 'openvino', '-o', 'x.xml'], '-o x.xml: .* folder, without a suffix'),
         (['--to', 'coreml', '-o', 'x'], '-o x: the name must end in .mlpackage'),
         (
             [*TO, *NO_DATA],
-            'test pictures of tiny.py cannot be read: .*--pict',
+            'test images of tiny.py cannot be read: .*--pict',
         ),
         (
             [*TO, '--cfg-options', 'model.backbone.arch.depths=[1,2,10,2]'],
@@ -546,20 +546,20 @@ def test_half_and_int8_together(here, monkeypatch, capsys):
     assert '--half or --int8, not both' in capsys.readouterr().err
 
 
-def test_pictures_that_cannot_be_read(here, monkeypatch):
+def test_images_that_cannot_be_read(here, monkeypatch):
     """One is left out, and said; where all are broken nothing is written."""
     mixed = here / 'mixed'
     mixed.mkdir()
     whole = (here / 'wide' / '0.png').read_bytes()
     (mixed / 'broken.png').write_bytes(whole[: len(whole) // 2])
-    args = '--to', 'torchscript', '--pictures', 'mixed'
+    args = '--to', 'torchscript', '--images', 'mixed'
     output = run_export(monkeypatch, *args)
-    assert 'None of the pictures to compare on can be read' in output
+    assert 'None of the images to compare on can be read' in output
     assert names(here) == GIVEN | {'mixed'}
     (mixed / 'whole.png').write_bytes(whole)
     output = run_export(monkeypatch, *args)
     assert 'left out: ' in output and 'broken.png' in output.replace('\n', '')
-    assert 'detections in 1 pictures' in output
+    assert 'detections in 1 images' in output
 
 
 def test_detectors_of_another_kind(here, monkeypatch):
@@ -572,7 +572,7 @@ def test_detectors_of_another_kind(here, monkeypatch):
     model = DETECTORS.build(cfg.model)
     meta = dict(dataset_meta=dict(classes=['a'] * 80))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), 'retina.pth')
-    args = 'retina.py', 'retina.pth', '--to', 'onnx', '--pictures', 'wide'
+    args = 'retina.py', 'retina.pth', '--to', 'onnx', '--images', 'wide'
     message = call(monkeypatch, 'export', *args)
     assert 'export.py: RetinaHead cannot be exported: the head must be' in message
     assert names(here) == GIVEN | {'retina.py', 'retina.pth'}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.lively_detectors import demo_pictures, lively_detector, small_config
+from tests.helpers.lively_detectors import demo_images, lively_detector, small_config
 
 STEPS = [
     {'type': 'letterbox', 'size': [64, 96], 'fill': 114, 'scale_up': False}
@@ -42,7 +42,7 @@ def overlapping(overlap: float, row=A):
 
 
 def judge(found, candidates, size=None, **nms) -> Drift:
-    """``found`` as the outcome of suppressing ``candidates``, in a picture's pixels if
+    """``found`` as the outcome of suppressing ``candidates``, in an image's pixels if
     it has a ``size``."""
     table = np.array(found, np.float32).reshape(-1, 6)
     order = np.argsort(-table[:, 4], kind='stable')
@@ -122,8 +122,8 @@ def test_as_many_as_there_may_be():
     assert judge(rows[:1] + rows[2:4], rows, max_per_img=3).missing == 1
 
 
-def test_pixels_of_the_picture():
-    """A picture of twice the size, with boxes of its own."""
+def test_pixels_of_the_image():
+    """An image of twice the size, with boxes of its own."""
     found = [changed(A, x2=20, y2=20), changed(B, x1=80, y1=80, x2=120, y2=120)]
     assert not judge(found, [A, B], size=(128, 192)).faults()
     assert judge([A, B], [A, B], size=(128, 192)).faults()
@@ -156,19 +156,19 @@ def test_batches():
         {'type': 'letterbox', 'size': [64, 96], 'fill': 114, 'scale_up': False}
         | {'mini_pad': False},
     ]
-    pictures = demo_pictures((64, 96), (32, 96), (64, 96))
+    images = demo_images((64, 96), (32, 96), (64, 96))
     facts = dict(input=dict(batch=2), resize=steps)
-    first, second = batches(pictures, facts)
+    first, second = batches(images, facts)
     assert first.shape == second.shape == (2, 3, 64, 96) and first.dtype == np.float32
-    assert (first[0] == pictures[0].transpose(2, 0, 1)[::-1]).all()
-    assert (first[1, :, 16:48] == pictures[1].transpose(2, 0, 1)[::-1]).all()
+    assert (first[0] == images[0].transpose(2, 0, 1)[::-1]).all()
+    assert (first[1, :, 16:48] == images[1].transpose(2, 0, 1)[::-1]).all()
     assert (first[1, :, :16] == 114).all() and (first[1, :, 48:] == 114).all()
-    third = pictures[2].transpose(2, 0, 1)[::-1]
+    third = images[2].transpose(2, 0, 1)[::-1]
     assert (second[0] == third).all() and (second[1] == third).all()  # filled up
     facts = dict(facts, input=dict(batch=1))
-    assert [len(b) for b in batches(pictures, facts)] == [1, 1, 1]
+    assert [len(b) for b in batches(images, facts)] == [1, 1, 1]
     facts = dict(facts, input=dict(batch=None))
-    assert [len(b) for b in batches(pictures, facts)] == [2, 2]
+    assert [len(b) for b in batches(images, facts)] == [2, 2]
 
 
 def test_every_candidate_counts(detector):
@@ -202,11 +202,11 @@ def test_every_candidate_counts(detector):
 
 
 def test_torch_side_is_the_head_s_own_prediction(detector):
-    """Boxes lie in the picture's own pixels, whatever its size."""
+    """Boxes lie in the image's own pixels, whatever its size."""
     cfg = resized(detector.cfg, (64, 96))
-    (picture,) = demo_pictures((64, 96))
-    (found,) = by_torch(detector, cfg, [picture])
-    large = np.repeat(np.repeat(picture, 3, 0), 3, 1)
+    (image,) = demo_images((64, 96))
+    (found,) = by_torch(detector, cfg, [image])
+    large = np.repeat(np.repeat(image, 3, 0), 3, 1)
     (again,) = by_torch(detector, cfg, [large])
     assert len(found.scores) > 5 and found.scores.min() > 0.05
     assert np.allclose(again.boxes, 3 * found.boxes, atol=0.05)

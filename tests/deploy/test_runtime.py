@@ -11,11 +11,11 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.datasets.checks import read_picture
+from mmnextvit.datasets.checks import read_image
 from mmnextvit.runtime import (
     Detector,
+    ImageError,
     ModelFileError,
-    PictureError,
     decode,
     has_end,
     lay_out,
@@ -24,7 +24,7 @@ from mmnextvit.runtime import (
     resize,
     stack,
     suppress,
-    to_picture,
+    to_image,
 )
 
 import cv2
@@ -48,7 +48,7 @@ BOXES = np.float32([[8, 4, 40, 28], [9, 5, 41, 29], [-5, -5, 70, 70], [0, 0, 9, 
 SCORES = np.float32([0.9, 0.6, 0.3, 0.0])
 LABELS = np.int64([2, 0, 1, 0])
 
-# A picture's scores are those above times its brightness, 0 to 1, in the canvas.
+# An image's scores are those above times its brightness, 0 to 1, in the canvas.
 BRIGHTNESS = """
     <ir_version: 10, opset_import: ["" : 18]>
     net (float[B,3,H,W] images) => (outputs) {
@@ -199,8 +199,8 @@ def grey(value: int, height: int = 64, width: int = 64) -> np.ndarray:
 # ------------------------------------------------------------------------- layout
 
 
-def mmyolo_layout(picture, scale, keep_ratio, scale_up, mini_pad) -> dict:
-    results = {'img': picture, 'img_shape': picture.shape[:2]}
+def mmyolo_layout(image, scale, keep_ratio, scale_up, mini_pad) -> dict:
+    results = {'img': image, 'img_shape': image.shape[:2]}
     if keep_ratio:
         results = YOLOv5KeepRatioResize(scale=scale)(results)
     letterbox = LetterResize(
@@ -223,14 +223,14 @@ def test_pixels_and_boxes_are_mmyolos(scale, keep_ratio, scale_up, mini_pad):
     boxes = np.random.default_rng(0).uniform(-30, 200, (50, 4)).astype(np.float32)
     compared = 0
     for size in SIZES:
-        picture = noise(*size)
+        image = noise(*size)
         try:
-            theirs = mmyolo_layout(picture, scale, keep_ratio, scale_up, mini_pad)
+            theirs = mmyolo_layout(image, scale, keep_ratio, scale_up, mini_pad)
         except cv2.error:  # a side of less than a pixel: see the extreme ones below
             continue
         compared += 1
         layout = lay_out(size, steps(scale, keep_ratio, scale_up, mini_pad))
-        images = stack([(resize(picture, layout), layout)])
+        images = stack([(resize(image, layout), layout)])
         wanted = theirs['img'][..., ::-1].transpose(2, 0, 1)[None]
         np.testing.assert_array_equal(images, wanted.astype(np.float32))
         assert images.dtype == np.float32 and images.flags.c_contiguous
@@ -241,7 +241,7 @@ def test_pixels_and_boxes_are_mmyolos(scale, keep_ratio, scale_up, mini_pad):
         mapped /= torch.tensor(theirs['scale_factor']).repeat(2)
         mapped[:, 0::2].clamp_(0, size[1])
         mapped[:, 1::2].clamp_(0, size[0])
-        np.testing.assert_array_equal(to_picture(boxes, layout), mapped.numpy())
+        np.testing.assert_array_equal(to_image(boxes, layout), mapped.numpy())
     assert compared > len(SIZES) / 2
 
 
@@ -254,7 +254,7 @@ def test_pixels_and_boxes_are_mmyolos(scale, keep_ratio, scale_up, mini_pad):
         ((2, 999), (1, 64)),
     ],
 )
-def test_extreme_pictures_keep_a_pixel(size, inner):
+def test_extreme_images_keep_a_pixel(size, inner):
     layout = lay_out(size, steps((64, 64)))
     (pixels,) = stack([(resize(grey(255, *size), layout), layout)])
     wanted = grey(114)
@@ -262,7 +262,7 @@ def test_extreme_pictures_keep_a_pixel(size, inner):
     bottom, right = top + inner[0], left + inner[1]
     wanted[top:bottom, left:right] = 255
     np.testing.assert_array_equal(pixels.transpose(1, 2, 0), wanted)
-    (box,) = to_picture(np.float32([[left, top, right, bottom]]), layout)
+    (box,) = to_image(np.float32([[left, top, right, bottom]]), layout)
     np.testing.assert_allclose(box, [0, 0, size[1], size[0]], rtol=1e-6)
 
 
@@ -300,7 +300,7 @@ def test_nms_of_nothing():
             BOXES, np.zeros((4, 3), np.float32), dict(nms, multi_label=multi_label)
         )
         assert [values.shape for values in found] == [(0, 4), (0,), (0,)]
-    assert to_picture(found.boxes, lay_out((9, 9), steps((64, 64)))).shape == (0, 4)
+    assert to_image(found.boxes, lay_out((9, 9), steps((64, 64)))).shape == (0, 4)
 
 
 def test_file_without_nms(tmp_path):
@@ -321,9 +321,9 @@ def test_objects_are_those_of_the_predict_tool(write):
     assert detector.classes == tuple(CLASSES)
     assert detector.metadata == json.loads(json.dumps(metadata()))
     # 128 x 96 shrinks to 64 x 48, with 8 rows of fill above and below it.
-    picture = grey(204, 96, 128)
+    image = grey(204, 96, 128)
     brightness = (204 * 48 + 114 * 16) / 64 / 255
-    objects = detector(picture, score_thr=0.3)
+    objects = detector(image, score_thr=0.3)
     assert objects == [
         {
             'class': 'Blutplättchen <"3">',
@@ -338,8 +338,8 @@ def test_objects_are_those_of_the_predict_tool(write):
     ]
     assert list(objects[0]) == ['class', 'score', 'box']
     json.dumps(objects)
-    assert objects == detector(picture)
-    (found,) = detector.detect([picture])
+    assert objects == detector(image)
+    (found,) = detector.detect([image])
     assert len(found.boxes) == 3  # the last row is padding
     assert found.boxes.dtype == found.scores.dtype == np.float32
     np.testing.assert_allclose(found.boxes[2], [0, 0, 128, 96])
@@ -408,11 +408,11 @@ def test_canvases_of_more_than_one_size(tmp_path):
     about = metadata(dynamic=True, mini_pad=True)
     detector = Detector(write_onnx(tmp_path / 'm.onnx', about))
     shapes = counted(detector)
-    pictures = [grey(90, 64, 64), grey(90, 30, 60), grey(90, 60, 120), grey(90, 90, 9)]
-    found = detector.detect(pictures)
+    images = [grey(90, 64, 64), grey(90, 30, 60), grey(90, 60, 120), grey(90, 90, 9)]
+    found = detector.detect(images)
     assert shapes == [(1, 3, 64, 64), (2, 3, 32, 64), (1, 3, 64, 32)]
-    for picture, (boxes, _, _) in zip(pictures, found, strict=True):
-        assert boxes[2].tolist() == [0, 0, picture.shape[1], picture.shape[0]]
+    for image, (boxes, _, _) in zip(images, found, strict=True):
+        assert boxes[2].tolist() == [0, 0, image.shape[1], image.shape[0]]
 
 
 def test_another_size(tmp_path):
@@ -529,19 +529,19 @@ def test_devices_that_are_not_there(monkeypatch, tmp_path):
         Detector(path, device='tpu')
 
 
-# ------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------ images
 
 
 @pytest.fixture
-def exif_picture(tmp_path):
+def exif_image(tmp_path):
     """A JPEG of 40 x 20 pixels that is to be shown upright, with a thumbnail."""
     thumbnail = io.BytesIO()
-    picture = Image.fromarray(cv2.GaussianBlur(noise(20, 40), (0, 0), 3))
-    picture.save(thumbnail, 'JPEG')
+    image = Image.fromarray(cv2.GaussianBlur(noise(20, 40), (0, 0), 3))
+    image.save(thumbnail, 'JPEG')
     exif = Image.Exif()
     exif[0x0112] = 6
     content = io.BytesIO()
-    picture.save(content, 'JPEG', exif=exif)
+    image.save(content, 'JPEG', exif=exif)
     jpeg = thumbnail.getvalue()
     segment = b'\xff\xe2' + (len(jpeg) + 2).to_bytes(2, 'big') + jpeg
     content = content.getvalue()
@@ -550,7 +550,7 @@ def exif_picture(tmp_path):
     return path
 
 
-def test_pictures_are_read_as_by_the_predict_tool(tmp_path, exif_picture):
+def test_images_are_read_as_by_the_predict_tool(tmp_path, exif_image):
     rng = np.random.default_rng(0)
     deep = rng.integers(0, 65536, (8, 9, 3), np.uint16)
     arrays = {
@@ -569,27 +569,27 @@ def test_pictures_are_read_as_by_the_predict_tool(tmp_path, exif_picture):
     for name, array in arrays.items():
         path = tmp_path / name
         path.write_bytes(cv2.imencode(path.suffix, array)[1].tobytes())
-        picture = decode(path)
-        np.testing.assert_array_equal(picture, read_picture(str(path)), name)
+        image = decode(path)
+        np.testing.assert_array_equal(image, read_image(str(path)), name)
         if path.suffix in ('.png', '.bmp'):  # 16 bit TIFF is rounded otherwise
-            np.testing.assert_array_equal(picture, read(array), name)
-        assert picture.dtype == np.uint8 and picture.shape == (*array.shape[:2], 3)
-    assert decode(exif_picture).shape == (40, 20, 3)
-    np.testing.assert_array_equal(decode(exif_picture), read_picture(str(exif_picture)))
+            np.testing.assert_array_equal(image, read(array), name)
+        assert image.dtype == np.uint8 and image.shape == (*array.shape[:2], 3)
+    assert decode(exif_image).shape == (40, 20, 3)
+    np.testing.assert_array_equal(decode(exif_image), read_image(str(exif_image)))
 
 
-def test_what_phones_append_does_not_matter(tmp_path, exif_picture):
-    whole = exif_picture.read_bytes()
-    exif_picture.write_bytes(whole + b'\0MotionPhoto' * 9)
-    np.testing.assert_array_equal(decode(exif_picture), read_picture(str(exif_picture)))
+def test_what_phones_append_does_not_matter(tmp_path, exif_image):
+    whole = exif_image.read_bytes()
+    exif_image.write_bytes(whole + b'\0MotionPhoto' * 9)
+    np.testing.assert_array_equal(decode(exif_image), read_image(str(exif_image)))
     png = cv2.imencode('.png', noise(9, 9))[1].tobytes()
     assert has_end(png + b'\n')
 
 
 def test_arrays_that_are_views():
-    picture, alpha, deep = noise(64, 80), noise(64, 80, 4), noise(64, 80) * np.uint16(9)
-    assert read(picture) is picture  # no copy
-    views = picture[:, ::-1], picture[..., ::-1], picture[1:, 2::3], picture[..., 1]
+    image, alpha, deep = noise(64, 80), noise(64, 80, 4), noise(64, 80) * np.uint16(9)
+    assert read(image) is image  # no copy
+    views = image[:, ::-1], image[..., ::-1], image[1:, 2::3], image[..., 1]
     for view in (*views, alpha[::-1], alpha[..., :3], deep[::2, ::-1]):
         for scale in ((64, 64), view.shape[1::-1]):
             same = []
@@ -599,62 +599,62 @@ def test_arrays_that_are_views():
             np.testing.assert_array_equal(*same)
 
 
-def test_files_that_are_no_whole_picture(tmp_path, exif_picture):
-    with pytest.raises(PictureError, match=r'none\.jpg cannot be read'):
+def test_files_that_are_no_whole_image(tmp_path, exif_image):
+    with pytest.raises(ImageError, match=r'none\.jpg cannot be read'):
         decode(tmp_path / 'none.jpg')
-    with pytest.raises(PictureError, match='cannot be read'):
+    with pytest.raises(ImageError, match='cannot be read'):
         decode(tmp_path)
     path = tmp_path / 'bad.jpg'
     path.write_bytes(b'')
-    with pytest.raises(PictureError, match=r'bad\.jpg is empty'):
+    with pytest.raises(ImageError, match=r'bad\.jpg is empty'):
         decode(path)
     path.write_text('<html>404</html>')
-    with pytest.raises(PictureError, match=r'bad\.jpg is truncated, or no picture'):
+    with pytest.raises(ImageError, match=r'bad\.jpg is truncated, or no image'):
         decode(path)
     smooth = cv2.GaussianBlur(noise(64, 64), (0, 0), 3)
     png, bmp = (cv2.imencode(x, smooth)[1].tobytes() for x in ('.png', '.bmp'))
-    for whole in (exif_picture.read_bytes(), png):  # the JPEG's thumbnail has an end
+    for whole in (exif_image.read_bytes(), png):  # the JPEG's thumbnail has an end
         assert has_end(whole)
         for cut in (1, 2, 12, len(whole) // 3):
             path.write_bytes(whole[:-cut])
-            with pytest.raises(PictureError, match=r'bad\.jpg is truncated: copy'):
+            with pytest.raises(ImageError, match=r'bad\.jpg is truncated: copy'):
                 decode(path)
     path.write_bytes(bmp[:-99])
     assert has_end(bmp[:-99])  # the next line is OpenCV's doing
-    with pytest.raises(PictureError, match=r'bad\.jpg is truncated, or no'):
+    with pytest.raises(ImageError, match=r'bad\.jpg is truncated, or no'):
         decode(path)
 
 
-def test_arrays_that_are_no_picture():
+def test_arrays_that_are_no_image():
     for dtype in (np.float32, np.int64, bool):
-        with pytest.raises(PictureError, match=f'{np.dtype(dtype)}: uint8'):
+        with pytest.raises(ImageError, match=f'{np.dtype(dtype)}: uint8'):
             read(np.zeros((4, 4, 3), dtype))
     for shape in ((4,), (4, 4, 2), (3, 4, 5), (0, 4, 3), (4, 0), (1, 4, 4, 3)):
-        with pytest.raises(PictureError, match=re.escape(f'{shape}: H x W')):
+        with pytest.raises(ImageError, match=re.escape(f'{shape}: H x W')):
             read(np.zeros(shape, np.uint8))
-    with pytest.raises(PictureError, match='neither a path nor a NumPy array'):
+    with pytest.raises(ImageError, match='neither a path nor a NumPy array'):
         read(None)
 
 
-def test_one_picture_is_no_list(tmp_path):
+def test_one_image_is_no_list(tmp_path):
     detector = Detector(write_onnx(tmp_path / 'm.onnx', metadata()))
-    for picture in ('a.jpg', Path('a.jpg'), grey(3), grey(3)[..., 0]):
-        with pytest.raises(TypeError, match='list of pictures'):
-            detector.detect(picture)
+    for image in ('a.jpg', Path('a.jpg'), grey(3), grey(3)[..., 0]):
+        with pytest.raises(TypeError, match='list of images'):
+            detector.detect(image)
     assert len(detector.detect(np.stack([grey(3)] * 2))) == 2
 
 
-def test_pictures_of_any_kind_pass(write, tmp_path, exif_picture):
+def test_images_of_any_kind_pass(write, tmp_path, exif_image):
     detector = Detector(write(metadata()))
     for size in ((1, 1), (1, 5000), (5000, 1)):
-        path = tmp_path / 'picture.png'
+        path = tmp_path / 'image.png'
         path.write_bytes(cv2.imencode('.png', grey(255, *size))[1].tobytes())
         objects = detector(path, 0)
         assert len(objects) == 3
         for one in objects:
             x1, y1, x2, y2 = one['box']
             assert 0 <= x1 <= x2 <= size[1] and 0 <= y1 <= y2 <= size[0]
-    assert detector(exif_picture, 0)[2]['box'] == [0, 0, 20, 40]
+    assert detector(exif_image, 0)[2]['box'] == [0, 0, 20, 40]
 
 
 # ------------------------------------------------------------------- command line
@@ -672,7 +672,7 @@ def test_command_line(write, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert [json.loads(line) for line in lines] == [wanted, wanted]
-    assert 'bad.png is truncated, or no picture' in printed.err
+    assert 'bad.png is truncated, or no image' in printed.err
 
     out = tmp_path / 'found.json'
     command = [model, good, '--score-thr', '0.5', '-o', str(out)]
@@ -725,7 +725,7 @@ import mmnextvit
 assert not {'numpy', 'cv2'} & set(sys.modules)
 from mmnextvit.runtime import Detector
 assert not {'onnxruntime', 'openvino'} & set(sys.modules)
-objects = Detector(sys.argv[1])('picture.png', 0)
+objects = Detector(sys.argv[1])('image.png', 0)
 print(json.dumps([mmnextvit.__file__, objects, sorted(sys.modules)]))
 """
 
@@ -739,15 +739,15 @@ def test_without_torch_and_openmmlab(bare_wheel, tmp_path, name, package):
     link_distributions(site, 'numpy', 'cv2', package)
     install(python, bare_wheel)
     model = WRITERS[name](tmp_path / name, metadata())
-    cv2.imwrite(str(tmp_path / 'picture.png'), noise(70, 90))
+    cv2.imwrite(str(tmp_path / 'image.png'), noise(70, 90))
     printed = run(python, '-c', BARE, name, cwd=tmp_path)
     file, objects, modules = json.loads(printed.splitlines()[-1])
     assert Path(file).is_relative_to(tmp_path / 'venv')
-    assert objects == Detector(model)(tmp_path / 'picture.png', 0)
+    assert objects == Detector(model)(tmp_path / 'image.png', 0)
     assert len(objects) == 3
     slow = {'pip', 'setuptools', 'onnx', 'google', 'sympy', 'PIL', 'scipy', 'pandas'}
     assert not slow & set(modules)
 
-    command = python, '-m', 'mmnextvit.runtime', name, 'picture.png', '--score-thr', 0
+    command = python, '-m', 'mmnextvit.runtime', name, 'image.png', '--score-thr', 0
     line = run(*command, cwd=tmp_path).splitlines()[-1]
-    assert json.loads(line) == {'file': 'picture.png', 'objects': objects}
+    assert json.loads(line) == {'file': 'image.png', 'objects': objects}

@@ -58,8 +58,8 @@ def process(rank, folder):
 
 
 def make_batch(first, last, boxes) -> dict:
-    """Pictures of chosen numbers; each has the same boxes, so as many positives."""
-    pictures = [
+    """Images of chosen numbers; each has the same boxes, so as many positives."""
+    images = [
         torch.randint(
             64 * i + 1, (3, 64, 64), generator=torch.Generator().manual_seed(i)
         )
@@ -71,7 +71,7 @@ def make_batch(first, last, boxes) -> dict:
         for label, box in enumerate(boxes)
     ]
     return dict(
-        inputs=torch.stack(pictures),
+        inputs=torch.stack(images),
         data_samples=dict(bboxes_labels=torch.stack(labels)),
     )
 
@@ -91,7 +91,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path, lively, float64):
     torch.manual_seed(0)
     config = tmp_path / 'tiny.py'
     model = lively(MODELS.build(Config.fromfile(config).model))
-    for param in model.parameters():  # so that outputs depend on the picture
+    for param in model.parameters():  # so that outputs depend on the image
         if param.ndim > 1:
             torch.nn.init.kaiming_normal_(param)
     state = model.state_dict()
@@ -134,7 +134,7 @@ def test_train_and_test_in_two_processes(tmp_path, monkeypatch):
         'model.backbone.norm_cfg.type=SyncBN',
         cwd=tmp_path,
     )
-    # Six pictures, two processes with two each.
+    # Six images, two processes with two each.
     assert 'Epoch(train) [1][2/2]' in output and 'Epoch(train) [1][1/3]' not in output
     assert output.count('Saving checkpoint at 1 epochs') == 1  # by the first process
     checkpoint = tmp_path / 'work_dirs' / 'tiny' / 'epoch_1.pth'

@@ -17,7 +17,7 @@ from mmyolo.registry import MODELS, TRANSFORMS
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-PICTURES, BATCH, EPOCHS = 20, 2, 4  # 10 iterations an epoch
+IMAGES, BATCH, EPOCHS = 20, 2, 4  # 10 iterations an epoch
 LR, MOMENTUM, DECAY = 0.05, 0.9, 0.99
 
 
@@ -34,7 +34,7 @@ class Net(BaseModel):
 
 def data():
     g = torch.Generator().manual_seed(1)
-    x = torch.randn(PICTURES, 3, generator=g, dtype=torch.float64)
+    x = torch.randn(IMAGES, 3, generator=g, dtype=torch.float64)
     return TensorDataset(x, x.sum(1, keepdim=True).sin())
 
 
@@ -119,7 +119,7 @@ def test_equals_a_plain_loop(tmp_path, nominal):
     runner, seen = build(tmp_path, schedule(nominal_batch_size=nominal))
     runner.train()
     model, average, sums = plain_loop(nominal)
-    assert seen.sums == sums and sum(sums) <= EPOCHS * PICTURES // BATCH
+    assert seen.sums == sums and sum(sums) <= EPOCHS * IMAGES // BATCH
     assert_close(runner.model, model)
     assert_close(ema_of(runner).module, average)
 
@@ -156,11 +156,11 @@ def test_a_step_equals_that_of_one_large_batch():
     """Where a loss is a mean times the batch size, as those of YOLOv5's head are."""
     model, whole = Net().eval(), Net().eval()  # so that BatchNorm is the same in both
     wrapper = SummingOptimWrapper(torch.optim.SGD(model.parameters(), lr=LR))
-    wrapper.batches_per_step = PICTURES // BATCH
+    wrapper.batches_per_step = IMAGES // BATCH
     for x, y in DataLoader(data(), batch_size=BATCH):
         wrapper.update_params(model(x, y)['loss'] * BATCH)
     optimizer = torch.optim.SGD(whole.parameters(), lr=LR)
-    (whole(*data().tensors)['loss'] * PICTURES).backward()
+    (whole(*data().tensors)['loss'] * IMAGES).backward()
     optimizer.step()
     assert_close(model, whole)
 

@@ -60,28 +60,28 @@ def wanted(name: str, conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
     return spread, mean
 
 
-def preprocessed(model: nn.Module, pictures: list[np.ndarray]) -> torch.Tensor:
-    """What the backbone gets of pictures of one size."""
-    inputs = [torch.from_numpy(p).permute(2, 0, 1) for p in pictures]  # BGR, uint8
-    data = dict(inputs=inputs, data_samples=[DetDataSample() for _ in pictures])
+def preprocessed(model: nn.Module, images: list[np.ndarray]) -> torch.Tensor:
+    """What the backbone gets of images of one size."""
+    inputs = [torch.from_numpy(p).permute(2, 0, 1) for p in images]  # BGR, uint8
+    data = dict(inputs=inputs, data_samples=[DetDataSample() for _ in images])
     return model.data_preprocessor(data, False)['inputs']
 
 
 @torch.no_grad()
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Makes a detector find things in any picture; returns it, in eval mode."""
+    """Makes a detector find things in any image; returns it, in eval mode."""
     g = torch.Generator().manual_seed(seed)
-    pictures = demo_pictures(*[(64, 96)] * 12, seed=seed + 1)
-    images = preprocessed(model, pictures)
+    images = demo_images(*[(64, 96)] * 12, seed=seed + 1)
+    inputs = preprocessed(model, images)
 
     def maps() -> None:
-        model.bbox_head(model.neck(model.backbone(images)))
+        model.bbox_head(model.neck(model.backbone(inputs)))
 
     def set_statistics(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         channels = inputs[0].transpose(0, 1).flatten(1)
         variance, mean = torch.var_mean(channels, 1)
         norm.running_mean.copy_(mean)
-        # A channel that is all but dead would shout at another picture.
+        # A channel that is all but dead would shout at another image.
         norm.running_var.copy_(variance + 4 * variance.mean())
         n = norm.num_features
         norm.weight.copy_(0.7 + torch.rand(n, generator=g))
@@ -119,13 +119,13 @@ def lively_detector(cfg: Config, seed: int = 0) -> nn.Module:
     return enliven(model, seed)
 
 
-def demo_pictures(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
-    """Pictures (H x W x 3, BGR, uint8) of shapes, in the given sizes."""
-    rng, draw = np.random.default_rng(seed), load_tool('make_demo_data').draw_picture
+def demo_images(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
+    """Images (H x W x 3, BGR, uint8) of shapes, in the given sizes."""
+    rng, draw = np.random.default_rng(seed), load_tool('make_demo_data').draw_image
     return [draw(rng, max(size))[0][: size[0], : size[1]].copy() for size in sizes]
 
 
-def as_input(pictures: list[np.ndarray]) -> torch.Tensor:
-    """Pictures of one size as the exported networks take them: (B, 3, H, W), RGB."""
-    images = torch.from_numpy(np.stack(pictures)).flip(3)
-    return images.permute(0, 3, 1, 2).float()
+def as_input(images: list[np.ndarray]) -> torch.Tensor:
+    """Images of one size as the exported networks take them: (B, 3, H, W), RGB."""
+    inputs = torch.from_numpy(np.stack(images)).flip(3)
+    return inputs.permute(0, 3, 1, 2).float()

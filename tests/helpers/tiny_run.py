@@ -1,4 +1,4 @@
-"""A run of seconds for the tests: a tiny detector on 64-pixel pictures."""
+"""A run of seconds for the tests: a tiny detector on 64-pixel images."""
 
 import importlib.util
 import os
@@ -73,7 +73,7 @@ def load_tool(name: str):
 
 
 def write_tiny_run(folder: Path) -> Path:
-    """Writes 6 + 4 pictures and a config into ``folder``; returns the config."""
+    """Writes 6 + 4 images and a config into ``folder``; returns the config."""
     data = folder / 'data'
     load_tool('make_demo_data').make_demo_data(data, train=6, val=4, size=64, seed=0)
     config = folder / 'tiny.py'

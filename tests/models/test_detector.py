@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.ops import batched_nms
 
 from tests.helpers.lively_detectors import (
-    demo_pictures,
+    demo_images,
     lively_detector,
     preprocessed,
     small_config,
@@ -43,7 +43,7 @@ def model_cfg(load_config, tiny):
 def test_boxes_under_autocast_are_not_rounded_to_bfloat16(name):
     """Maps of 8 bits, but no coordinates: those would be off by up to 2 pixels."""
     detector = lively_detector(small_config(f'{name}_nextvit_s', 3)).eval()
-    images = preprocessed(detector, demo_pictures((256, 256)))
+    images = preprocessed(detector, demo_images((256, 256)))
     samples = [DetDataSample(metainfo=dict(scale_factor=(1, 1), ori_shape=(256, 256)))]
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
         assert detector.extract_feat(images)[0].dtype == torch.bfloat16
@@ -66,7 +66,7 @@ def test_boxes_under_autocast_are_not_rounded_to_bfloat16(name):
 def test_equals_a_second_reading_of_the_yaml(
     config, params, p5_source, load_config, lively, error
 ):
-    """Same weights, same picture: timm's backbone, the reference rows, plain heads."""
+    """Same weights, same image: timm's backbone, the reference rows, plain heads."""
     ours = MODELS.build(load_config(config).model)
     if params:
         assert sum(p.numel() for p in ours.parameters()) == params
@@ -91,14 +91,14 @@ def test_equals_a_second_reading_of_the_yaml(
         part.eval()
 
     batch, height, width = 2, 96, 128
-    pictures = torch.rand(batch, 3, height, width)
+    images = torch.rand(batch, 3, height, width)
     with torch.no_grad():
-        maps = backbone(pictures)
+        maps = backbone(images)
         maps[3] = norm(maps[3])
         outs = rows(maps)
         heads = ours.bbox_head.head_module.convs_pred
         raw = [head(outs[i]) for head, i in zip(heads, (13, 16, 19), strict=True)]
-        scores, boxes, objectness = ours(pictures)
+        scores, boxes, objectness = ours(images)
     for i, r in enumerate(raw):
         r = r.view(batch, 3, 85, *r.shape[2:])
         assert error(boxes[i], r[:, :, :4].flatten(1, 2)) < 1e-5
@@ -108,11 +108,11 @@ def test_equals_a_second_reading_of_the_yaml(
     # And after decoding and NMS, on scores that are spread out, in float64: rounding
     # errors would change which of two boxes NMS keeps.
     ours.double()
-    pictures = pictures.double()
+    images = images.double()
     with torch.no_grad():
         for head in heads:
             head.weight.mul_(20)
-        maps = backbone.double()(pictures)
+        maps = backbone.double()(images)
         maps[3] = norm.double()(maps[3])
         outs = rows.double()(maps)
         raw = [head(outs[i]) for head, i in zip(heads, (13, 16, 19), strict=True)]
@@ -126,7 +126,7 @@ def test_equals_a_second_reading_of_the_yaml(
     threshold = 0.3
     ours.test_cfg.score_thr = ours.bbox_head.test_cfg.score_thr = threshold
     with torch.no_grad():
-        found = ours.predict(pictures, samples)
+        found = ours.predict(images, samples)
     for sample, y in zip(found, flat, strict=True):
         y = y[y[:, 4] > threshold]
         box, label = (y[:, 4:5] * y[:, 5:] > threshold).nonzero(as_tuple=True)
@@ -141,7 +141,7 @@ def test_equals_a_second_reading_of_the_yaml(
         torch.testing.assert_close(result.bboxes, expected, rtol=0, atol=1e-4)
 
 
-def test_pictures_are_rgb_in_0_to_1(model_cfg):
+def test_images_are_rgb_in_0_to_1(model_cfg):
     preprocessor = MODELS.build(model_cfg).data_preprocessor.eval()
     bgr = torch.tensor([0, 127.5, 255]).view(3, 1, 1).expand(3, 32, 32)
     out = preprocessor(dict(inputs=[bgr], data_samples=[DetDataSample()]), False)

@@ -191,14 +191,14 @@ def test_contract(out_indices, size, tiny):
 
 
 @pytest.mark.parametrize('size', [(8, 128), (25, 25), (24, 48), (1, 121), (640, 17)])
-def test_smallest_pictures(size, tiny):
+def test_smallest_images(size, tiny):
     model = NextViT(tiny).eval()
     with torch.no_grad():
         assert model(torch.randn(1, 3, *size))[3].numel() > 0
 
 
 @pytest.mark.parametrize('size', [(24, 24), (16, 56), (1, 120), (7, 7)])
-def test_too_small_a_picture_is_named_with_the_least_size(size, tiny):
+def test_too_small_a_image_is_named_with_the_least_size(size, tiny):
     model = NextViT(tiny).eval()
     with pytest.raises(ValueError, match=f'{size[0]}x{size[1]}.*least.*25x25'):
         model(torch.randn(1, 3, *size))

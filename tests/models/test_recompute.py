@@ -33,7 +33,7 @@ class Part(nn.Module):
         return self.conv(x if self.act is None else self.act(x))
 
 
-def pictures():
+def images():
     return torch.randn(4, 3, 9, 7, generator=torch.Generator().manual_seed(1))
 
 
@@ -64,9 +64,9 @@ def test_no_further_from_float64_than_the_plain_layers(
     for name in ('ours', 'plain'):
         parts[name] = copy.deepcopy(judge).float().to(memory_format=memory_format)
         parts[name].plain = name == 'plain'
-    exact = gradients(judge, pictures().double())
+    exact = gradients(judge, images().double())
     results = {
-        k: gradients(p, pictures().to(memory_format=memory_format))
+        k: gradients(p, images().to(memory_format=memory_format))
         for k, p in parts.items()
     }
     for key, value in exact.items():
@@ -126,7 +126,7 @@ def test_where_it_cannot_the_layers_are_called(how, lively, monkeypatch):
     plain.plain = True
     monkeypatch.setattr('mmnextvit.models.recompute._NormActConv.apply', None)
     with torch.set_grad_enabled(how != 'without gradients'):
-        torch.testing.assert_close(part(pictures()), plain(pictures()))
+        torch.testing.assert_close(part(images()), plain(images()))
 
 
 @pytest.mark.parametrize('layer', ['norm', 'act', 'conv'])
@@ -138,14 +138,14 @@ def test_hooks_of_a_layer_are_called(layer, kind, lively):
     part.act.inplace = False  # torch refuses backward hooks beside a change in place
     called = Mock(return_value=None)
     getattr(getattr(part, layer), f'register_{kind}_hook')(called)
-    part(pictures()).sum().backward()
+    part(images()).sum().backward()
     called.assert_called_once()
 
 
 def test_in_training_it_is_traced_as_the_layers(lively):
     part = lively(Part()).train()
-    traced = torch.jit.trace(copy.deepcopy(part), pictures(), check_trace=False)
-    torch.testing.assert_close(traced(pictures()), part(pictures()))
+    traced = torch.jit.trace(copy.deepcopy(part), images(), check_trace=False)
+    torch.testing.assert_close(traced(images()), part(images()))
 
 
 def test_frozen_parameters_get_no_gradient(lively):
@@ -158,7 +158,7 @@ def test_frozen_parameters_get_no_gradient(lively):
             p.zero_grad()
             for name, value in p.named_parameters():
                 value.requires_grad_(not name.startswith(frozen))
-            p(pictures()).square().sum().backward()
+            p(images()).square().sum().backward()
             results.append({n: v.grad for n, v in p.named_parameters()})
         for name, grad in results[1].items():
             assert (grad is None) == name.startswith(frozen)
@@ -173,7 +173,7 @@ def test_under_autocast(lively, error):
         part = copy.deepcopy(exact)
         part.plain = name != 'ours'
         with torch.autocast('cpu', torch.bfloat16, enabled=name != 'exact'):
-            results[name] = gradients(part, pictures())
+            results[name] = gradients(part, images())
     assert results['ours']['output'].dtype == torch.bfloat16
     for key, value in results['exact'].items():
         if key == 'before.bias':
@@ -185,13 +185,13 @@ def test_under_autocast(lively, error):
 
 def test_with_checkpoints_and_compiled(lively):
     part = lively(Part()).train()
-    expected = gradients(copy.deepcopy(part), pictures())
+    expected = gradients(copy.deepcopy(part), images())
     for call in (
         partial(checkpoint, part, use_reentrant=False),
         torch.compile(part, backend='aot_eager'),
     ):
         part.zero_grad()
-        found = gradients(part, pictures(), call)
+        found = gradients(part, images(), call)
         for key, value in expected.items():
             if key != 'before.bias':
                 torch.testing.assert_close(found[key], value, msg=key)
@@ -199,7 +199,7 @@ def test_with_checkpoints_and_compiled(lively):
 
 def test_of_what_comes_again_a_second_derivative_is_refused():
     part = Part().train()
-    x = pictures().requires_grad_()
+    x = images().requires_grad_()
     (grad,) = torch.autograd.grad(part(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()

@@ -132,7 +132,7 @@ def test_activation_is_never_evaluated(text):
         parse_activation(text)
 
 
-def test_rows_may_begin_at_the_picture(error):
+def test_rows_may_begin_at_the_image(error):
     rows = [
         [-1, 1, 'Conv', [16, 6, 2, 2]],  # 0
         [-1, 1, 'Conv', [32, 3, 2]],  # 1

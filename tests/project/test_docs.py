@@ -49,11 +49,11 @@ def read(folder, monkeypatch):
 
 
 def sample() -> DetDataSample:
-    """A picture's metadata and one object in it."""
+    """An image's metadata and one object in it."""
     sample = DetDataSample(
         metainfo=dict(
             img_id=0,
-            img_path='picture.png',
+            img_path='image.png',
             img_shape=SIZE,
             ori_shape=SIZE,
             pad_shape=SIZE,
@@ -87,13 +87,13 @@ def test_trains_a_step_and_predicts(name, read):
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     for group in optim_wrapper.optimizer.param_groups:
         group['lr'] = 1e-3
-    pictures = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
-    if cfg.default_scope == 'mmyolo':  # picture, class, x1, y1, x2, y2
+    images = torch.randint(0, 256, (2, 3, *SIZE), dtype=torch.uint8)
+    if cfg.default_scope == 'mmyolo':  # image, class, x1, y1, x2, y2
         boxes = torch.tensor([[i, 1, 8.0, 4.0, 60.0, 50.0] for i in range(2)])
-        batch = dict(inputs=pictures, data_samples=dict(bboxes_labels=boxes))
+        batch = dict(inputs=images, data_samples=dict(bboxes_labels=boxes))
         batch['data_samples']['img_metas'] = []
     else:
-        batch = dict(inputs=list(pictures), data_samples=[sample(), sample()])
+        batch = dict(inputs=list(images), data_samples=[sample(), sample()])
     before = {k: v.clone() for k, v in model.named_parameters() if v.requires_grad}
     losses = model.train_step(batch, optim_wrapper)
     assert {'loss_cls', 'loss_bbox'} < set(losses)
@@ -105,7 +105,7 @@ def test_trains_a_step_and_predicts(name, read):
     model.eval()
     model.bbox_head.test_cfg.score_thr = 0.0
     with torch.no_grad():
-        result = model.test_step(dict(inputs=[pictures[0]], data_samples=[sample()]))
+        result = model.test_step(dict(inputs=[images[0]], data_samples=[sample()]))
     assert len(result[0].pred_instances) > 0
 
 

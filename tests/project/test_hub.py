@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from tests.conftest import ROOT
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
 
 
 def test_get_config():
@@ -95,8 +95,8 @@ def test_arguments_are_the_models_defaults(zoo):
 def test_mmdetections_inference(name):
     path = mmnextvit.config_file(name)
     model = init_detector(path, None, device='cpu')
-    assert inference_detector(model, PICTURE).pred_instances.bboxes.shape[1] == 4
-    results = DetInferencer(model=path, device='cpu')(PICTURE, no_save_vis=True)
+    assert inference_detector(model, IMAGE).pred_instances.bboxes.shape[1] == 4
+    results = DetInferencer(model=path, device='cpu')(IMAGE, no_save_vis=True)
     assert results['predictions'][0].keys() >= {'labels', 'scores', 'bboxes'}
 
 

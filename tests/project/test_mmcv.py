@@ -160,11 +160,11 @@ def test_roi_align_equals_plain_roi_align(aligned, ratio, dtype, device):
             for roi in rois.double()
         ]
     )
-    pictures = rois[:, 0].long().numpy()
-    want = np.einsum('kijhw,kchw->kcij', weights, x.double().numpy()[pictures])
+    images = rois[:, 0].long().numpy()
+    want = np.einsum('kijhw,kchw->kcij', weights, x.double().numpy()[images])
     want_grad = np.zeros(x.shape)
     parts = np.einsum('kijhw,kcij->kchw', weights, grad.double().numpy())
-    np.add.at(want_grad, pictures, parts)
+    np.add.at(want_grad, images, parts)
 
     x = x.to(device).requires_grad_()
     align = mmcv.ops.RoIAlign(out, scale, ratio, aligned=aligned)

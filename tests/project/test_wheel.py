@@ -77,7 +77,7 @@ def python(wheel, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def user(tmp_path_factory):
-    """A user's folder: pictures, and a config that inherits from ours in one line."""
+    """A user's folder: images, and a config that inherits from ours in one line."""
     folder = tmp_path_factory.mktemp('user')
     config = write_tiny_run(folder)
     absolute = f"'{ROOT}/configs/yolov5_nextvit_s.py'"

@@ -1,4 +1,4 @@
-"""What a detector computes: sizes and times by row, and pictures of its maps."""
+"""What a detector computes: sizes and times by row, and images of its maps."""
 
 import json
 import re
@@ -80,7 +80,7 @@ def test_sizes_of_the_small_detector(monkeypatch, capsys):
     assert params == 255 * (64 + 128 + 256 + 3)
     assert macs == pytest.approx(255 * cells / 1e9, abs=0.0005)
 
-    assert 'One picture of 640x640 (height x width), batch 1' in output
+    assert 'One image of 640x640 (height x width), batch 1' in output
     gmacs, gflops = map(
         float, re.search(r'(\S+) GMACs = (\S+) GFLOPs', output).groups()
     )
@@ -113,8 +113,8 @@ def test_what_is_called_directly_or_shared():
     assert [line.part for line in lines] == ['a', 'b']
     tool.count_params(lines)
     assert [line.params for line in lines] == [16, 20]
-    picture = torch.rand(1, 3, 5, 5)
-    macs = tool.count_macs(lines, model, lambda: model.b[0](model.a(picture)))
+    image = torch.rand(1, 3, 5, 5)
+    macs = tool.count_macs(lines, model, lambda: model.b[0](model.a(image)))
     assert macs == 25 * (12 + 16)
     assert lines[0].macs == 25 * 12
     assert lines[1].modules == [model.b[0], model.a]
@@ -147,7 +147,7 @@ def test_profile(tiny_run):
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(rows))
     assert rows['backbone', 'stage 1'][2][2] == '32x16x24'
     assert rows['neck', '13 C3'][2][2] == '64x8x12'
-    assert 'One picture of 64x96 (height x width)' in output
+    assert 'One image of 64x96 (height x width)' in output
     (whole,) = re.findall(r'whole forward pass takes (\S+) ms on the CPU', output)
     assert float(whole) > 0
 
@@ -158,15 +158,15 @@ def test_wrong_arguments(tiny_run, monkeypatch):
         message = refusal(monkeypatch, 'tiny.py', '--shape', *shape)
         assert 'must be 1 or more' in message
     message = refusal(monkeypatch, 'tiny.py', '--shape', 100, 100, '--device=cpu')
-    assert 'computes no picture of 100x100' in message and '32' in message
+    assert 'computes no image of 100x100' in message and '32' in message
     message = refusal(monkeypatch, 'tiny.py', '--shape', 8, 8, '--device=cpu')
-    assert 'picture of 8x8 (height x width) is too small' in message
+    assert 'image of 8x8 (height x width) is too small' in message
     message = refusal(monkeypatch, 'no.py')
     assert message == 'get_flops.py: config no.py does not exist'
 
 
 def test_predict_draws_feature_maps(tiny_run):
-    """Every row of two pictures and of a video's first frame."""
+    """Every row of two images and of a video's first frame."""
     source = tiny_run / 'input'
     source.mkdir()
     names = sorted(p.name for p in (tiny_run / 'data' / 'val').iterdir())[:2]
@@ -174,9 +174,9 @@ def test_predict_draws_feature_maps(tiny_run):
         str(source / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 64)
     )
     for name in names:
-        picture = cv2.imread(str(tiny_run / 'data' / 'val' / name))
-        cv2.imwrite(str(source / name), picture)
-        video.write(picture)
+        image = cv2.imread(str(tiny_run / 'data' / 'val' / name))
+        cv2.imwrite(str(source / name), image)
+        video.write(image)
     video.release()
     run_tool(
         *('predict.py', 'tiny.py', 'random.pth', source, '--out-dir', 'predicted'),
@@ -285,9 +285,9 @@ def test_constant_and_bad_maps(value):
 
 
 def test_a_caption_is_never_cut():
-    picture = np.zeros((10, 20, 3), np.uint8)
-    sheet = captioned(picture, ('a caption longer than its picture',), least=40)
+    image = np.zeros((10, 20, 3), np.uint8)
+    sheet = captioned(image, ('a caption longer than its image',), least=40)
     assert (sheet[-10:, :20] == 0).all() and (sheet[-10:, 20:] == 255).all()
     columns = np.nonzero((sheet[:-10] < 128).any((0, 2)))[0]
     assert 200 < columns.max() < sheet.shape[1] - 1
-    assert captioned(picture, ('a',), least=40).shape[1] == 40
+    assert captioned(image, ('a',), least=40).shape[1] == 40

@@ -33,13 +33,13 @@ def sample(truth: list, found: list, scores: list, path: str = '') -> DetDataSam
     )
 
 
-def test_sheet_puts_each_picture_in_the_middle_of_its_cell():
+def test_sheet_puts_each_image_in_the_middle_of_its_cell():
     values = [10, 20, 30]
     sizes = [(4, 6), (2, 6), (4, 2)]
-    pictures = [
+    images = [
         np.full((*size, 3), v, np.uint8) for v, size in zip(values, sizes, strict=True)
     ]
-    sheet = contact_sheet(pictures, columns=2, gap=2)
+    sheet = contact_sheet(images, columns=2, gap=2)
     assert sheet.shape == (2 + 2 * (4 + 2), 2 + 2 * (6 + 2), 3)
     assert (sheet[2:6, 2:8] == 10).all()
     assert (sheet[3:5, 10:16] == 20).all()
@@ -48,7 +48,7 @@ def test_sheet_puts_each_picture_in_the_middle_of_its_cell():
     assert (sheet == 255).all(2).sum() == sheet[..., 0].size - 24 - 12 - 8
 
 
-def test_fewer_pictures_than_columns():
+def test_fewer_images_than_columns():
     assert contact_sheet([np.zeros((4, 6, 3), np.uint8)], 5, gap=1).shape == (6, 8, 3)
 
 
@@ -59,9 +59,9 @@ def test_truth_left_predictions_right_small_ones_enlarged(size):
     a, b, c = (torch.tensor(box) * size for box in (
         [0.2, 0.5, 0.4, 0.9], [0.5, 0.5, 0.7, 0.9], [0.1, 0.1, 0.3, 0.3]
     ))  # fmt: skip
-    picture = np.full((size, size, 3), 128, np.uint8)
+    image = np.full((size, size, 3), 128, np.uint8)
     boxes = sample([a.tolist()], [b.tolist(), c.tolist()], [0.9, 0.1])
-    pair = draw_pair(picture, boxes, visualizer, score_thr=0.3, least=320)
+    pair = draw_pair(image, boxes, visualizer, score_thr=0.3, least=320)
     drawn = max(size, 320)
     assert pair.shape == (drawn + 24, 2 * drawn, 3)
     for half, box in ((pair[24:, :drawn], a), (pair[24:, drawn:], b)):
@@ -76,19 +76,19 @@ def test_truth_left_predictions_right_small_ones_enlarged(size):
     assert boxes.gt_instances.bboxes.tolist() == [pytest.approx(a.tolist())]
 
 
-def test_pictures_without_annotations():
+def test_images_without_annotations():
     """As MMDetection packs them, without boxes."""
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = METAINFO
     found = sample([], [[5, 5, 30, 30]], [0.9])
     nothing = found.clone()
     nothing.gt_instances = InstanceData()
-    picture = np.full((40, 40, 3), 128, np.uint8)
-    pairs = [draw_pair(picture, s, visualizer) for s in (found, nothing)]
+    image = np.full((40, 40, 3), 128, np.uint8)
+    pairs = [draw_pair(image, s, visualizer) for s in (found, nothing)]
     assert np.array_equal(*pairs) and 'bboxes' not in nothing.gt_instances
 
 
-def test_hook_draws_the_first_pictures(tmp_path):
+def test_hook_draws_the_first_images(tmp_path):
     path = str(tmp_path / 'a.png')
     cv2.imwrite(path, np.zeros((50, 100, 3), np.uint8))
     loader = SimpleNamespace(dataset=SimpleNamespace(metainfo=METAINFO))

@@ -736,7 +736,7 @@ for tool, *args in eval(sys.stdin.read()):
 
 def test_every_tool_is_safe(hostile, tmp_path):
     config, x = str(write_tiny_run(tmp_path)), str(hostile)
-    picture = str(next((tmp_path / 'data/val').iterdir()))
+    image = str(next((tmp_path / 'data/val').iterdir()))
     Path('resumed').mkdir()
     Path('resumed/last_checkpoint').write_text(x)
     option = '--cfg-options'
@@ -748,7 +748,7 @@ def test_every_tool_is_safe(hostile, tmp_path):
         ('train', config, '--work-dir', 'resumed', '--resume'),
         ('train', config, option, f'{init}.type=Pretrained', f'{init}.checkpoint={x}'),
         ('test', config, x),
-        ('predict', config, x, picture),
+        ('predict', config, x, image),
         ('convert_weights', x, 'converted.pth'),
     ]
     tools = ROOT / 'tools'

@@ -58,7 +58,7 @@ def load(path, model, **options):
 
 
 def outputs(model):
-    """Raw maps and, after NMS, boxes for one picture."""
+    """Raw maps and, after NMS, boxes for one image."""
     x = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     meta = dict(ori_shape=(64, 96), img_shape=(64, 96), scale_factor=(1.0, 1.0))
     model.bbox_head.test_cfg.score_thr = 0.0

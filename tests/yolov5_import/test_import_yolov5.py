@@ -249,7 +249,7 @@ def test_malice_costs_little(tool, tmp_path):
 
 
 def yolov5_names(state: dict, head: int) -> dict:
-    """YOLOv5's names of a detector whose rows begin at the picture."""
+    """YOLOv5's names of a detector whose rows begin at the image."""
     names = {}
     for name, value in state.items():
         new = re.sub(r'^(backbone|neck)\.rows\.', 'model.', name)
@@ -504,7 +504,7 @@ def test_a_large_model_with_everything_fits_80_lines(tool, yolo_data, tmp_path, 
 
 @pytest.fixture(scope='module')
 def yolo_data(tmp_path_factory):
-    """Twelve drawn pictures in YOLO's txt format."""
+    """Twelve drawn images in YOLO's txt format."""
     folder = tmp_path_factory.mktemp('yolo')
     make = load_tool('make_demo_data').make_demo_data
     make(folder / 'coco', train=8, val=4, size=64, seed=0)
@@ -580,4 +580,4 @@ def test_the_config_trains_resumes_and_predicts(head, yolo_data, tool, tmp_path)
     assert found['classes'] == ['circle', 'square', 'triangle']
     assert len(found['predictions']) == 4
     maps = tmp_path / 'found' / found['predictions'][0]['feature_maps']
-    assert len(list(maps.glob('[0-2][0-9]_*.png'))) == 24  # a picture a row
+    assert len(list(maps.glob('[0-2][0-9]_*.png'))) == 24  # an image a row
