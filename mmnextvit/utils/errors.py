@@ -1,0 +1,77 @@
+"""What a user did wrong, or can mend, as one exception type.
+
+Code raises :class:`UserError` with what it knows as data; the text is made when it is
+printed. :mod:`mmnextvit.cli` turns one into a message and exit code 1. Every other
+exception is a bug of ours, and keeps its traceback.
+"""
+
+import os
+
+
+class UserError(ValueError):
+    """Something that the user can mend, with where it stands as data.
+
+    The first argument alone makes a complete error, since MMEngine's registries and
+    torch's data loader raise an error again by calling its class with a text.
+
+    Args:
+        problem: What is wrong and how to mend it, as whole sentences.
+        file: The file that it stands in.
+        line: The line in that file, from 1.
+        row: The number of a row of YOLOv5's YAML.
+        key: The key of a config, of a YAML or JSON file, or of a checkpoint.
+    """
+
+    def __init__(
+        self,
+        problem: object = '',
+        *,
+        file: str | os.PathLike | None = None,
+        line: int | None = None,
+        row: int | None = None,
+        key: str | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.problem = str(problem)
+        self.file = file
+        self.line = line
+        self.row = row
+        self.key = key
+
+    def __str__(self) -> str:
+        place = '' if self.file is None else os.fspath(self.file)
+        if place and self.line is not None:
+            place = f'{place}:{self.line}'
+        row = '' if self.row is None else f'row {self.row}'
+        parts = [place, row, self.key or '', self.problem]
+        return ': '.join(part for part in parts if part)
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that the user named does not exist."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """A package that is not installed is needed; the message has the command."""
+
+
+def user_error(error: BaseException) -> UserError | OSError | None:
+    """The error behind another that a user can mend, or ``None``.
+
+    It is the first :class:`UserError` of the chain. MMEngine's registries raise an
+    error again with the class that they were building before its text: then it is the
+    one with the fields and the plain text. Without any, it is the first ``OSError``
+    that names a file, as that of a full disk or of a missing permission does.
+    """
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    ours = [link for link in chain if isinstance(link, UserError)]
+    for outer, inner in zip(ours, ours[1:]):
+        if str(inner) not in str(outer):
+            return outer
+    if ours:
+        return ours[-1]
+    named = (e for e in chain if isinstance(e, OSError) and e.filename is not None)
+    return next(named, None)

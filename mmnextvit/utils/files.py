@@ -1,0 +1,100 @@
+"""Files and folders that are written whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
+    """A path to write a file or a folder to, which gets its name once it is complete.
+
+    It lies in a hidden folder beside the final path. What the block writes beside it
+    under other names comes along. Where the block raises, nothing of it is left, and
+    what stood there before stands there still. Missing parent folders are made; links
+    are followed; devices, such as ``/dev/stdout``, are written to directly.
+
+    Args:
+        path: File or folder to write.
+        overwrite: Whether what stands there is replaced.
+
+    Raises:
+        FileExistsError: It exists, and is not to be replaced.
+        OSError: It cannot be written; ``filename`` says what.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f'.{path.name[:100]}.', dir=path.parent))
+    try:
+        new = folder / 'new'
+        new.mkdir()
+        yield new / path.name
+        for written in sorted(new.iterdir()):
+            _sync(written)
+            _put(written, path.with_name(written.name), folder / 'before', overwrite)
+        _sync(path.parent, contents=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def atomic_write_text(
+    path: str | os.PathLike, text: str, overwrite: bool = True
+) -> None:
+    """Writes a text in UTF-8, whole or not at all; see :func:`atomic_write`."""
+    with atomic_write(path, overwrite) as scratch:
+        scratch.write_text(text, encoding='utf-8')
+
+
+def _put(written: Path, target: Path, before: Path, overwrite: bool) -> None:
+    """Gives what is complete its name."""
+    if not overwrite:
+        if written.is_dir() or not _can_link(written):
+            if target.exists():
+                raise FileExistsError(17, os.strerror(17), str(target))
+            os.rename(written, target)
+        else:
+            os.link(written, target)  # fails where another process was faster
+        return
+    if not target.is_dir():
+        os.replace(written, target)
+        return
+    os.replace(target, before)  # a folder is not replaced by another
+    try:
+        os.replace(written, target)
+    except BaseException:
+        os.replace(before, target)
+        raise
+    shutil.rmtree(before)
+
+
+def _can_link(file: Path) -> bool:
+    """Whether the file system has hard links."""
+    link = file.with_name(f'{file.name}.link')
+    try:
+        os.link(file, link)
+    except OSError:
+        return False
+    link.unlink()
+    return True
+
+
+def _sync(path: Path, contents: bool = True) -> None:
+    """Has the system bring a file, or all of a folder, to the disk."""
+    if contents and path.is_dir():
+        for part in path.rglob('*'):
+            if part.is_file():
+                _sync(part)
+    # Windows opens no folders, and some file systems sync none.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,81 @@
+"""One exception type for what a user can mend, with its fields."""
+
+import pickle
+
+from mmnextvit.utils.errors import (
+    MissingFileError,
+    MissingPackageError,
+    UserError,
+    user_error,
+)
+from mmnextvit.utils.messages import did_you_mean, first_few
+
+import pytest
+from mmengine.registry import Registry
+
+
+@pytest.mark.parametrize(
+    'fields, text',
+    [
+        ({}, 'is wrong'),
+        ({'file': 'a.yaml'}, 'a.yaml: is wrong'),
+        ({'file': 'a.yaml', 'line': 3, 'row': 5}, 'a.yaml:3: row 5: is wrong'),
+        ({'key': 'nc'}, 'nc: is wrong'),
+        ({'line': 3}, 'is wrong'),
+    ],
+)
+def test_the_text_is_made_of_the_fields(fields, text):
+    error = UserError('is wrong', **fields)
+    assert str(error) == text
+    error.file = 'late.yaml'  # an outer part knows the file
+    assert str(error).startswith('late.yaml: ') or fields.get('line')
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and again.row == error.row
+
+
+@pytest.mark.parametrize(
+    'kind, base',
+    [(MissingFileError, FileNotFoundError), (MissingPackageError, ImportError)],
+)
+def test_standard_types(kind, base):
+    with pytest.raises(base, match='^x: is missing$'):
+        raise kind('is missing', file='x')
+    assert user_error(kind('is missing')) is not None
+
+
+def test_the_error_behind_what_mmengine_raises():
+    registry = Registry('part')
+
+    @registry.register_module()
+    class Part:
+        def __init__(self) -> None:
+            raise UserError('is wrong', row=7)
+
+    with pytest.raises(ValueError) as raised:
+        registry.build(dict(type='Part'))
+    found = user_error(raised.value)
+    assert str(found) == 'row 7: is wrong' and found.row == 7
+
+
+def test_a_better_message_counts():
+    with pytest.raises(UserError) as raised:
+        try:
+            raise UserError('a detail')
+        except UserError as error:
+            raise UserError('what to do') from error
+    assert user_error(raised.value) is raised.value
+
+
+def test_errors_of_the_system_count_where_they_name_a_file(tmp_path):
+    with pytest.raises(OSError) as raised:
+        (tmp_path / 'no').read_text()
+    assert user_error(raised.value) is raised.value
+    assert user_error(OSError('no name')) is None
+    assert user_error(ValueError('a bug')) is None
+
+
+def test_messages():
+    assert first_few('abc', 3) == 'a, b, c'
+    assert first_few(range(9), 2) == '0, 1 and 7 more'
+    assert did_you_mean('trian', ['train', 'test']) == 'did you mean train?'
+    assert did_you_mean('xyz', ['train']) == ''
