@@ -30,7 +30,8 @@ from pathlib import Path
 from statistics import median
 
 from mmnextvit import NextViT
-from mmnextvit.engine.runner import OURS, existing_file, load_config, run
+from mmnextvit.cli.arguments import existing_file, load_config
+from mmnextvit.engine.runner import OURS, run
 from mmnextvit.engine.timing import (
     measure_detection,
     measure_training,

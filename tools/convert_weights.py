@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.engine.runner import build_model, existing_file, run
+from mmnextvit.cli.arguments import existing_file
+from mmnextvit.engine.runner import build_model, run
 from mmnextvit.weights.layouts import FORMATS, Numbering, formats
 from mmnextvit.weights.loading import numbering_of, weights_of, widened
 

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
+from mmnextvit.cli.arguments import existing_file, load_config
 from mmnextvit.datasets.checks import BrokenImageError, read_image
 from mmnextvit.deploy.candidates import (
     STRIDE,
@@ -32,14 +33,7 @@ from mmnextvit.deploy.exported import with_exported
 from mmnextvit.deploy.formats import FORMATS, Job, require, trtexec_line
 from mmnextvit.deploy.parity import Drift, batches, compare, compare_candidates
 from mmnextvit.deploy.tensorrt import EngineDetector, build_engine
-from mmnextvit.engine.runner import (
-    build_dataset,
-    build_runner,
-    existing_file,
-    load_config,
-    parser,
-    run,
-)
+from mmnextvit.engine.runner import build_dataset, build_runner, parser, run
 from mmnextvit.runtime import Detector
 
 import numpy as np

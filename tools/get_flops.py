@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.engine.runner import build_model, load_config, parser, run
+from mmnextvit.cli.arguments import load_config
+from mmnextvit.engine.runner import build_model, parser, run
 from mmnextvit.models.nextvit import NextViT
 from mmnextvit.models.yolov5_rows import RowGraph
 

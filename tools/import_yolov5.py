@@ -13,15 +13,10 @@ import tempfile
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
+from mmnextvit.cli.arguments import existing_file, new_config
 from mmnextvit.datasets.anchors import box_sizes, compute_anchors
 from mmnextvit.datasets.yolo_txt import SPLITS, find_sources, read_data_yaml
-from mmnextvit.engine.runner import (
-    build_dataset,
-    build_model,
-    existing_file,
-    new_config,
-    run,
-)
+from mmnextvit.engine.runner import build_dataset, build_model, run
 from mmnextvit.models.timm_features import timm_mean_std
 from mmnextvit.utils.yaml_reader import YAMLFile, read_yaml
 from mmnextvit.weights.loading import adapt, check, weights_of, widened

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
+from mmnextvit.cli.arguments import existing_file, load_config
 from mmnextvit.datasets.checks import BrokenImageError, read_image
 from mmnextvit.deploy.exported import (
     check_classes,
@@ -33,7 +34,7 @@ from mmnextvit.deploy.exported import (
     is_exported,
     metainfo_of_test,
 )
-from mmnextvit.engine.runner import check_amp, existing_file, load_config, parser, run
+from mmnextvit.engine.runner import check_amp, parser, run
 from mmnextvit.models.fold import fold_batchnorms, set_memory_format
 from mmnextvit.runtime import Detector, objects_of
 from mmnextvit.visualization.predictions import (

@@ -7,16 +7,10 @@ own resizing.
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first, also in data-loader workers that are spawned)
+from mmnextvit.cli.arguments import existing_file, load_config
 from mmnextvit.deploy.exported import is_exported, with_exported
 from mmnextvit.engine.hooks import unwrapped
-from mmnextvit.engine.runner import (
-    build_runner,
-    check_amp,
-    existing_file,
-    load_config,
-    parser,
-    run,
-)
+from mmnextvit.engine.runner import build_runner, check_amp, parser, run
 
 from mmdet.evaluation import DumpDetResults
 

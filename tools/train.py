@@ -4,13 +4,8 @@ import os
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first, also in data-loader workers that are spawned)
-from mmnextvit.engine.runner import (
-    build_runner,
-    existing_file,
-    load_config,
-    parser,
-    run,
-)
+from mmnextvit.cli.arguments import existing_file, load_config
+from mmnextvit.engine.runner import build_runner, parser, run
 
 
 def parse_args():

@@ -7,7 +7,7 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from mmnextvit.engine import runner
+from mmnextvit.cli import arguments
 
 import cv2
 import numpy as np
@@ -114,7 +114,7 @@ def test_data_root_is_the_one_thing_to_set(name, root):
         config=f'{ROOT}/configs/yolov5_nextvit_{name}.py',
         cfg_options=dict(data_root=root),
     )
-    cfg = runner.load_config(args)
+    cfg = arguments.load_config(args)
     before = Config.fromfile(args.config)
     for mode in ('train', 'val', 'test'):
         dataset = cfg[f'{mode}_dataloader'].dataset
@@ -125,7 +125,7 @@ def test_data_root_is_the_one_thing_to_set(name, root):
             root, cfg.val_dataloader.dataset.ann_file
         )
     args.cfg_options = {}
-    assert runner.load_config(args).val_evaluator == before.val_evaluator
+    assert arguments.load_config(args).val_evaluator == before.val_evaluator
 
 
 def test_run_folders_are_new(tmp_path):

@@ -1,0 +1,109 @@
+"""Arguments that commands share, and the config that they name."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..utils.errors import MissingFileError, UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds ``config`` and ``--cfg-options``."""
+    from mmengine.config import DictAction
+
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/',
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--work-dir`` and ``--launcher``."""
+    parser.add_argument(
+        '--work-dir', help='folder for logs and results (./work_dirs/<config>)'
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+
+
+def existing_file(path: str, what: str) -> str:
+    """``path``, if it is a file or an address.
+
+    Raises:
+        MissingFileError: It is neither; the message says ``what`` was looked for.
+    """
+    if '://' not in path and not Path(path).expanduser().is_file():
+        raise MissingFileError(f'{what} {path} does not exist')
+    return path
+
+
+def new_config(path: str) -> Path:
+    """``-o``, if a config may be written there.
+
+    Raises:
+        UserError: It may not.
+    """
+    out = Path(path)
+    if out.exists():
+        raise UserError(f'{out} exists, and nothing is overwritten: choose another')
+    if any(p.exists() and not p.is_dir() for p in out.parents):
+        raise UserError(f'-o {out}: its folder is a file')
+    if out.suffix != '.py' or not out.stem.isidentifier():
+        raise UserError(f'-o {out}: a config is called like my_config.py')
+    return out
+
+
+def load_config(args: argparse.Namespace) -> 'Config':
+    """The config with the command line's changes, fit for the machine."""
+    from mmengine.config import Config
+    from mmengine.device import is_cuda_available
+
+    cfg = Config.fromfile(existing_file(args.config, 'config'))
+    data_root = cfg.get('data_root')
+    cfg.merge_from_dict(args.cfg_options)
+    if cfg.get('data_root') != data_root and Path(data_root or '').parts:
+        move_data_root(cfg, data_root)
+    if 'launcher' in args:
+        cfg.launcher = args.launcher
+        name = Path(args.config).stem
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{name}'
+    if not is_cuda_available():
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(loader):
+                cfg[loader].pin_memory = False  # torch warns at every epoch
+    return cfg
+
+
+def move_data_root(cfg: 'Config', before: str) -> None:
+    """Carries a new ``data_root`` into the paths of the config that begin with it.
+
+    MMEngine fills in a config's variables while it reads the file, so that changing
+    one afterwards changes nothing else.
+
+    Args:
+        cfg: Config whose ``data_root`` is the new one.
+        before: The one that the file was read with.
+    """
+
+    def moved(node: object) -> object:
+        if isinstance(node, dict):
+            return {key: moved(value) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return type(node)(moved(value) for value in node)
+        if isinstance(node, str) and Path(node).is_relative_to(before):
+            return str(Path(cfg.data_root, Path(node).relative_to(before)))
+        return node
+
+    for part in ('dataloader', 'evaluator'):
+        for mode in ('train', 'val', 'test'):
+            if cfg.get(f'{mode}_{part}'):
+                cfg[f'{mode}_{part}'] = moved(cfg[f'{mode}_{part}'])
