@@ -1,5 +1,7 @@
 """Anchors for a data set: they fit it, and come back as a config."""
 
+from functools import partial
+
 from mmnextvit.datasets.anchors import (
     box_sizes,
     compute_anchors,
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
+from tests.helpers.commands import run_here
 from tests.helpers.tiny_run import run_tool, write_tiny_run
 
 
@@ -61,7 +64,8 @@ def test_too_few_boxes():
         compute_anchors(np.array([[5, 5], [5, 5], [6, 6], [1, 1]]), 3, 3)
 
 
-def test_a_config_with_anchors_of_the_data(tmp_path):
+@pytest.mark.slow
+def test_a_config_with_anchors_of_the_data(tmp_path, capfd):
     """A count as anchors refuses to train; the written config trains."""
     config = write_tiny_run(tmp_path)
     with config.open('a') as file:
@@ -69,10 +73,12 @@ def test_a_config_with_anchors_of_the_data(tmp_path):
     refused = run_tool('train.py', config, cwd=tmp_path, code=1)
     assert 'train.py: The anchors are placeholders' in refused
     out = tmp_path / 'sub' / 'fitted.py'
-    printed = run_tool('compute_anchors.py', config, '-o', out, cwd=tmp_path)
+    run = partial(
+        run_here, 'compute_anchors', config, '-o', out, cwd=tmp_path, capfd=capfd
+    )
+    printed = run()
     assert 'can match an anchor' in printed
     sizes = np.array(Config.fromfile(out).model.bbox_head.prior_generator.base_sizes)
     assert sizes.shape == (3, 2, 2) and sizes.min() >= 2
     run_tool('train.py', out, '--cfg-options', 'train_cfg.max_epochs=1', cwd=tmp_path)
-    again = run_tool('compute_anchors.py', config, '-o', out, cwd=tmp_path, code=1)
-    assert 'exists, and nothing is overwritten' in again
+    assert 'exists, and nothing is overwritten' in run(code=1)

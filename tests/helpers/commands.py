@@ -1,0 +1,96 @@
+"""Runs a command as a user does, in this process or in one of its own."""
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmnextvit.cli import main
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
+from mmengine.visualization import Visualizer
+
+
+@contextmanager
+def fresh_process_state() -> Iterator[None]:
+    """Takes back what a run leaves in the process: loggers, scopes, seeds, settings."""
+
+    def managers(base: type = ManagerMixin) -> Iterator[type]:
+        for cls in base.__subclasses__():
+            yield cls
+            yield from managers(cls)
+
+    instances = {cls: dict(cls._instance_dict) for cls in managers()}
+    for cls in (MMLogger, MessageHub, DefaultScope, Visualizer):
+        cls._instance_dict.clear()
+    environment = dict(os.environ)
+    python, numpy, generator = (
+        random.getstate(),
+        np.random.get_state(),
+        torch.get_rng_state(),
+    )
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    deterministic = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        for cls in managers():
+            cls._instance_dict.clear()
+            cls._instance_dict.update(instances.get(cls, {}))
+        for handler in [h for h in logging.root.handlers if hasattr(h, 'baseFilename')]:
+            handler.close()
+            logging.root.removeHandler(handler)
+        os.environ.clear()
+        os.environ.update(environment)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(generator)
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = (
+            deterministic
+        )
+
+
+def run_here(
+    command: str,
+    *args: object,
+    cwd: Path,
+    capfd: pytest.CaptureFixture[str],
+    code: int = 0,
+) -> str:
+    """Runs a command in this process, which must end with ``code``.
+
+    Args:
+        command: Its name, as in ``mmnextvit COMMAND``.
+        args: Its arguments.
+        cwd: The folder that it runs in.
+        capfd: pytest's fixture of that name.
+        code: The exit code: 0, 1 for what a user can mend, 2 for the usage.
+
+    Returns:
+        All that it printed, its last message included.
+    """
+    capfd.readouterr()
+    before = Path.cwd()
+    os.chdir(cwd)
+    ended, message = 0, ''
+    try:
+        with fresh_process_state():
+            main(command, [str(arg) for arg in args])
+    except SystemExit as error:
+        ended = error.code if isinstance(error.code, int) else int(bool(error.code))
+        message = error.code if isinstance(error.code, str) else ''
+    finally:
+        os.chdir(before)
+    printed = ''.join(capfd.readouterr()) + message
+    assert (ended or 0) == code, printed
+    return printed
