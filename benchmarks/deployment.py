@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import mmnextvit  # noqa: E402, F401  (first)
 from mmnextvit.datasets.checks import read_image  # noqa: E402
+from mmnextvit.datasets.sources import find_files  # noqa: E402
 from mmnextvit.deploy.candidates import Candidates, metadata, resized  # noqa: E402
 from mmnextvit.deploy.formats import FORMATS, Job  # noqa: E402
 from mmnextvit.deploy.onnx import OPSET, exported_program, quietly  # noqa: E402
@@ -37,7 +38,7 @@ import torch  # noqa: E402
 from benchmark import in_turn, matrix_rate  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
-from predict import Predictor, find_files  # noqa: E402
+from predict import Predictor  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402

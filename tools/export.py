@@ -20,6 +20,7 @@ from pathlib import Path
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.cli.arguments import existing_file, load_config
 from mmnextvit.datasets.checks import BrokenImageError, read_image
+from mmnextvit.datasets.sources import IMG_EXTENSIONS, find_files
 from mmnextvit.deploy.candidates import (
     STRIDE,
     Candidates,
@@ -37,10 +38,9 @@ from mmnextvit.engine.runner import build_dataset, build_runner, parser, run
 from mmnextvit.runtime import Detector
 
 import numpy as np
-from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmengine.config import Config
 from mmengine.device import is_cuda_available
-from predict import Predictor, find_files
+from predict import Predictor
 from torch import nn
 
 COMPARED = 8  # images

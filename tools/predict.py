@@ -16,18 +16,17 @@ The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
 into a folder of its own under `feature_maps/`, with an `overview.png` of all.
 """
 
-import glob
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.cli.arguments import existing_file, load_config
-from mmnextvit.datasets.checks import BrokenImageError, read_image
+from mmnextvit.datasets.checks import BrokenImageError
+from mmnextvit.datasets.sources import VIDEO_EXTENSIONS, find_files, read_frames
 from mmnextvit.deploy.exported import (
     check_classes,
     instances,
@@ -50,14 +49,11 @@ import mmcv
 import numpy as np
 import torch
 from mmdet.apis import DetInferencer
-from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from rich.progress import Progress
-
-VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
 def parse_args():
@@ -159,42 +155,6 @@ class Predictor(DetInferencer):
         return result
 
 
-def find_files(source: str) -> list[Path]:
-    """Images and videos that ``source`` names, sorted."""
-    known = (*IMG_EXTENSIONS, *VIDEO_EXTENSIONS)
-    if Path(source).is_dir():
-        files = [p for p in Path(source).iterdir() if p.suffix.lower() in known]
-    else:
-        files = [Path(p) for p in glob.glob(source, recursive=True)]
-        files = [p for p in files if p.is_file()]
-    if Path(source).is_file():
-        files = [Path(source)]  # though its name may look like a pattern
-    if not files:
-        raise FileNotFoundError(
-            f'There is no image or video in {source} ({", ".join(known)})'
-            if Path(source).is_dir()
-            else f'{source} does not exist, and matches no file as a pattern'
-        )
-    return sorted(files)
-
-
-def frames(path: Path) -> Iterator[np.ndarray]:
-    """The image, or each frame of the video, in BGR.
-
-    Raises:
-        BrokenImageError: There is nothing to read.
-    """
-    if path.suffix.lower() not in VIDEO_EXTENSIONS:
-        yield read_image(str(path))
-        return
-    empty = True
-    for frame in mmcv.VideoReader(str(path)):
-        empty = False
-        yield frame
-    if empty:
-        raise BrokenImageError(f'{path} is no video that OpenCV reads')
-
-
 class Drawn:
     """Writes what is drawn of one file: an image, or a video frame by frame."""
 
@@ -263,7 +223,7 @@ def main():
             drawn = Drawn(path, out_dir / 'drawn' / name)
             maps = Path('feature_maps', name)
             try:
-                for i, frame in enumerate(frames(path)):
+                for i, frame in enumerate(read_frames(path)):
                     with_maps = args.feature_maps and i == 0
                     predict = predictor.predict
                     if with_maps:

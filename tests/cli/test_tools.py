@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from mmnextvit.datasets.sources import find_files
 from mmnextvit.engine import runner
 from mmnextvit.weights.loading import fit
 
@@ -433,7 +434,6 @@ def test_wrong_arguments(trained, monkeypatch):
 
 
 def test_files_of_folder_and_pattern(tmp_path):
-    find_files = load_tool('predict').find_files
     (tmp_path / 'a' / 'b').mkdir(parents=True)
     files = [tmp_path / 'a' / '1.JPG', tmp_path / 'a' / 'b' / '[2].png']
     for path in (*files, tmp_path / 'a' / 'x.txt'):

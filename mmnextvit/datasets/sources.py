@@ -1,0 +1,50 @@
+"""Files to predict on: images, folders, patterns, and the frames of videos."""
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+
+from ..utils.errors import MissingFileError
+from .checks import BrokenImageError, read_image
+
+VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+
+
+def find_files(source: str) -> list[Path]:
+    """Images and videos that ``source`` names, sorted."""
+    known = (*IMG_EXTENSIONS, *VIDEO_EXTENSIONS)
+    if Path(source).is_dir():
+        files = [p for p in Path(source).iterdir() if p.suffix.lower() in known]
+    else:
+        files = [Path(p) for p in glob.glob(source, recursive=True)]
+        files = [p for p in files if p.is_file()]
+    if Path(source).is_file():
+        files = [Path(source)]  # though its name may look like a pattern
+    if not files:
+        raise MissingFileError(
+            f'There is no image or video in {source} ({", ".join(known)})'
+            if Path(source).is_dir()
+            else f'{source} does not exist, and matches no file as a pattern'
+        )
+    return sorted(files)
+
+
+def read_frames(path: Path) -> Iterator[np.ndarray]:
+    """The image, or each frame of the video, in BGR.
+
+    Raises:
+        BrokenImageError: There is nothing to read.
+    """
+    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+        yield read_image(str(path))
+        return
+    empty = True
+    for frame in mmcv.VideoReader(str(path)):
+        empty = False
+        yield frame
+    if empty:
+        raise BrokenImageError(f'{path} is no video that OpenCV reads')
