@@ -81,7 +81,7 @@ def yolov5_model(
 
 def document_model(backbone: str = 'nextvit_small', weights: object = False) -> dict:
     """The source document's YAML (SPEC, section 2)."""
-    from test_yolov5_yaml import YAML
+    from tests.models.test_yolov5_yaml import YAML
 
     return {
         'nc': 80,
