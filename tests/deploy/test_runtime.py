@@ -41,7 +41,7 @@ from PIL import Image
 from torchvision.ops import batched_nms
 
 from tests.conftest import ROOT
-from tests.project.test_wheel import build_wheel, environment, install, run
+from tests.helpers.wheel import build_wheel, environment, install, run
 
 CLASSES = ['red', 'white', 'Blutplättchen <"3">']
 BOXES = np.float32([[8, 4, 40, 28], [9, 5, 41, 29], [-5, -5, 70, 70], [0, 0, 9, 9]])

@@ -3,9 +3,7 @@
 The environments are fresh, and take what mmnextvit needs from this one by a path.
 """
 
-import os
 import sys
-import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,38 +12,11 @@ from shutil import copytree, ignore_patterns
 import pytest
 
 from tests.conftest import ROOT
-from tests.helpers.tiny_run import run_command, write_tiny_run
+from tests.helpers.tiny_run import write_tiny_run
+from tests.helpers.wheel import SITE, build_wheel, environment, install, run
 
 TOP = 'configs', 'tools', 'model-index.yml'
-SITE = Path(sysconfig.get_path('purelib'))
 INHERITED = "__import__('mmnextvit').config_file('yolov5_nextvit_s')"
-
-
-def run(*command: object, cwd: Path, code: int = 0) -> str:
-    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    env.update(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    return run_command(*command, cwd=cwd, env=env, code=code)
-
-
-def environment(folder: Path, bare: bool = False) -> Path:
-    """A fresh environment without mmnextvit; its Python.
-
-    A path does not bring this environment's own .pth files, and so no editable install.
-    """
-    run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=ROOT)
-    python = folder / 'bin' / 'python'
-    if not bare:
-        command = 'import sysconfig; print(sysconfig.get_path("purelib"))'
-        site = Path(run(python, '-c', command, cwd=folder).strip())
-        (site / 'packages.pth').write_text(f'{SITE}\n')
-    return python
-
-
-def install(python: Path, *what: object) -> None:
-    """Installs with this environment's pip, without network."""
-    options = '-q', '--no-deps', '--no-build-isolation', '--ignore-installed'
-    pip = sys.executable, '-m', 'pip', '--python', python
-    run(*pip, 'install', *options, *what, cwd=python.parent)
 
 
 @pytest.fixture(scope='module')
@@ -59,12 +30,6 @@ def repository(tmp_path_factory):
 @pytest.fixture(scope='module')
 def wheel(repository, tmp_path_factory):
     return build_wheel(repository, tmp_path_factory.mktemp('wheel'))
-
-
-def build_wheel(source: Path, folder: Path) -> Path:
-    pip = sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder
-    run(*pip, '--no-build-isolation', source, cwd=folder)
-    return next(folder.glob('*.whl'))
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,46 @@
+"""Builds wheels and installs them into fresh environments, without network."""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.helpers.tiny_run import run_command
+
+SITE = Path(sysconfig.get_path('purelib'))
+
+
+def run(*command: object, cwd: Path, code: int = 0) -> str:
+    """Runs a command without ``PYTHONPATH``, on one thread and no GPU; its output."""
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    env.update(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+    return run_command(*command, cwd=cwd, env=env, code=code)
+
+
+def environment(folder: Path, bare: bool = False) -> Path:
+    """A fresh environment without mmnextvit; its Python.
+
+    A path does not bring this environment's own .pth files, and so no editable install.
+    """
+    run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=ROOT)
+    python = folder / 'bin' / 'python'
+    if not bare:
+        command = 'import sysconfig; print(sysconfig.get_path("purelib"))'
+        site = Path(run(python, '-c', command, cwd=folder).strip())
+        (site / 'packages.pth').write_text(f'{SITE}\n')
+    return python
+
+
+def install(python: Path, *what: object) -> None:
+    """Installs with this environment's pip, without network."""
+    options = '-q', '--no-deps', '--no-build-isolation', '--ignore-installed'
+    pip = sys.executable, '-m', 'pip', '--python', python
+    run(*pip, 'install', *options, *what, cwd=python.parent)
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """Builds the wheel of a source folder or archive into ``folder``; its path."""
+    pip = sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder
+    run(*pip, '--no-build-isolation', source, cwd=folder)
+    return next(folder.glob('*.whl'))
