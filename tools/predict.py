@@ -31,9 +31,8 @@ from mmnextvit.deploy.exported import (
     check_classes,
     instances,
     is_exported,
-    metainfo_of_test,
 )
-from mmnextvit.engine.runner import check_amp, parser, run
+from mmnextvit.engine.runner import check_amp, parser, read_test_metainfo, run
 from mmnextvit.models.fold import fold_batchnorms, set_memory_format
 from mmnextvit.runtime import Detector, objects_of
 from mmnextvit.visualization.predictions import (
@@ -116,7 +115,7 @@ class Predictor(DetInferencer):
         check(adapt(checkpoint, model, self.weights), None)
         meta = checkpoint.setdefault('meta', {})
         if 'dataset_meta' not in meta:
-            meta['dataset_meta'] = metainfo_of_test(cfg)
+            meta['dataset_meta'] = read_test_metainfo(cfg)
         super()._load_weights_to_model(model, checkpoint, cfg)
 
     @property

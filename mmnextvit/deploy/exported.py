@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor, from_numpy
 
+from ..engine.runner import read_test_metainfo
 from ..runtime import SESSIONS, Detections, Detector
 from .candidates import resize_pipeline
 
@@ -67,21 +68,13 @@ class ExportedDetector(BaseModel):
         return list(data_samples)
 
 
-def metainfo_of_test(cfg: Config) -> dict[str, object]:
-    """The meta information of a config's test data, none of which is read."""
-    dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
-    if 'pipeline' in dataset:  # wrappers have none
-        dataset['pipeline'] = []
-    return DATASETS.build(dataset).metainfo
-
-
 def check_classes(cfg: Config, detector: Detector) -> dict[str, object]:
     """The meta information of a config's test data.
 
     Raises:
         ValueError: The file has other classes.
     """
-    metainfo = metainfo_of_test(cfg)
+    metainfo = read_test_metainfo(cfg)
     if tuple(metainfo['classes']) != detector.classes:
         raise ValueError(
             f'{detector.path} finds the classes {list(detector.classes)}, the test '

@@ -17,8 +17,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.device import is_cuda_available
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
+
+from ..weights.loading import adapt, check
 
 OURS = Path(mmnextvit.__file__).parent, Path(sys.argv[0]).resolve().parent
 
@@ -56,6 +58,47 @@ def build_dataset(cfg: Config, mode: str) -> BaseDataset:
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset = cfg[f'{mode}_dataloader'].dataset
     return DATASETS.build(dict(dataset, pipeline=[]))
+
+
+def read_test_metainfo(cfg: Config) -> dict[str, object]:
+    """The meta information of a config's test data, none of which is read."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
+    if 'pipeline' in dataset:  # wrappers have none
+        dataset['pipeline'] = []
+    return DATASETS.build(dataset).metainfo
+
+
+def load_detector(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
+    """A config's detector with a checkpoint's weights, as it was trained.
+
+    It is the reference that others are compared with: in eval mode, but with every
+    BatchNorm, none of them folded, and weights that lie contiguously in memory. Who
+    wants a faster one takes :func:`~mmnextvit.models.fold.deployed` of it.
+
+    Args:
+        cfg: Config of the detector, which the detector keeps as ``cfg``.
+        checkpoint: File or address, of any layout that can be read. All of it and of
+            the detector must fit.
+        device: Where the detector is to be, as torch calls it.
+
+    Returns:
+        The detector. Its ``dataset_meta`` is the checkpoint's, or that of the config's
+        test data where the checkpoint has none.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or does not fit.
+    """
+    model = build_model(cfg)
+    model.cfg = cfg  # MMDetection's API reads it
+    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    check(adapt(content, model, checkpoint), None)
+    state = {k.removeprefix('module.'): v for k, v in content['state_dict'].items()}
+    model.load_state_dict(state, strict=False)  # all that matters was checked
+    meta = content.get('meta') or {}
+    dataset_meta = meta.get('dataset_meta') or read_test_metainfo(cfg)
+    model.dataset_meta = {key.lower(): value for key, value in dataset_meta.items()}
+    return model.to(device).eval()
 
 
 class CPURunner(Runner):
