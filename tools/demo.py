@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from make_demo_data import make_demo_data
+from mmnextvit.datasets.demo_data import make_demo_data
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'yolov5_nextvit_s_demo.py'

@@ -14,7 +14,10 @@ from ..utils.errors import UserError, user_error
 from ..utils.messages import did_you_mean
 
 COMMANDS = {
+    'train': 'Train a detector',
+    'test': 'Evaluate a checkpoint or an exported file on the test data',
     'compute_anchors': 'Fit anchors to a data set, and write a config with them',
+    'make_demo_data': 'Make a small data set of drawn shapes',
 }
 
 

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.errors import MissingFileError, UserError
+from ..utils.errors import UserError
+from ..utils.files import existing_file
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -33,17 +34,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )
-
-
-def existing_file(path: str, what: str) -> str:
-    """``path``, if it is a file or an address.
-
-    Raises:
-        MissingFileError: It is neither; the message says ``what`` was looked for.
-    """
-    if '://' not in path and not Path(path).expanduser().is_file():
-        raise MissingFileError(f'{what} {path} does not exist')
-    return path
 
 
 def new_config(path: str) -> Path:

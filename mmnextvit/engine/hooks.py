@@ -13,7 +13,12 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..models.fold import deployed
+from ..utils.errors import UserError
 from ..weights.loading import adapt, check
+
+
+class BadLossError(UserError, FloatingPointError):
+    """A loss, or a parameter after an update, is NaN or infinite."""
 
 
 def unwrapped(runner: Runner) -> nn.Module:
@@ -31,7 +36,7 @@ class StopOnBadLossHook(Hook):
     removed for them.
 
     Raises:
-        FloatingPointError: Names the loss, the iteration, and the first tensor that
+        BadLossError: Names the loss, the iteration, and the first tensor that
             went bad: a parameter, else the input, else the output of the first layer
             that gives one when the batch passes once more.
     """
@@ -78,7 +83,7 @@ class StopOnBadLossHook(Hook):
         for handle in self._handles:
             handle.remove()
         culprit = first_bad_tensor(model, args, kwargs, self._runner.optim_wrapper)
-        raise FloatingPointError(
+        raise BadLossError(
             f'{name} is {value.item()} in epoch {self._runner.epoch + 1}, iteration '
             f'{self._runner.iter + 1}. The weights are those of the iteration before. '
             f'First bad tensor: {culprit}. {self._last()}'
@@ -87,7 +92,7 @@ class StopOnBadLossHook(Hook):
     def _refuse(self, state: dict[str, Tensor]) -> None:
         for name, _ in unwrapped(self._runner).named_parameters():
             if not state[name].isfinite().all():
-                raise FloatingPointError(
+                raise BadLossError(
                     f'Parameter {name} is NaN or infinite after '
                     f'{self._runner.iter} iterations, though no loss was. '
                     f'It is not saved. {self._last()}'

@@ -135,7 +135,7 @@ def build_runner(cfg: Config) -> Runner:
     """The runner for the config's launcher and this machine."""
     if not is_cuda_available():
         keep_freed_memory()
-    on_cpus = cfg.launcher != 'none' and not is_cuda_available()
+    on_cpus = cfg.get('launcher', 'none') != 'none' and not is_cuda_available()
     return (CPURunner if on_cpus else Runner).from_cfg(cfg)
 
 

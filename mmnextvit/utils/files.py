@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files that must exist, and files and folders that are written whole or not at all."""
 
 import contextlib
 import os
@@ -7,6 +7,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import MissingFileError
+
+
+def existing_file(path: str, what: str) -> str:
+    """``path``, if it is a file or an address.
+
+    Raises:
+        MissingFileError: It is neither; the message says ``what`` was looked for.
+    """
+    if '://' not in path and not Path(path).expanduser().is_file():
+        raise MissingFileError(f'{what} {path} does not exist')
+    return path
 
 
 @contextmanager

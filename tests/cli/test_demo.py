@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from mmnextvit.cli import arguments
+from mmnextvit.datasets import demo_data as maker
 
 import cv2
 import numpy as np
@@ -17,7 +18,6 @@ from pycocotools.coco import COCO
 
 from tests.helpers.tiny_run import ROOT, load_tool, run_tool
 
-maker = load_tool('make_demo_data')
 NUMBERS = dict(train=6, val=3, size=64, seed=3)
 
 

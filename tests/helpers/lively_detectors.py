@@ -7,7 +7,7 @@ logits and boxes of a usual size.
 
 from collections.abc import Iterator
 
-import mmnextvit  # noqa: F401  (first)
+from mmnextvit.datasets.demo_data import draw_image
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.conftest import ROOT, TINY
-from tests.helpers.tiny_run import load_tool
 
 SHALLOW = dict(depths=(1, 1, 5, 1))  # as few blocks as there may be
 
@@ -121,8 +120,10 @@ def lively_detector(cfg: Config, seed: int = 0) -> nn.Module:
 
 def demo_images(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
     """Images (H x W x 3, BGR, uint8) of shapes, in the given sizes."""
-    rng, draw = np.random.default_rng(seed), load_tool('make_demo_data').draw_image
-    return [draw(rng, max(size))[0][: size[0], : size[1]].copy() for size in sizes]
+    rng = np.random.default_rng(seed)
+    return [
+        draw_image(rng, max(size))[0][: size[0], : size[1]].copy() for size in sizes
+    ]
 
 
 def as_input(images: list[np.ndarray]) -> torch.Tensor:

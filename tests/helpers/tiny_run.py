@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mmnextvit.datasets.demo_data import make_demo_data
+
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +77,7 @@ def load_tool(name: str):
 def write_tiny_run(folder: Path) -> Path:
     """Writes 6 + 4 images and a config into ``folder``; returns the config."""
     data = folder / 'data'
-    load_tool('make_demo_data').make_demo_data(data, train=6, val=4, size=64, seed=0)
+    make_demo_data(data, train=6, val=4, size=64, seed=0)
     config = folder / 'tiny.py'
     config.write_text(CONFIG.replace('DATA', str(data)))
     return config

@@ -3,13 +3,14 @@
 import json
 import re
 
+from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine import runner
 from mmnextvit.models.timm_features import timm_mean_std
 
 from mmengine.config import Config
 
 from tests.conftest import ROOT
-from tests.helpers.tiny_run import load_tool, run_tool
+from tests.helpers.tiny_run import run_tool
 
 README = (ROOT / 'README.md').read_text()
 
@@ -26,7 +27,7 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path):
     path = tmp_path / 'my_data.py'
     path.write_text(config.replace("'./", f"'{ROOT}/configs/"))
     data = tmp_path / 'data' / 'my_data'
-    load_tool('make_demo_data').make_demo_data(data, train=4, val=2, size=64, seed=0)
+    make_demo_data(data, train=4, val=2, size=64, seed=0)
     for split in ('train', 'val'):
         content = json.loads((data / 'annotations' / f'{split}.json').read_text())
         content['categories'] = [dict(id=1, name='cat'), dict(id=2, name='dog')]

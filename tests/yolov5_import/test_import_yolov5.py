@@ -8,6 +8,7 @@ import tracemalloc
 from datetime import date
 from pathlib import Path
 
+from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.utils.yaml_reader import MAX_BYTES, read_yaml
 from mmnextvit.yolov5_import.model_yaml import config_text, read_hyp, read_model
 
@@ -506,8 +507,7 @@ def test_a_large_model_with_everything_fits_80_lines(tool, yolo_data, tmp_path, 
 def yolo_data(tmp_path_factory):
     """Twelve drawn images in YOLO's txt format."""
     folder = tmp_path_factory.mktemp('yolo')
-    make = load_tool('make_demo_data').make_demo_data
-    make(folder / 'coco', train=8, val=4, size=64, seed=0)
+    make_demo_data(folder / 'coco', train=8, val=4, size=64, seed=0)
     for split in ('train', 'val'):
         coco = json.loads((folder / f'coco/annotations/{split}.json').read_text())
         (folder / 'images').mkdir(exist_ok=True)

@@ -1,0 +1,34 @@
+"""Evaluate a checkpoint, or an exported file, on the test data of a config.
+
+An exported file is tested as it will be used, with its own resizing.
+"""
+
+import argparse
+
+from .arguments import add_config, add_run, load_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint, or exported file or folder')
+    add_run(parser)
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
+    )
+    parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions there')
+    parser.add_argument(
+        '--show-dir', help='save drawn predictions beside the truth there'
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, float]:
+    from ..apis import test
+
+    return test(
+        load_config(args),
+        args.checkpoint,
+        work_dir=args.work_dir,
+        amp=args.amp,
+        out=args.out,
+        show_dir=args.show_dir,
+    )

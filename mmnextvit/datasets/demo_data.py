@@ -1,0 +1,163 @@
+"""A small data set of shapes on textured ground, in COCO format, made anew anywhere.
+
+The same arguments give the same files, byte for byte, with the same NumPy and OpenCV.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
+
+CLASSES = ('circle', 'square', 'triangle')
+CORNERS = (32, 4, 3)
+HUES = (0, 60, 115)  # of 180: mostly red, green and blue
+DESCRIPTION = 'Demo data of mmnextvit (tools/make_demo_data.py)'
+
+
+def draw_image(
+    rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """One image with one to four shapes that don't overlap.
+
+    Args:
+        rng: Where the randomness comes from.
+        size: Height and width in pixels.
+
+    Returns:
+        The image (size x size x 3, BGR, uint8) and for each shape its class and its
+        polygon (N x 2, x and y in pixels).
+    """
+    ground = rng.integers(60, 196) + rng.normal(0, 8, 3)
+    for cells, strength in ((4, 14), (size // 6, 12), (size, 8)):
+        noise = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        ground = ground + cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    image = ground.clip(0, 255).astype(np.uint8)
+
+    shapes, taken = [], []
+    for _ in range(rng.integers(1, 5)):
+        radius = size * rng.uniform(0.08, 0.22)
+        x, y = rng.uniform(radius, size - radius, 2)
+        label = int(rng.integers(len(CLASSES)))
+        turn = rng.uniform(0, 2 * np.pi)
+        hue = (HUES[label] + rng.integers(-12, 13)) % 180
+        hsv = np.uint8([[[hue, *rng.integers(140, 256, 2)]]])
+        if any(np.hypot(x - u, y - v) < 1.1 * (radius + r) for u, v, r in taken):
+            continue
+        taken.append((x, y, radius))
+        angles = turn + 2 * np.pi * np.arange(CORNERS[label]) / CORNERS[label]
+        polygon = np.stack(
+            [x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1
+        )
+        polygon = polygon.round(2)
+        colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+        # OpenCV counts from the middle of the first pixel, in sixteenths here.
+        points = ((polygon - 0.5) * 16).round().astype(np.int32)
+        cv2.fillPoly(image, [points], colour, cv2.LINE_AA, shift=4)
+        shapes.append((label, polygon))
+    return image, shapes
+
+
+def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> bool:
+    """Writes ``train/``, ``val/`` and ``annotations/{train,val}.json`` into ``out``.
+
+    Args:
+        out: Folder; made where it is missing.
+        train: Images to train on.
+        val: Images to validate on.
+        size: Their height and width in pixels, at least 32.
+        seed: Seed of the randomness. An image depends on it, its split and its number
+            only, not on how many there are.
+
+    Returns:
+        Whether anything was written; not if the same data lie there already.
+
+    Raises:
+        UserError: Something else lies there, or a number is too small.
+    """
+    if size < 32 or min(train, val) < 1:
+        raise UserError('train and val must be at least 1, size at least 32')
+    counts = dict(train=train, val=val)
+    info = {
+        split: dict(description=DESCRIPTION, images=n, size=size, seed=seed)
+        for split, n in counts.items()
+    }
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if info == {split: read_info(out, split) for split in counts}:
+            return False
+        raise UserError(
+            f'{out} holds something else than these demo data, and nothing is '
+            'overwritten: choose another folder with --out, or remove it'
+        )
+    with atomic_write(out, overwrite=False) as scratch:
+        (scratch / 'annotations').mkdir(parents=True)
+        for number, split in enumerate(counts):
+            content = write_split(scratch / split, info[split], number)
+            file = scratch / 'annotations' / f'{split}.json'
+            file.write_text(json.dumps(content))
+        if out.exists():
+            out.resolve().rmdir()  # which is empty
+    return True
+
+
+def write_split(folder: Path, info: dict[str, object], number: int) -> dict:
+    """Writes the images of a split.
+
+    Args:
+        folder: Folder of the images, which must not exist.
+        info: What the annotations say about the split, with the number of ``images``,
+            their ``size`` and the ``seed``.
+        number: Number of the split, which is a part of the seed of its images.
+
+    Returns:
+        The annotations, as COCO has them.
+    """
+    folder.mkdir()
+    size = info['size']
+    images, annotations = [], []
+    for i in track(range(info['images']), description=f'{folder.name} images'):
+        rng = np.random.default_rng([info['seed'], number, i])
+        image, shapes = draw_image(rng, size)
+        name = f'{i:06}.jpg'
+        cv2.imwrite(str(folder / name), image)
+        images.append(dict(id=i + 1, file_name=name, width=size, height=size))
+        annotations += [
+            dict(
+                id=len(annotations) + k,
+                image_id=i + 1,
+                category_id=label + 1,
+                **geometry(polygon),
+                iscrowd=0,
+            )
+            for k, (label, polygon) in enumerate(shapes, start=1)
+        ]
+    return dict(
+        info=info,
+        images=images,
+        annotations=annotations,
+        categories=[dict(id=i, name=n) for i, n in enumerate(CLASSES, start=1)],
+    )
+
+
+def geometry(polygon: np.ndarray) -> dict[str, object]:
+    """COCO's entries for a polygon (N x 2, pixels): box, area, the polygon itself."""
+    low, high = polygon.min(0), polygon.max(0)
+    return dict(
+        bbox=[*low.round(2).tolist(), *(high - low).round(2).tolist()],
+        area=round(float(cv2.contourArea(polygon.astype(np.float32))), 2),
+        segmentation=[polygon.flatten().tolist()],
+    )
+
+
+def read_info(out: Path, split: str) -> dict[str, object] | None:
+    """The ``info`` of a split's annotations, or ``None`` where any image is missing."""
+    try:
+        content = json.loads((out / 'annotations' / f'{split}.json').read_bytes())
+        whole = all((out / split / i['file_name']).is_file() for i in content['images'])
+        return content['info'] if whole else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

@@ -1,0 +1,99 @@
+"""A config made ready for training: what to go on from, and what options change."""
+
+import copy
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..utils.errors import UserError
+from ..utils.files import existing_file
+
+
+def checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
+    """The checkpoint to continue from, or ``None`` for a new run.
+
+    Args:
+        work_dir: The folder of the run.
+        resume: A checkpoint file, 'latest' for the last one of ``work_dir``, or
+            ``None`` for a new run.
+
+    Raises:
+        UserError: The folder holds a run that a new one would overwrite, or does not
+            say which of its checkpoints is the last one.
+        MissingFileError: The checkpoint does not exist.
+    """
+    last = work_dir / 'last_checkpoint'
+    held = sorted(p.name for p in work_dir.glob('*.pth')) or last.is_file()
+    if resume == 'latest':
+        if last.is_file():
+            path = Path(last.read_text().strip())
+            moved = work_dir / path.name  # the folder may have been moved or copied
+            return existing_file(
+                str(moved if moved.is_file() else path), f'{last} names a file that'
+            )
+        if held:
+            raise UserError(
+                f'{work_dir} has no file last_checkpoint: say which of its checkpoints '
+                f'({", ".join(held)}) to continue from with --resume FILE'
+            )
+        print(f'{work_dir} holds no checkpoint: a new run begins')
+        return None
+    if resume:
+        existing_file(resume, 'checkpoint')
+    own = resume and Path(resume).resolve().parent == work_dir.resolve()
+    if held and not own and os.environ.get('RANK', '0') == '0':
+        raise UserError(
+            f'{work_dir} holds another run, which this one would overwrite. Continue '
+            'that one with --resume, or choose another folder with --work-dir.'
+        )
+    return resume
+
+
+def config_to_train(
+    cfg: Config,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+) -> Config:
+    """A copy of a config that trains as asked.
+
+    Args:
+        cfg: Config with a ``work_dir``.
+        resume: As of :func:`checkpoint_to_resume`. Without it the config's own
+            ``resume`` and ``load_from`` count.
+        amp: Whether to train in mixed precision.
+        auto_scale_lr: Whether to scale the learning rate with the batch size over all
+            processes.
+
+    Raises:
+        UserError: The config does not say for which batch size its learning rate is,
+            or as in :func:`checkpoint_to_resume`.
+        MissingFileError: A checkpoint does not exist.
+    """
+    cfg = copy.deepcopy(cfg)
+    if cfg.get('resume') and not resume:
+        resume = cfg.get('load_from') or 'latest'
+    checkpoint = checkpoint_to_resume(Path(cfg.work_dir), resume)
+    if checkpoint:
+        cfg.load_from = checkpoint
+    elif cfg.get('load_from'):
+        existing_file(cfg.load_from, 'load_from: checkpoint')
+    cfg.resume = bool(checkpoint)
+    if amp:
+        cfg.optim_wrapper.type = 'AnyDeviceAmpOptimWrapper'
+    optimizer = cfg.optim_wrapper.optimizer
+    if 'batch_size_per_gpu' in optimizer:  # the weight decay follows it
+        optimizer.batch_size_per_gpu = cfg.train_dataloader.batch_size
+    if auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UserError(
+                '--auto-scale-lr: the config does not say for which batch size its '
+                'learning rate is. Add auto_scale_lr = dict(base_batch_size=128).',
+                file=cfg.filename,
+            )
+        cfg.auto_scale_lr.enable = True
+        schedule = cfg.default_hooks.param_scheduler
+        if schedule and 'nominal_batch_size' in schedule:
+            schedule.nominal_batch_size = None  # the other answer to small batches
+    return cfg
