@@ -1,26 +1,45 @@
 """NextViT backbones and YOLOv5 detectors for MMDetection and MMYOLO.
 
-Importing this package registers everything it has.
+Importing this package is quick: it imports neither torch nor OpenMMLab's packages. What
+the package has is registered before any of those is used; see
+:mod:`mmnextvit._import_hook`.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
+from ._import_hook import register_when_needed
 from .hub import config_file, get_config, get_model
+
+if TYPE_CHECKING:
+    from .models.detector import FittedYOLODetector
+    from .models.nextvit import NextViT
+    from .models.timm_features import TimmFeatures
+    from .models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
 
 __version__ = '0.1.0'
 __all__ = ['__version__', 'config_file', 'get_config', 'get_model']
 
-# The deployment runtime works without torch, and beside a torch that is alone; nothing
-# else does.
-if find_spec('torch') and any(map(find_spec, ('mmengine', 'mmcv', 'mmdet'))):
-    from . import _register  # noqa: F401
-    from .models.nextvit import NextViT
-    from .models.timm_features import TimmFeatures
-
+# Public names and the modules that have them, which are imported at the first use.
+_MODULES: dict[str, str] = {}
+if register_when_needed():
+    _MODULES |= {'NextViT': 'models.nextvit', 'TimmFeatures': 'models.timm_features'}
     __all__ += ['NextViT', 'TimmFeatures']
-
     if find_spec('mmyolo') is not None:
-        from .models.detector import FittedYOLODetector
-        from .models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
-
+        _MODULES |= {
+            'FittedYOLODetector': 'models.detector',
+            'YOLOv5YAMLBackbone': 'models.yolov5_yaml',
+            'YOLOv5YAMLNeck': 'models.yolov5_yaml',
+        }
         __all__ += ['FittedYOLODetector', 'YOLOv5YAMLBackbone', 'YOLOv5YAMLNeck']
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

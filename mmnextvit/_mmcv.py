@@ -14,6 +14,7 @@ import warnings
 from importlib.abc import Loader, MetaPathFinder
 from importlib.util import find_spec, spec_from_loader
 from multiprocessing import current_process
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -26,25 +27,7 @@ def prepare_mmcv() -> None:
 
     Call it before anything that imports them. Compiled ops and versions that are
     accepted anyway are left alone.
-
-    Raises:
-        ImportError: mmcv or MMDetection is not installed; the message has the
-            command that installs it.
     """
-    for package, command in [
-        (
-            'mmcv',
-            'pip install "mmnextvit[all]", which brings OpenCV and MMYOLO too, or '
-            '"mmnextvit[lite]" for mmcv-lite alone',
-        ),
-        ('mmdet', 'pip install mmdet'),
-    ]:
-        if find_spec(package) is None:
-            raise ImportError(
-                f'mmnextvit needs {package}, which is not installed. '
-                f'Install it with: {command}',
-                name=package,
-            )
     import mmcv
     from mmengine.logging import print_log
 
@@ -71,7 +54,7 @@ def prepare_mmcv() -> None:
             )
 
 
-def _import_refusing(mmcv) -> list[str]:
+def _import_refusing(mmcv: ModuleType) -> list[str]:
     """Import the packages that assert an upper bound on mmcv; return those it hit.
 
     Only their `__init__` looks at the version, so an accepted one is shown for

@@ -1,11 +1,28 @@
 """The one place where importing changes anything outside this package.
 
-It makes mmcv usable and puts what we have into MMEngine's registries.
+It makes mmcv usable, puts what we have into MMEngine's registries, and puts our
+checkpoint loaders in place of MMEngine's. :mod:`mmnextvit._import_hook` has it imported
+before anything that depends on it.
 """
 
 from importlib.util import find_spec
 
 from ._mmcv import prepare_mmcv
+from .utils.errors import MissingPackageError
+
+for package, command in [
+    (
+        'mmcv',
+        'pip install "mmnextvit[all]", which brings OpenCV and MMYOLO too, or '
+        '"mmnextvit[lite]" for mmcv-lite alone',
+    ),
+    ('mmdet', 'pip install mmdet'),
+]:
+    if find_spec(package) is None:
+        raise MissingPackageError(
+            f'mmnextvit needs {package}, which is not installed. '
+            f'Install it with: {command}'
+        )
 
 prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 

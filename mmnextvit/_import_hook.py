@@ -1,0 +1,95 @@
+"""Has :mod:`mmnextvit._register` imported before the first module that depends on it.
+
+``import mmnextvit`` must come without torch, and yet everything must be registered when
+it is looked up, whatever is imported in whatever order. So the first import of one of
+OpenMMLab's packages, or of one of our rooms that use them, imports `_register` first.
+To other code it is as if ``import mmnextvit`` had registered everything: no import of
+OpenMMLab's packages returns before that is done.
+
+Until then there is one finder of ours in ``sys.meta_path``. It leaves with the first of
+these imports.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+
+OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmyolo')
+# The rooms whose modules import torch. `_register` imports modules of these itself, and
+# must not find one of them half imported.
+ROOMS = (
+    'models',
+    'datasets',
+    'weights',
+    'engine',
+    'evaluation',
+    'visualization',
+    'deploy',
+    'yolov5_import',
+)
+
+
+def register_when_needed() -> bool:
+    """Registers everything before it can be looked up.
+
+    That is at once where MMEngine has been imported already, as by a config that has
+    ``custom_imports = dict(imports=['mmnextvit'])``.
+
+    Returns:
+        Whether there is anything to register with: the deployment runtime works without
+        torch, and beside a torch that is alone; nothing else does.
+    """
+    if not (find_spec('torch') and any(map(find_spec, OPENMMLAB[:3]))):
+        return False
+    if 'mmengine' in sys.modules:
+        import_module('mmnextvit._register')
+    elif not any(isinstance(finder, _RegisterFirst) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterFirst())
+    return True
+
+
+class _RegisterFirst(MetaPathFinder, Loader):
+    """Imports `_register` before the module that is imported.
+
+    `_register` imports most of these modules itself. The module is therefore imported
+    by the ordinary finders, after it, and handed on as it is.
+    """
+
+    names = frozenset({*OPENMMLAB, *(f'mmnextvit.{room}' for room in ROOMS)})
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        """The module's own spec, but with this loader: looking imports nothing."""
+        if fullname not in self.names:
+            return None
+        for finder in list(sys.meta_path):
+            if finder is not self and hasattr(finder, 'find_spec'):
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    spec.loader = self
+                    return spec
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        try:
+            import_module('mmnextvit._register')
+        except BaseException:
+            sys.meta_path.insert(0, self)  # for the next try
+            raise
+        module = import_module(spec.name)
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Gives the module, which has been executed, its own spec back."""
+        module.__spec__ = module.__spec__.loader_state
