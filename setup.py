@@ -96,5 +96,6 @@ setup(
         'faster-coco-eval>=1.8,<1.9',  # run at the lower end, which is the lock's
     ],
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['mmnextvit = mmnextvit.cli:main']},
     cmdclass={'build_py': BuildWithMIM, 'sdist': SDistWithMIM},
 )

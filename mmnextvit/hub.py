@@ -6,9 +6,11 @@ MMEngine takes ``package::path`` from a fixed list, which we aren't on.
 # The packages are imported in the functions: where the runtime alone is installed,
 # `import mmnextvit` works without them.
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .utils.errors import MissingFileError, UserError
+from .utils.messages import did_you_mean
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -23,12 +25,12 @@ def mim_folder() -> Path:
     ``.mim`` inside the package where it is installed, otherwise the repository.
 
     Raises:
-        FileNotFoundError: The package has been installed without them.
+        MissingFileError: The package has been installed without them.
     """
     for folder in (PACKAGE / '.mim', PACKAGE.parent):
         if (folder / 'configs' / '_base_' / 'yolov5_recipe.py').is_file():
             return folder
-    raise FileNotFoundError(
+    raise MissingFileError(
         f'{PACKAGE / ".mim"} is missing: mmnextvit is installed without its configs. '
         'Install it again, from its wheel or its repository, with pip'
     )
@@ -38,7 +40,7 @@ def config_folder() -> Path:
     """The folder of our configs.
 
     Raises:
-        FileNotFoundError: The package has been installed without them.
+        MissingFileError: The package has been installed without them.
     """
     return (mim_folder() / 'configs').resolve()
 
@@ -54,16 +56,15 @@ def config_file(name: str) -> str:
         name: Name of the config, with or without ``.py``.
 
     Raises:
-        FileNotFoundError: There is none of that name; the message has near ones.
+        MissingFileError: There is none of that name; the message has near ones.
     """
     folder = config_folder()
     path = folder / f'{str(name).removesuffix(".py")}.py'
     if path.is_file():
         return str(path)
     names = sorted(p.stem for p in folder.glob('*.py'))
-    near = difflib.get_close_matches(path.stem, names, 3, 0.5)
-    hint = f'did you mean {" or ".join(near)}?' if near else f'it has {names}'
-    raise FileNotFoundError(f'mmnextvit has no config {name!r}: {hint}')
+    hint = did_you_mean(path.stem, names) or f'it has {", ".join(names)}'
+    raise MissingFileError(f'mmnextvit has no config {name!r}: {hint}')
 
 
 def get_config(name: str, pretrained: bool = False) -> 'Config':
@@ -75,8 +76,8 @@ def get_config(name: str, pretrained: bool = False) -> 'Config':
             names.
 
     Raises:
-        FileNotFoundError: There is none of that name; the message has near ones.
-        ValueError: Pretrained, but the metafile names no weights.
+        MissingFileError: There is none of that name; the message has near ones.
+        UserError: Pretrained, but the metafile names no weights.
     """
     from mmengine.config import Config
 
@@ -98,8 +99,8 @@ def get_model(name: str, pretrained: bool = False, **kwargs) -> 'nn.Module':
         kwargs: Arguments of the model that its config leaves open.
 
     Raises:
-        FileNotFoundError: There is no such config; the message has near ones.
-        ValueError: Pretrained, but the metafile names no weights, or they don't fit.
+        MissingFileError: There is no such config; the message has near ones.
+        UserError: Pretrained, but the metafile names no weights, or they don't fit.
     """
     from mmengine.registry import MODELS, DefaultScope
 
@@ -124,7 +125,7 @@ def _weights(config: str) -> str:
     """The weights that the metafiles name for a config.
 
     Raises:
-        ValueError: They name none.
+        UserError: They name none.
     """
     import yaml
 
@@ -139,7 +140,7 @@ def _weights(config: str) -> str:
     if config in named:
         return named[config]
     others = ', '.join(sorted(Path(path).stem for path in named)) or 'no config'
-    raise ValueError(
+    raise UserError(
         f'There are no pretrained weights for {Path(config).stem}: the metafiles name '
         f'some for {others}'
     )

@@ -6,44 +6,80 @@ OpenMMLab's packages they import in ``run``, so that help comes at once.
 """
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import NoReturn
 
-from ..utils.errors import UserError, user_error
+from ..utils.errors import MissingFileError, UserError, user_error
 from ..utils.messages import did_you_mean
+from .package_tools import is_package_tool, run_script, tool_file
 
 COMMANDS = {
     'train': 'Train a detector',
     'test': 'Evaluate a checkpoint or an exported file on the test data',
+    'predict': 'Detect objects in images and folders, draw them and write them as JSON',
+    'export': 'Export a detector to ONNX, OpenVINO, TensorRT, Core ML or TorchScript',
+    'import_yolov5': 'Write a config from a YOLOv5 model YAML',
     'compute_anchors': 'Fit anchors to a data set, and write a config with them',
-    'make_demo_data': 'Make a small data set of drawn shapes',
+    'convert_weights': 'Convert weights between the layouts and file formats',
+    'get_flops': 'Print parameters, operations and times of each row of a model',
+    'benchmark': "Measure speed and memory beside timm's NextViT",
+    'demo': 'Make data, train, evaluate and draw, once and on small images',
+    'make_demo_data': 'Make a small data set of drawn shapes, in COCO format',
 }
+
+HELP = '\n'.join(
+    [
+        'usage: mmnextvit COMMAND ...',
+        '       mmnextvit COMMAND --help',
+        '       mmnextvit --version',
+        '',
+        'commands:',
+        *(f'  {name:16} {line}' for name, line in COMMANDS.items()),
+        '',
+        'Tools of MMDetection and MMYOLO are named by their package and path, as in',
+        '  mmnextvit mmdet/analysis_tools/analyze_logs ...',
+    ]
+)
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process where it fails.
 
     What a user can mend ends in one message and exit code 1, a wrong command line in
-    the usage and exit code 2.
+    the usage and exit code 2, Ctrl-C in exit code 130. A bug keeps its traceback.
 
     Args:
-        command: Name of the command; the first argument if ``None``.
+        command: Name of the command, of another package's tool, ``--help`` or
+            ``--version``; the first argument if ``None``.
         argv: Arguments; those of the process if ``None``.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if command is None:
-        command = argv.pop(0)
-    try:
-        call(command, *argv)
-    except Exception as error:
-        found = user_error(error)
-        if found is None:
-            raise
-        text = str(found)
-        if not isinstance(found, UserError):
-            text = f'{found.filename}: {found.strerror or found}'
-        sys.exit(f'mmnextvit {command}: {text}')
+        command = argv.pop(0) if argv else ''
+    with _exit_codes(command):
+        if command in ('-h', '--help'):
+            print(HELP)
+        elif command == '--version':
+            from .. import __version__
+
+            print(f'mmnextvit {__version__}')
+        elif not command:
+            _end(HELP, 2)
+        elif is_package_tool(command):
+            try:
+                script = tool_file(command)
+            except MissingFileError as error:
+                _end(f'mmnextvit: {error}', 2)
+            run_script(script, argv)
+        elif command not in COMMANDS:
+            _end(f'mmnextvit: {_unknown(command)}', 2)
+        else:
+            call(command, *argv)
 
 
 def call(command: str, *argv: object) -> object:
@@ -58,11 +94,68 @@ def call(command: str, *argv: object) -> object:
         SystemExit: The arguments are not the command's.
     """
     if command not in COMMANDS:
-        hint = did_you_mean(command, COMMANDS) or f'there are {", ".join(COMMANDS)}'
-        raise UserError(f'there is no command {command!r}: {hint}')
+        raise UserError(_unknown(command))
+    if find_spec(f'{__name__}.{command}') is None:  # until every tool is a module here
+        from ..hub import mim_folder
+
+        return run_script(mim_folder() / 'tools' / f'{command}.py', list(map(str, argv)))
     module = importlib.import_module(f'.{command}', __name__)
     parser = argparse.ArgumentParser(
         prog=f'mmnextvit {command}', description=module.__doc__.partition('\n')[0]
     )
     module.add_arguments(parser)
     return module.run(parser.parse_args([str(arg) for arg in argv]))
+
+
+@contextlib.contextmanager
+def _exit_codes(command: str) -> Iterator[None]:
+    """Turns what a command raises into a message and an exit code; see :func:`main`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without the characters of a path or a class must not end a run.
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+    try:
+        try:
+            yield
+        finally:
+            print(end='', flush=True)  # a closed pipe shows here, not after the end
+    except KeyboardInterrupt:
+        _end(f'mmnextvit {command}: interrupted', 130)
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        sys.exit(141)  # as a shell reports a process that a closed pipe has ended
+    except Exception as error:
+        found = user_error(error)
+        if found is None:
+            raise
+        _end(f'mmnextvit {command}: {_message(found)}', 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _message(error: UserError | OSError) -> str:
+    """The text of an error, without the number that ``OSError`` puts before its own."""
+    if isinstance(error, UserError):
+        return str(error)
+    names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
+    return ': '.join([*names, error.strerror or type(error).__name__])
+
+
+def _unknown(command: str) -> str:
+    hint = did_you_mean(command, COMMANDS) or f'there are {", ".join(COMMANDS)}'
+    return f'there is no command {command!r}: {hint}'
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads what is printed, as after ``| head``; then drops the rest."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        # Python flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -1,6 +1,7 @@
 """Arguments that commands share, and the config that they name."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,32 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
+class ConfigOptions(argparse.Action):
+    """MMEngine's ``DictAction``, imported at its use so that help comes at once."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        from mmengine.config import DictAction
+
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string}: {value!r} is not KEY=VALUE')
+        action = DictAction(self.option_strings, self.dest, nargs=self.nargs)
+        action(parser, namespace, values, option_string)
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds ``config`` and ``--cfg-options``."""
-    from mmengine.config import DictAction
-
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
         help='change the config, as in model.backbone.frozen_stages=1 data_root=x/',

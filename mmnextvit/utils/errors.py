@@ -5,6 +5,7 @@ printed. :mod:`mmnextvit.cli` turns one into a message and exit code 1. Every ot
 exception is a bug of ours, and keeps its traceback.
 """
 
+import errno
 import os
 
 
@@ -61,17 +62,23 @@ def user_error(error: BaseException) -> UserError | OSError | None:
     It is the first :class:`UserError` of the chain. MMEngine's registries raise an
     error again with the class that they were building before its text: then it is the
     one with the fields and the plain text. Without any, it is the first ``OSError``
-    that names a file, as that of a full disk or of a missing permission does.
+    that names a file, as that of a missing permission does, or that is about a full
+    disk.
+
+    Another exception that is raised while such an error is handled, and not ``from``
+    it, is a bug.
     """
     chain = []
     while error is not None and error not in chain:
         chain.append(error)
-        error = error.__cause__ or error.__context__
+        mendable = isinstance(error, (UserError, OSError))
+        error = error.__cause__ or (error.__context__ if mendable else None)
     ours = [link for link in chain if isinstance(link, UserError)]
     for outer, inner in zip(ours, ours[1:]):
         if str(inner) not in str(outer):
             return outer
     if ours:
         return ours[-1]
-    named = (e for e in chain if isinstance(e, OSError) and e.filename is not None)
-    return next(named, None)
+    of_system = (e for e in chain if isinstance(e, OSError))
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return next((e for e in of_system if e.filename or e.errno in full), None)

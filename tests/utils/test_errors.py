@@ -1,5 +1,6 @@
 """One exception type for what a user can mend, with its fields."""
 
+import errno
 import pickle
 
 from mmnextvit.utils.errors import (
@@ -72,6 +73,26 @@ def test_errors_of_the_system_count_where_they_name_a_file(tmp_path):
     assert user_error(raised.value) is raised.value
     assert user_error(OSError('no name')) is None
     assert user_error(ValueError('a bug')) is None
+
+
+def test_a_full_disk_counts_without_a_file():
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    assert user_error(full) is full
+
+
+def test_a_bug_in_the_handling_of_an_error_is_a_bug():
+    with pytest.raises(KeyError) as raised:
+        try:
+            raise UserError('is wrong')
+        except UserError:
+            dict()['missing']
+    assert user_error(raised.value) is None
+    with pytest.raises(RuntimeError) as raised:
+        try:
+            raise UserError('is wrong')
+        except UserError as error:
+            raise RuntimeError('wrapped on purpose') from error
+    assert str(user_error(raised.value)) == 'is wrong'
 
 
 def test_messages():
