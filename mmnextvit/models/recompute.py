@@ -1,20 +1,83 @@
-"""A convolution that keeps for the backward pass what comes before the norm alone.
+"""What is computed again in the backward pass, so that less memory is needed.
 
 In training a convolution keeps its input, and a BatchNorm before it keeps its own: two
-maps, of which the second follows from the first by a scale, a shift and a ReLU. Not
-kept, it is computed again in the backward pass.
+maps, of which the second follows from the first by a scale, a shift and a ReLU.
+:func:`norm_act_conv` keeps the first alone. :func:`checkpoint_block` keeps a whole
+block's input alone; :class:`StatisticsGuard` is for checkpoints of other libraries.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def checkpoint_block(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, whose inner maps are computed again in the backward pass.
+
+    Running statistics move once, as without it.
+    """
+    return checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), without_running_stats(block)),
+    )
+
+
+@contextmanager
+def without_running_stats(module: nn.Module) -> Iterator[None]:
+    """Keeps the second pass of a checkpoint from counting its batch twice."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.num_batches_tracked -= 1
+
+
+class StatisticsGuard:
+    """Holds running statistics where a checkpoint gives no hook for its second pass.
+
+    That pass comes in ``backward``, of which the model is not told, so the statistics
+    are held from the end of a training pass to the next pass or change of mode.
+
+    Args:
+        model: Its BatchNorms are guarded.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.momenta: list[tuple[_BatchNorm, float | None]] = []  # of what is held
+
+    def hold(self) -> None:
+        """Keeps running statistics from moving."""
+        self.release()
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        self.momenta = [(norm, norm.momentum) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+
+    def release(self) -> None:
+        """Lets them move again."""
+        for norm, momentum in self.momenta:
+            norm.momentum = momentum
+        self.momenta = []
 
 
 def norm_act_conv(
     x: Tensor, norm: nn.Module, act: nn.Module | None, conv: nn.Module
 ) -> Tensor:
-    """``conv(act(norm(x)))``, with a map less to keep where ``norm`` is in training.
+    """``conv(act(norm(x)))``, with one map less to keep where ``norm`` is in training.
 
     Gradients and running statistics are those of the plain layers; second derivatives
     raise torch's error. The plain layers are called in eval mode, without gradients,
@@ -51,8 +114,9 @@ def norm_act_conv(
 
 
 def has_hooks(layer: nn.Module | None) -> bool:
-    kinds = ('forward', 'forward_pre', 'backward', 'backward_pre')
-    return any(getattr(layer, f'_{kind}_hooks', None) for kind in kinds)
+    """Whether anything waits for a layer's calls or gradients."""
+    types = ('forward', 'forward_pre', 'backward', 'backward_pre')
+    return any(getattr(layer, f'_{name}_hooks', None) for name in types)
 
 
 class _NormActConv(torch.autograd.Function):

@@ -5,7 +5,8 @@ import re
 import warnings
 
 from mmnextvit import NextViT
-from mmnextvit.models.nextvit import EMHSA, NCB, NTB, AddBranch
+from mmnextvit.models.nextvit import NCB, NTB
+from mmnextvit.models.nextvit_layers import EMHSA, AddBranch
 
 import pytest
 import timm
@@ -198,9 +199,9 @@ def test_smallest_images(size, tiny):
 
 
 @pytest.mark.parametrize('size', [(24, 24), (16, 56), (1, 120), (7, 7)])
-def test_too_small_a_image_is_named_with_the_least_size(size, tiny):
+def test_an_image_too_small_is_named_with_the_smallest_size(size, tiny):
     model = NextViT(tiny).eval()
-    with pytest.raises(ValueError, match=f'{size[0]}x{size[1]}.*least.*25x25'):
+    with pytest.raises(ValueError, match=f'{size[0]}x{size[1]}.*smallest.*25x25'):
         model(torch.randn(1, 3, *size))
     with torch.no_grad():  # where that stage is not wanted, there is nothing to refuse
         NextViT(tiny, out_indices=(0,)).eval()(torch.randn(1, 3, *size))
