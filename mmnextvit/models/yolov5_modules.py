@@ -2,7 +2,8 @@
 
 Leaves first. Every module maps (B, C1, H, W) to (B, C2, H/s, W/s) and takes C1, C2 and
 then the arguments of its row, so that a row is a call; ``layers`` holds the
-``norm_cfg`` and ``act_cfg`` of its convolutions. The blocks are those of CSPNet
+``norm_cfg`` and ``act_cfg`` of its convolutions. Arguments that a module cannot have
+raise a :class:`UserError`. The blocks are those of CSPNet
 (1911.11929), GhostNet (1911.11907), MixConv (1907.09595), spatial pyramid pooling
 (1406.4729) and the Transformer (1706.03762), with the details that YOLOv5 documents.
 """
@@ -14,6 +15,10 @@ import torch
 from einops import rearrange
 from mmcv.cnn import ConvModule, build_norm_layer
 from torch import Tensor, nn
+
+from ..utils.errors import UserError
+
+NORM_CFG = dict(type='BN', eps=1e-3, momentum=0.03)  # YOLOv5's BatchNorm2d
 
 
 def conv(
@@ -30,10 +35,10 @@ def conv(
 ) -> ConvModule:
     """Conv: convolution, BatchNorm, activation; pads by half the kernel or ``p``."""
     if not isinstance(act, bool):
-        raise TypeError(f'the activation is switched by True or False, not {act!r}')
+        raise UserError(f'the activation is switched by True or False, not {act!r}')
     sizes = [(x, x) if isinstance(x, int) else tuple(x) for x in (k, s)]
     if min(map(min, sizes)) < 1:
-        raise ValueError(f'kernel {k} and stride {s} must be 1 or more')
+        raise UserError(f'kernel {k} and stride {s} must be 1 or more')
     if p is None:
         p = tuple((d * (x - 1) + 1) // 2 for x in sizes[0])
     layers = layers if act else {**layers, 'act_cfg': None}
@@ -41,7 +46,14 @@ def conv(
 
 
 def dw_conv(
-    c1: int, c2: int, k: int = 1, s: int = 1, d: int = 1, act: bool = True, *, layers
+    c1: int,
+    c2: int,
+    k: int = 1,
+    s: int = 1,
+    d: int = 1,
+    act: bool = True,
+    *,
+    layers: dict,
 ) -> ConvModule:
     """DWConv: a convolution in as many groups as both widths allow."""
     return conv(c1, c2, k, s, g=gcd(c1, c2), d=d, act=act, layers=layers)
@@ -130,6 +142,7 @@ class BottleneckCSP(nn.Module):
 
 
 def bottlenecks(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Sequential:
+    """``n`` bottlenecks, one after another."""
     return nn.Sequential(
         *(Bottleneck(c, c, shortcut, g, 1.0, layers=layers) for _ in range(n))
     )
@@ -158,6 +171,7 @@ class C3(nn.Module):
 
     @staticmethod
     def inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
+        """The blocks between the first and the last convolution."""
         return bottlenecks(c, n, shortcut, g, layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,7 +250,7 @@ class TransformerBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(x, 'B C H W -> (H W) B C')
+        tokens = rearrange(x, 'B C H W -> (H W) B C')  # N B C with N = H * W
         tokens = self.tr(tokens + self.linear(tokens))
         return rearrange(tokens, '(H W) B C -> B C H W', H=x.shape[2])
 
@@ -344,7 +358,7 @@ class GhostBottleneck(nn.Module):
                 down(c1), conv(c1, c2, act=False, layers=layers)
             )
         elif c1 != c2 or s != 1:
-            raise ValueError(
+            raise UserError(
                 f'GhostBottleneck has a stride of 2, or of 1 and as many channels in '
                 f'as out; here stride {s}, {c1} in, {c2} out'
             )
@@ -384,7 +398,7 @@ class MixConv2d(nn.Module):
             shares = [1 / x**2 for x in k]
             widths = [round(c2 * share / sum(shares)) for share in shares]
         if min(widths) < 1 or sum(widths) != c2:
-            raise ValueError(f'{c2} channels do not divide among kernels {list(k)}')
+            raise UserError(f'{c2} channels do not divide among kernels {list(k)}')
         self.m = nn.ModuleList(
             nn.Conv2d(c1, c, x, s, x // 2, groups=gcd(c1, c), bias=False)
             for x, c in zip(k, widths)
@@ -402,7 +416,7 @@ class Concat(nn.Module):
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
         if dim != 1:
-            raise ValueError(f'maps are joined by channels, [1], not by {dim}')
+            raise UserError(f'maps are joined by channels, [1], not by {dim}')
 
     def forward(self, x: list[Tensor]) -> Tensor:
         return torch.cat(x, dim=1)

@@ -13,6 +13,10 @@ from mmengine.model import BaseModule
 from mmyolo.registry import MODELS
 from torch import Tensor
 
+from ..utils.errors import UserError
+from .freezing import freeze
+from .map_numbers import NUM_MAPS, number_maps
+from .yolov5_modules import NORM_CFG
 from .yolov5_rows import FeatureMap, RowGraph
 
 
@@ -28,14 +32,15 @@ class YOLOv5YAMLBackbone(BaseModule):
         depth_multiple: The YAML's, scales repeats.
         width_multiple: The YAML's, scales channels.
         activation: The YAML's ``activation:``, such as 'nn.ReLU()'; ``None`` is SiLU.
-        norm_cfg: Config of every BatchNorm2d.
+        norm_cfg: Config of every BatchNorm2d; without one YOLOv5's.
         num_outputs: As in :class:`RowGraph`.
         frozen_rows: How many rows, from the first, don't train; their BatchNorms stay
             in eval mode. YOLOv5's ``--freeze``.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ValueError: A row cannot be built; the message has its number and text.
+        RowError: A row cannot be built; ``row`` is its number.
+        UserError: Another argument is wrong; ``key`` is its name.
     """
 
     def __init__(
@@ -45,20 +50,22 @@ class YOLOv5YAMLBackbone(BaseModule):
         depth_multiple: float = 1.0,
         width_multiple: float = 1.0,
         activation: str | None = None,
-        norm_cfg: dict = dict(type='BN', eps=1e-3, momentum=0.03),
+        norm_cfg: dict = NORM_CFG,
         num_outputs: int | None = None,
         frozen_rows: int = 0,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.out_rows = check_in_rows(out_rows)
+        self.out_rows = check_increasing(out_rows, 'out_rows')
         if frozen_rows not in range(len(rows) + 1):
-            raise ValueError(
-                f'frozen_rows={frozen_rows!r}: allowed are 0 to {len(rows)}'
+            raise UserError(
+                f'{frozen_rows!r} is not allowed: write 0 to {len(rows)}',
+                key='frozen_rows',
             )
         if self.out_rows[-1] != len(rows) - 1:
-            raise ValueError(
-                f'out_rows={self.out_rows} must end with the last row, {len(rows) - 1}'
+            raise UserError(
+                f'{self.out_rows} must end with the last row, {len(rows) - 1}',
+                key='out_rows',
             )
         self.frozen_rows = frozen_rows
         self.rows = RowGraph(
@@ -104,14 +111,22 @@ class YOLOv5YAMLBackbone(BaseModule):
         return self
 
     def _freeze(self) -> None:
-        for number in range(self.frozen_rows):
-            self.rows[str(number)].eval().requires_grad_(False)
+        freeze(*(self.rows[str(number)] for number in range(self.frozen_rows)))
 
 
-def check_in_rows(rows: Sequence[int]) -> tuple[int, ...]:
+def check_increasing(rows: Sequence[int], key: str) -> tuple[int, ...]:
+    """Numbers of rows as a tuple.
+
+    Args:
+        rows: The numbers.
+        key: Name of the argument, for the error.
+
+    Raises:
+        UserError: There are none, or they do not increase.
+    """
     rows = tuple(rows)
     if not rows or any(a >= b for a, b in zip(rows, rows[1:])):
-        raise ValueError(f'the rows {rows} must be numbers in increasing order')
+        raise UserError(f'the rows {rows} must be numbers in increasing order', key=key)
     return rows
 
 
@@ -127,20 +142,19 @@ class YOLOv5YAMLNeck(BaseModule):
             fills this in, and the next two.
         in_strides: Strides of these maps, in pixels of the image.
         in_rows: Numbers of these maps, increasing; the first row follows the last.
-            ``None`` pads them in front to five, P1 to P5, numbered 0 to 4: the first
-            row is 5, as in the patched YOLOv5.
+            ``None`` numbers them as in the patched YOLOv5, the last one 4, so that the
+            first row is 5: see :mod:`.map_numbers`.
         depth_multiple: The YAML's, scales repeats.
         width_multiple: The YAML's, scales channels of the rows, not the backbone's.
         activation: The YAML's ``activation:``, such as 'nn.ReLU()'; ``None`` is SiLU.
-        norm_cfg: Config of every BatchNorm2d.
+        norm_cfg: Config of every BatchNorm2d; without one YOLOv5's.
         num_outputs: As in :class:`RowGraph`.
         init_cfg: MMEngine's initialisation config.
 
     Raises:
-        ValueError: A row cannot be built; the message has its number and text.
+        RowError: A row cannot be built; ``row`` is its number.
+        UserError: Another argument is wrong; ``key`` is its name.
     """
-
-    NUM_MAPS = 5
 
     def __init__(
         self,
@@ -152,21 +166,22 @@ class YOLOv5YAMLNeck(BaseModule):
         depth_multiple: float = 1.0,
         width_multiple: float = 1.0,
         activation: str | None = None,
-        norm_cfg: dict = dict(type='BN', eps=1e-3, momentum=0.03),
+        norm_cfg: dict = NORM_CFG,
         num_outputs: int | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if in_rows is None:
-            if len(in_channels) > self.NUM_MAPS:
-                raise ValueError(
-                    f'in_channels={tuple(in_channels)}: at most {self.NUM_MAPS} maps '
-                    'have numbers of their own; give in_rows for more'
+            if len(in_channels) > NUM_MAPS:
+                raise UserError(
+                    f'{tuple(in_channels)}: at most {NUM_MAPS} maps have numbers of '
+                    'their own; give in_rows for more',
+                    key='in_channels',
                 )
-            in_rows = range(self.NUM_MAPS - len(in_channels), self.NUM_MAPS)
-        self.in_rows = check_in_rows(in_rows)
+            in_rows = number_maps(len(in_channels))
+        self.in_rows = check_increasing(in_rows, 'in_rows')
         if not len(in_channels) == len(in_strides) == len(self.in_rows):
-            raise ValueError(
+            raise UserError(
                 f'in_channels={tuple(in_channels)}, in_strides={tuple(in_strides)} and '
                 f'the maps {self.in_rows} must be as many'
             )

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.helpers.yolov5_neck import YAML
+
 SCALES = {
     'n': (0.33, 0.25),
     's': (0.33, 0.50),
@@ -81,8 +83,6 @@ def yolov5_model(
 
 def document_model(backbone: str = 'nextvit_small', weights: object = False) -> dict:
     """The source document's YAML (SPEC, section 2)."""
-    from tests.models.test_yolov5_yaml import YAML
-
     return {
         'nc': 80,
         'depth_multiple': 0.33,

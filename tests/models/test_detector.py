@@ -20,9 +20,9 @@ from tests.helpers.lively_detectors import (
     preprocessed,
     small_config,
 )
+from tests.helpers.timm_names import timm_names
+from tests.helpers.yolov5_neck import CHANNELS, YAML, yolov5_state
 from tests.helpers.yolov5_reference import Rows, decode
-from tests.models.test_nextvit import timm_names
-from tests.models.test_yolov5_yaml import CHANNELS, YAML, yolov5_state
 
 ANCHORS = [
     [(10.0, 13.0), (16.0, 30.0), (33.0, 23.0)],

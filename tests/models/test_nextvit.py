@@ -1,7 +1,6 @@
 """The backbone against timm's, float64, and references written here."""
 
 import copy
-import re
 import warnings
 
 from mmnextvit import NextViT
@@ -16,30 +15,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.helpers.timm_names import timm_names
+
 # SPEC: arch, parameters, GMACs at 224 and 640, index of each stage's last block
 SPEC = [
     ('small', 30_738_368, 5.79, 49.2, (2, 6, 16, 19)),
     ('base', 43_793_856, 8.27, 70.3, (2, 6, 26, 29)),
     ('large', 56_849_344, 10.75, 91.4, (2, 6, 36, 39)),
 ]
-
-
-def timm_names(state: dict, depths: tuple[int, ...]) -> dict:
-    """Official names to those of timm's ``features_only`` model."""
-    starts = [sum(depths[:i]) for i in range(4)]
-
-    def block(match: re.Match) -> str:
-        i = int(match[1])
-        stage = max(s for s in range(4) if starts[s] <= i)
-        return f'stages_{stage}.blocks.{i - starts[stage]}.'
-
-    renamed = {}
-    for name, value in state.items():
-        name = re.sub(r'^features\.(\d+)\.', block, name)
-        name = re.sub(r'^stem\.', 'stem_', name)
-        name = name.replace('mlp.conv1', 'mlp.fc1').replace('mlp.conv2', 'mlp.fc2')
-        renamed[name] = value
-    return renamed
 
 
 @pytest.mark.parametrize('size', [(64, 64), (65, 97), (25, 25)])

@@ -257,8 +257,8 @@ def test_mean_and_std_in_the_configs_units():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(model_name='resnet51'), "no model 'resnet51': near are .*resnet50"),
-        (dict(model_name='resnet18.a1_in1kk'), r'near are .*resnet18\.a1_in1k'),
+        (dict(model_name='resnet51'), "no model 'resnet51': did you mean .*resnet50"),
+        (dict(model_name='resnet18.a1_in1kk'), r'did you mean .*resnet18\.a1_in1k'),
         (dict(pretrained=True), r"Pretrained', checkpoint='timm://resnet10t'"),
         (dict(out_indices=(1,), strides=(4,)), r'not both.*\[2, 4, 8, 16, 32\]'),
         (dict(out_indices=(3, 1)), 'out_indices.*increasing.*0 to 4'),

@@ -2,49 +2,30 @@
 
 import copy
 
-from mmnextvit.models.yolov5_rows import FeatureMap, RowGraph, parse_activation
-from mmnextvit.models.yolov5_yaml import YOLOv5YAMLNeck
+from mmnextvit.models.yolov5_rows import (
+    FeatureMap,
+    RowError,
+    RowGraph,
+    parse_activation,
+)
+from mmnextvit.models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
+from mmnextvit.utils.errors import UserError, user_error
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmyolo.registry import MODELS
 from torch import nn
 
+from tests.helpers.yolov5_neck import CHANNELS, YAML, yolov5_state
 from tests.helpers.yolov5_reference import Rows
 
-# The YAML of the patched YOLOv5, row by row (SPEC, section 2)
-YAML = [
-    [-1, 1, 'SPPF', [1024, 5]],
-    [-1, 1, 'Conv', [512, 1, 1]],
-    [-1, 1, 'nn.Upsample', [None, 2, 'nearest']],
-    [[-1, 3], 1, 'Concat', [1]],
-    [-1, 3, 'C3', [512, False]],
-    [-1, 1, 'Conv', [256, 1, 1]],
-    [-1, 1, 'nn.Upsample', [None, 2, 'nearest']],
-    [[-1, 2], 1, 'Concat', [1]],
-    [-1, 3, 'C3', [256, False]],
-    [-1, 1, 'Conv', [256, 3, 2]],
-    [[-1, 10], 1, 'Concat', [1]],
-    [-1, 3, 'C3', [512, False]],
-    [-1, 1, 'Conv', [512, 3, 2]],
-    [[-1, 5], 1, 'Concat', [1]],
-    [-1, 3, 'C3', [1024, False]],
-]
-CHANNELS = (96, 256, 512, 1024)
 
-
-def neck(rows=YAML, out_rows=(13, 16, 19), in_channels=CHANNELS, **options):
+def neck(
+    rows=YAML, out_rows=(13, 16, 19), in_channels=CHANNELS, **options
+) -> YOLOv5YAMLNeck:
     options = {'depth_multiple': 0.33, 'width_multiple': 0.25, **options}
     return YOLOv5YAMLNeck(rows, out_rows, in_channels, **options)
-
-
-def yolov5_state(graph: RowGraph) -> dict:
-    """Our parameters under YOLOv5's names: only the numbers differ."""
-    renamed = {}
-    for name, value in graph.state_dict().items():
-        number, rest = name.split('.', 1)
-        renamed[f'model.{int(number) - 5}.{rest}'] = value
-    return renamed
 
 
 @pytest.mark.parametrize(
@@ -178,64 +159,98 @@ def changed(index: int, row) -> list:
 @pytest.mark.parametrize(
     'index, row, message',
     [
-        (1, [-1, 1, 'Cov', [512, 1, 1]], r'row 6 \[-1, 1, Cov.*did you mean Conv'),
-        (1, [-1, 1, 'Transformer', [512]], r'row 6 .*unknown module.*C3.*Upsample'),
-        (1, [7, 1, 'Conv', [512]], r'row 6 \[7, 1, Conv, .*points ahead'),
-        (1, [6, 1, 'Conv', [512]], 'row 6 .*points ahead'),
-        (1, [-7, 1, 'Conv', [512]], r'row 6 .*map -1 .*does not exist.*\[1, 2, 3'),
-        (1, [0, 1, 'Conv', [512]], r'row 6 .*map 0 .*does not exist.*\[1, 2, 3'),
-        (1, ['x', 1, 'Conv', [512]], "row 6 .*'x', not a whole number"),
-        (3, [[-1, 2], 1, 'Concat', [1]], 'row 8 .*differ: map 7 has 16, map 2 has 8'),
-        (3, [-1, 1, 'Concat', [1]], 'row 8 .*Concat reads a list of maps, from is -1'),
-        (3, [[], 1, 'Concat', [1]], 'row 8 .*empty list'),
-        (3, [[-1, 3], 1, 'Concat', [2]], 'row 8 .*joined by channels'),
-        (3, [[-1], 9, 'Concat', [1]], 'row 8 .*3 copies'),
-        (4, [[-1, 3], 3, 'C3', [512]], r'row 9 .*C3 reads one map, from is \[-1, 3\]'),
-        (4, [-1, 0, 'C3', [512]], 'row 9 .*number is 0'),
-        (4, [-1, 3, 'C3', []], 'row 9 .*first argument is the number of output'),
-        (4, [-1, 3, 'C3', ['512']], "row 9 .*text '512' is no argument.*never eval"),
-        (4, [-1, 3, 'C3', [True]], 'row 9 .*first argument is the number of output'),
-        (1, [-1, 1, 'Conv', ['__import__("os")', 1]], 'row 6 .*never evaluated'),
-        (1, [-1, 1, 'Conv', [512, 1, 1, None, 1, 1, 'nn.ReLU()']], 'row 6 .*never'),
-        (1, [-1, 1, 'Conv', [512, 0]], 'row 6 .*kernel 0'),
-        (1, [-1, 1, 'Conv', [10**9]], 'row 6 .*not within'),
-        (1, [-1, 1, 'Conv', [512, float('nan')]], 'row 6 .*nan is not within'),
-        (1, [-1, 1, 'Conv', [512, [1] * 17]], 'row 6 .*list of 17'),
-        (1, [-1, 1, 'Conv', [512, {}]], 'row 6 .*dict is no argument'),
-        (1, [-1, 1, 'Conv', '512'], r'row 6 .*a row is \[from, number, module, args\]'),
-        (1, [True, 1, 'Conv', [512]], 'row 6 .*not a whole number'),
-        (1, [-1, True, 'Conv', [512]], 'row 6 .*number is True'),
-        (1, [-1, 1, ['Conv'], [512]], 'row 6 .*unknown module'),
-        (1, [-1, 1, 'Expand', [7]], 'row 6 .*256 channels do not divide by 7'),
-        (1, [-1, 1, 'Contract', ['2']], 'row 6 .*never evaluated'),
-        (1, [-1, 1, 'GhostBottleneck', [512]], 'row 6 .*GhostBottleneck has a stride'),
-        (1, [-1, 1, 'C3TR', [40, True, 1, 0.4]], 'row 6 .*not fit C3TR'),
-        (1, [-1, 1, 'MixConv2d', [32, [1, 3, 5] * 3]], 'row 6 .*divide'),
-        (1, [-1, 1, 'nn.MaxPool2d', [2, 0]], 'row 6 .*stride of 0'),
-        (2, [-1, 1, 'nn.Upsample', [None, 30000, 'nearest']], 'row 7 .*stride of'),
-        (4, [-1, 30000, 'C3', [512]], 'row 9 .*more than 1000 repeats'),
-        (4, [-1, 10**12, 'C3', [512]], 'row 9 .*number is above'),
-        (4, [-1, 3, 'C3'], r'row 9 .*a row is \[from, number, module, args\]'),
-        (2, [-1, 1, 'nn.Upsample', [20]], 'row 7 .*scale factor'),
-        (2, [-1, 1, 'nn.Upsample', [None, 2, 'nearest', 1, 2, 3]], 'row 7 .*not fit'),
-        (1, [-1, 9, 'Conv', [512, 1, 1]], 'row 6 .*3 copies .*256 and 128'),
-        (4, [-1, 3, 'C3', [512, False, 7]], 'row 9 .*not fit C3.*divisible'),
+        (1, [-1, 1, 'Cov', [512, 1, 1]], r'row 6: \[-1, 1, Cov.*did you mean Conv'),
+        (1, [-1, 1, 'Transformer', [512]], r'row 6: .*unknown module.*C3.*Upsample'),
+        (1, [7, 1, 'Conv', [512]], r'row 6: \[7, 1, Conv, .*points ahead'),
+        (1, [6, 1, 'Conv', [512]], 'row 6: .*points ahead'),
+        (1, [-7, 1, 'Conv', [512]], r'row 6: .*map -1 .*does not exist.*\[1, 2, 3'),
+        (1, [0, 1, 'Conv', [512]], r'row 6: .*map 0 .*does not exist.*\[1, 2, 3'),
+        (1, ['x', 1, 'Conv', [512]], "row 6: .*'x', not a whole number"),
+        (3, [[-1, 2], 1, 'Concat', [1]], 'row 8: .*differ: map 7 has 16, map 2 has 8'),
+        (3, [-1, 1, 'Concat', [1]], 'row 8: .*Concat reads a list of maps, from is -1'),
+        (3, [[], 1, 'Concat', [1]], 'row 8: .*empty list'),
+        (3, [[-1, 3], 1, 'Concat', [2]], 'row 8: .*joined by channels'),
+        (3, [[-1], 9, 'Concat', [1]], 'row 8: .*3 copies'),
+        (4, [[-1, 3], 3, 'C3', [512]], r'row 9: .*C3 reads one map, from is \[-1, 3\]'),
+        (4, [-1, 0, 'C3', [512]], 'row 9: .*number is 0'),
+        (4, [-1, 3, 'C3', []], 'row 9: .*first argument is the number of output'),
+        (4, [-1, 3, 'C3', ['512']], "row 9: .*text '512' is no argument.*never eval"),
+        (4, [-1, 3, 'C3', [True]], 'row 9: .*first argument is the number of output'),
+        (1, [-1, 1, 'Conv', ['__import__("os")', 1]], 'row 6: .*never evaluated'),
+        (1, [-1, 1, 'Conv', [512, 1, 1, None, 1, 1, 'nn.ReLU()']], 'row 6: .*never'),
+        (1, [-1, 1, 'Conv', [512, 0]], 'row 6: .*kernel 0'),
+        (1, [-1, 1, 'Conv', [10**9]], 'row 6: .*not within'),
+        (1, [-1, 1, 'Conv', [512, float('nan')]], 'row 6: .*nan is not within'),
+        (1, [-1, 1, 'Conv', [512, [1] * 17]], 'row 6: .*list of 17'),
+        (1, [-1, 1, 'Conv', [512, {}]], 'row 6: .*dict is no argument'),
+        (1, [-1, 1, 'Conv', '512'],
+         r'row 6: .*a row is \[from, number, module, args\]'),
+        (1, [True, 1, 'Conv', [512]], 'row 6: .*not a whole number'),
+        (1, [-1, True, 'Conv', [512]], 'row 6: .*number is True'),
+        (1, [-1, 1, ['Conv'], [512]], 'row 6: .*unknown module'),
+        (1, [-1, 1, 'Expand', [7]], 'row 6: .*256 channels do not divide by 7'),
+        (1, [-1, 1, 'Contract', ['2']], 'row 6: .*never evaluated'),
+        (1, [-1, 1, 'GhostBottleneck', [512]], 'row 6: .*GhostBottleneck has a stride'),
+        (1, [-1, 1, 'C3TR', [40, True, 1, 0.4]], 'row 6: .*not fit C3TR'),
+        (1, [-1, 1, 'MixConv2d', [32, [1, 3, 5] * 3]], 'row 6: .*divide'),
+        (1, [-1, 1, 'nn.MaxPool2d', [2, 0]], 'row 6: .*stride of 0'),
+        (2, [-1, 1, 'nn.Upsample', [None, 30000, 'nearest']], 'row 7: .*stride of'),
+        (4, [-1, 30000, 'C3', [512]], 'row 9: .*more than 1000 repeats'),
+        (4, [-1, 10**12, 'C3', [512]], 'row 9: .*number is above'),
+        (4, [-1, 3, 'C3'], r'row 9: .*a row is \[from, number, module, args\]'),
+        (2, [-1, 1, 'nn.Upsample', [20]], 'row 7: .*scale factor'),
+        (2, [-1, 1, 'nn.Upsample', [None, 2, 'nearest', 1, 2, 3]], 'row 7: .*not fit'),
+        (1, [-1, 9, 'Conv', [512, 1, 1]], 'row 6: .*3 copies .*256 and 128'),
+        (4, [-1, 3, 'C3', [512, False, 7]], 'row 9: .*not fit C3.*divisible'),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_named(index, row, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RowError, match=message) as error:
         neck(changed(index, row))
+    assert error.value.row == index + 5
 
 
-def test_bad_out_rows_and_channels():
-    with pytest.raises(ValueError, match=r'output rows \[20\] do not exist'):
-        neck(out_rows=(13, 16, 20))
-    with pytest.raises(ValueError, match=r'output rows \[0\] do not exist'):
-        neck(out_rows=(0,))
-    with pytest.raises(ValueError, match='at most 5'):
-        neck(in_channels=(1,) * 6, in_strides=(1, 2, 4, 8, 16, 32))
-    with pytest.raises(ValueError, match='must be as many'):
-        neck(in_channels=(1, 2), in_strides=(8,))
+def test_a_rows_number_is_known_where_a_registry_built_it():
+    cfg = dict(rows=changed(1, [-1, 1, 'Cov', [512]]), out_rows=(13, 16, 19))
+    with pytest.raises(ValueError, match='did you mean Conv') as error:
+        MODELS.build(dict(cfg, type='YOLOv5YAMLNeck', in_channels=CHANNELS))
+    assert user_error(error.value).row == 6
+
+
+@pytest.mark.parametrize(
+    'options, key, message',
+    [
+        (dict(out_rows=(13, 16, 20)), 'out_rows', r'output rows \[20\] do not exist'),
+        (dict(out_rows=(0,)), 'out_rows', r'output rows \[0\] do not exist'),
+        (dict(in_channels=(1,) * 6, in_strides=(1, 2, 4, 8, 16, 32)), 'in_channels',
+         'at most 5'),
+        (dict(in_channels=(1, 2), in_strides=(8,)), None, 'must be as many'),
+        (dict(in_rows=(1, 3, 2, 4)), 'in_rows', 'increasing'),
+        (dict(depth_multiple=0), 'depth_multiple', 'a number above 0, not 0'),
+        (dict(width_multiple=True), 'width_multiple', 'a number above 0, not True'),
+        (dict(activation='nn.Softmax()'), 'activation', 'allowed are.*SiLU'),
+        (dict(rows=YAML * 40), 'rows', '600 rows are more than 500'),
+    ],
+)  # fmt: skip
+def test_other_bad_arguments_are_named(options, key, message):
+    with pytest.raises(UserError, match=message) as error:
+        neck(**options)
+    assert error.value.key == key and error.value.row is None
+
+
+@pytest.mark.parametrize(
+    'options, key, message',
+    [
+        (dict(out_rows=(0,)), 'out_rows', 'must end with the last row, 1'),
+        (dict(out_rows=()), 'out_rows', 'increasing'),
+        (dict(out_rows=(1,), frozen_rows=3), 'frozen_rows', 'write 0 to 2'),
+    ],
+)
+def test_bad_arguments_of_a_backbone_are_named(options, key, message):
+    rows = [[-1, 1, 'Conv', [16, 3, 2]], [-1, 1, 'C3', [16]]]
+    with pytest.raises(UserError, match=message) as error:
+        YOLOv5YAMLBackbone(rows, **options)
+    assert error.value.key == key
 
 
 def test_arguments_are_left_alone():

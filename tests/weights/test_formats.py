@@ -88,8 +88,7 @@ def test_official_names():
 
 def test_yolov5_names_are_those_of_the_reference(detectors):
     """Rows against the second interpreter of the tests, which has YOLOv5's names."""
-    from tests.models.test_yolov5_yaml import CHANNELS, YAML
-
+    from tests.helpers.yolov5_neck import CHANNELS, YAML
     from tests.helpers.yolov5_reference import Rows
 
     theirs = to_yolov5(detectors['small'])

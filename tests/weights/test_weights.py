@@ -17,8 +17,8 @@ from mmyolo.registry import MODELS
 from safetensors.torch import save_file
 
 from tests.helpers.tiny_run import run_tool, write_tiny_run
+from tests.helpers.yolov5_neck import YAML
 from tests.helpers.yolov5_pickle import ANCHORS, write_yolov5_checkpoint
-from tests.models.test_yolov5_yaml import YAML
 
 KINDS = ['NextViT', *(row[2] for row in YAML), 'Detect']
 
