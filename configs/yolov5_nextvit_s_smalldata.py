@@ -1,5 +1,5 @@
 # The recipe for small data from scratch; your data go on top of it, as in the README.
-_base_ = ['./yolov5_nextvit_s.py', './_base_/smalldata_recipe.py']
+_base_ = ['./yolov5_nextvit_s.py', './_base_/smalldata.py']
 
 max_epochs = 100
 model = _base_.small_model

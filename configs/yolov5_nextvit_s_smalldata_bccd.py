@@ -1,5 +1,5 @@
 # Blood cells with the recipe for small data, in as many iterations.
-_base_ = ['./yolov5_nextvit_s_bccd.py', './_base_/smalldata_recipe.py']
+_base_ = ['./yolov5_nextvit_s_bccd.py', './_base_/smalldata.py']
 
 model = _base_.small_model
 fit = [*_base_.pre_transform, *_base_.test_pipeline[1:3]]
