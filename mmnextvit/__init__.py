@@ -38,6 +38,7 @@ if register_when_needed():
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import_module('._register', __name__)  # raises until it succeeds
     return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
 
 

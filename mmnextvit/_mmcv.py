@@ -31,10 +31,13 @@ def prepare_mmcv() -> None:
     import mmcv
     from mmengine.logging import print_log
 
-    if find_spec('mmcv._ext') is not None:
+    extension = find_spec('mmcv._ext')
+    stands_in = extension is not None and isinstance(extension.loader, _StandIn)
+    if extension is not None and not stands_in:
         ops = f'the compiled ops of mmcv {mmcv.__version__}'
     else:
-        sys.meta_path.append(_StandIn())
+        if not stands_in:  # an earlier import may have failed after this
+            sys.meta_path.append(_StandIn())
         ops = (
             f"torchvision's NMS and average RoIAlign, since mmcv {mmcv.__version__} "
             'has no compiled ops here'

@@ -1,10 +1,8 @@
-"""Configs and models by name, in MMDetection's ways in, and tools by name."""
-
-import sys
+"""Configs and models by name, and in MMDetection's ways in."""
 
 import mmnextvit
-from mmnextvit import __main__ as tools
 from mmnextvit import hub
+from mmnextvit.utils.errors import MissingFileError, UserError
 
 import numpy as np
 import pytest
@@ -27,15 +25,15 @@ def test_get_config():
 
 @pytest.mark.parametrize('get', [mmnextvit.get_config, mmnextvit.get_model])
 def test_unknown_names_suggest_near_ones(get):
-    with pytest.raises(FileNotFoundError, match='did you mean yolov5_nextvit_s'):
+    with pytest.raises(MissingFileError, match='did you mean yolov5_nextvit_s'):
         get('yolo5_nextvit_s')
-    with pytest.raises(FileNotFoundError, match='it has .*yolov5_nextvit_s'):
+    with pytest.raises(MissingFileError, match='it has .*yolov5_nextvit_s'):
         get('zzz')
 
 
 def test_a_package_without_its_configs_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, 'PACKAGE', tmp_path / 'mmnextvit')
-    with pytest.raises(FileNotFoundError, match='Install it again'):
+    with pytest.raises(MissingFileError, match='Install it again'):
         hub.config_folder()
 
 
@@ -80,7 +78,7 @@ def test_pretrained(zoo, lively):
 
 @pytest.mark.parametrize('get', [mmnextvit.get_config, mmnextvit.get_model])
 def test_pretrained_without_weights(zoo, get):
-    with pytest.raises(ValueError, match='weights for bare.*some for known'):
+    with pytest.raises(UserError, match='weights for bare.*some for known'):
         get('bare', pretrained=True)
 
 
@@ -98,13 +96,3 @@ def test_mmdetections_inference(name):
     assert inference_detector(model, IMAGE).pred_instances.bboxes.shape[1] == 4
     results = DetInferencer(model=path, device='cpu')(IMAGE, no_save_vis=True)
     assert results['predictions'][0].keys() >= {'labels', 'scores', 'bboxes'}
-
-
-def test_tools_by_name(monkeypatch):
-    assert tools.tool_file('train').resolve() == ROOT / 'tools' / 'train.py'
-    path = tools.tool_file('mmdet/analysis_tools/analyze_logs')
-    assert path.is_file() and 'mmdet' in path.parts
-    for name, near in [('trian', 'train'), ('mmdet/analyze_logs', 'analysis_tools')]:
-        monkeypatch.setattr(sys, 'argv', ['mmnextvit', name])
-        with pytest.raises(SystemExit, match=near):
-            tools.main()

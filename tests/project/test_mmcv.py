@@ -259,6 +259,12 @@ def output(result):
 def test_imports_without_torch():
     code = 'import sys, mmnextvit; print(mmnextvit.__version__, "mmcv" in sys.modules)'
     assert output(python(code, hide=['torch'])) == f'{mmnextvit.__version__} False\n'
+    code = """
+import mmnextvit
+print(mmnextvit.__all__, hasattr(mmnextvit, 'NextViT'))
+"""
+    names = "['__version__', 'config_file', 'get_config', 'get_model'] False\n"
+    assert output(python(code, hide=['torch'])) == names
 
 
 @pytest.mark.parametrize(
@@ -266,8 +272,15 @@ def test_imports_without_torch():
     [('mmcv', 'pip install "mmnextvit[all]"'), ('mmdet', 'pip install mmdet')],
 )
 def test_missing_package_is_named_with_its_command(package, command):
-    error = last_error(python('import mmnextvit', hide=[package]))
-    assert error.startswith(f'ImportError: mmnextvit needs {package}')
+    for code in ('from mmnextvit import NextViT', 'import mmnextvit, mmengine'):
+        error = last_error(python(code, hide=[package]))
+        name = 'mmnextvit.utils.errors.MissingPackageError'
+        assert error.startswith(f'{name}: mmnextvit needs {package}')
+        assert command in error
+    code = 'from mmnextvit.cli import main; main(None, ["compute_anchors", "x.py"'
+    output(python(f'{code}, "--help"])', hide=[package]))
+    error = last_error(python(f'{code}, "-o", "y.py"])', hide=[package]))
+    assert error.startswith('mmnextvit compute_anchors: mmnextvit needs')
     assert command in error
 
 
@@ -285,12 +298,13 @@ print(*[tuple(m.shape[1:]) for m in maps], 'mmyolo' in sys.modules)
 @pytest.mark.parametrize('package', ['torch', 'mmcv', 'mmdet', 'mmyolo'])
 def test_broken_package_shows_its_own_error(package, tmp_path):
     (tmp_path / f'{package}.py').write_text('raise ImportError("no libfoo.so.1")')
-    error = last_error(python('import mmnextvit', env={'PYTHONPATH': str(tmp_path)}))
+    env = {'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])}
+    error = last_error(python('from mmnextvit import NextViT', env=env))
     assert error == 'ImportError: no libfoo.so.1'
 
 
 def test_missing_dependency_of_mmcv_shows_its_own_error():
-    error = last_error(python('import mmnextvit', hide=['cv2']))
+    error = last_error(python('from mmnextvit import NextViT', hide=['cv2']))
     assert error == "ModuleNotFoundError: No module named 'cv2'"
 
 
@@ -342,6 +356,121 @@ def test_one_info_line_per_run(rank, lines):
     said = [line for line in output(result).splitlines() if SAYS_STAND_IN in line]
     assert len(said) == lines
     assert all(' INFO ' in line for line in said)
+
+
+# Registration, in any order of imports
+
+LOOK_UP = """
+import sys, mmnextvit
+import mmdet.registry, mmyolo.registry
+from mmengine import registry as root
+assert mmdet.registry.MODELS.get('NextViT') is mmnextvit.NextViT
+assert root.MODELS.get('mmdet.TimmFeatures') is mmnextvit.TimmFeatures
+assert mmyolo.registry.MODELS.get('YOLOv5YAMLNeck') is mmnextvit.YOLOv5YAMLNeck
+assert 'YOLOv5YAMLBackbone' in mmyolo.registry.MODELS.module_dict
+assert 'FittedYOLODetector' in repr(mmyolo.registry.MODELS)
+for registry in (root.HOOKS, root.OPTIM_WRAPPERS, root.OPTIM_WRAPPER_CONSTRUCTORS,
+                 root.TRANSFORMS, root.METRICS, root.WEIGHT_INITIALIZERS,
+                 mmyolo.registry.DATASETS):
+    objects = registry.module_dict.values()
+    assert any('mmnextvit' in c.__module__ for c in objects), registry.name
+from mmengine.runner import CheckpointLoader
+assert 'mmnextvit' in CheckpointLoader._get_checkpoint_loader('x.pth').__module__
+import mmcv.ops, mmengine, mmdet, mmyolo, mmnextvit.models
+for module in (mmengine, mmcv, mmdet, mmyolo, mmnextvit.models):
+    assert module.__spec__.loader is module.__loader__
+    assert module.__spec__.origin == module.__file__
+assert not [f for f in sys.meta_path if type(f).__name__ == '_RegisterFirst']
+"""
+
+FIRST_IMPORTS = [
+    'import mmnextvit, mmengine',
+    'import mmnextvit, mmcv',
+    'import mmnextvit; from mmdet.registry import MODELS',
+    'import mmnextvit; import mmyolo.models',
+    'import mmnextvit; from mmnextvit import YOLOv5YAMLNeck',
+    'import mmnextvit.models.yolov5_yaml',
+    'import mmnextvit.datasets.checks',
+    'import mmnextvit.engine.hooks',
+    'import mmnextvit.weights.reader',
+    'import mmnextvit.deploy.candidates',
+    'import mmnextvit._register',
+    'import mmdet.registry; import mmnextvit',
+    'from mmengine.config import Config; Config.fromfile("CONFIG")',
+]
+
+
+@pytest.mark.slow
+def test_everything_is_registered_when_it_is_looked_up(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("custom_imports = dict(imports=['mmnextvit'])")
+    # A process for each, which have in common what takes long to import.
+    code = f"""
+import os, sys, traceback
+import cv2, matplotlib.pyplot, scipy.stats, timm, torch, torchvision
+assert 'mmengine' not in sys.modules
+failed = []
+for first in {FIRST_IMPORTS}:
+    child = os.fork()
+    if not child:
+        try:
+            exec(first.replace('CONFIG', {str(config)!r}), {{}})
+            exec({LOOK_UP!r}, {{}})
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(first)
+print(failed)
+"""
+    result = python(code)
+    assert output(result).splitlines()[-1] == '[]', result.stderr
+
+
+def test_looking_for_a_package_imports_nothing():
+    code = """
+import sys, mmnextvit
+from importlib.util import find_spec
+specs = [find_spec(name) for name in ('mmengine', 'mmcv', 'mmdet', 'mmyolo')]
+print(*[spec.name for spec in specs if spec.origin.endswith('__init__.py')])
+print(sorted({'torch', 'mmengine', 'mmcv', 'mmdet', 'numpy'} & set(sys.modules)))
+print('NextViT' in dir(mmnextvit) and 'NextViT' in mmnextvit.__all__)
+"""
+    assert output(python(code)) == 'mmengine mmcv mmdet mmyolo\n[]\nTrue\n'
+
+
+def test_a_user_can_replace_what_is_registered():
+    code = """
+import mmnextvit
+from mmdet.registry import MODELS
+@MODELS.register_module(force=True)
+class NextViT:
+    pass
+assert MODELS.get('NextViT') is NextViT is not mmnextvit.NextViT
+"""
+    output(python(code))
+
+
+def test_registration_is_tried_again_once_a_package_is_there():
+    code = """
+import sys, mmnextvit
+sys.modules['mmcv'] = None  # as if it were not installed
+for _ in range(2):
+    try:
+        import mmengine
+    except ImportError as error:
+        print(error)
+del sys.modules['mmcv']
+import mmengine
+print('NextViT' in sys.modules['mmdet.registry'].MODELS.module_dict)
+"""
+    said = output(python(code)).splitlines()
+    assert [line.split(',')[0] for line in said if 'INFO' not in line] == [
+        'mmnextvit needs mmcv',
+        'mmnextvit needs mmcv',
+        'True',
+    ]
 
 
 class KeptByNMS(torch.utils.data.Dataset):

@@ -1,0 +1,282 @@
+"""The command line itself: what it prints, suggests and returns, whatever is run."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import mmnextvit
+from mmnextvit.cli import COMMANDS, call, main, package_tools
+from mmnextvit.cli.arguments import add_config
+from mmnextvit.utils.errors import MissingFileError, MissingPackageError, UserError
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Makes a command ``fake`` that does what it is given."""
+
+    def make(action, arguments=lambda parser: None):
+        module = ModuleType('mmnextvit.cli.fake', 'Do as the test wants.\n\nMore.')
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        module.add_arguments = arguments
+        module.run = lambda args: action()
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(COMMANDS, 'fake', 'Do as the test wants')
+
+    return make
+
+
+def ends(capfd, *argv):
+    """The exit code, stdout and stderr of ``mmnextvit ARGV``."""
+    code = 0
+    try:
+        main(None, argv)
+    except SystemExit as error:
+        code = error.code
+    return code or 0, *capfd.readouterr()
+
+
+# Help, the version and names
+
+
+@pytest.mark.parametrize('argv', [('--help',), ('-h',), ()])
+def test_help_lists_every_command_with_a_line(argv, capfd):
+    code, out, err = ends(capfd, *argv)
+    assert code == (0 if argv else 2)
+    listed = out if argv else err
+    assert not (err if argv else out)
+    lines = [line.strip() for line in listed.splitlines()]
+    for name, text in COMMANDS.items():
+        assert f'{name:16} {text}' in lines
+    assert all(len(line) <= 88 for line in lines)
+    assert 'mmdet/analysis_tools/analyze_logs' in listed
+
+
+def test_version(capfd):
+    assert ends(capfd, '--version') == (0, f'mmnextvit {mmnextvit.__version__}\n', '')
+
+
+@pytest.mark.parametrize(
+    'name, hint',
+    [
+        ('trian', 'did you mean train?'),
+        ('--verison', 'there are train, '),
+        ('zzz', 'there are train, '),
+        ('mmdet/analyze_logs', 'did you mean mmdet/analysis_tools/analyze_logs'),
+        ('mmyolo/zzz/zzz/zzz/zzz/zzz', 'there are mmyolo/'),
+    ],
+)
+def test_wrong_names_suggest_near_ones(name, hint, capfd):
+    code, out, err = ends(capfd, name)
+    assert code == 2 and not out
+    assert len(err.splitlines()) == 1
+    assert err.startswith('mmnextvit: there is no ') and repr(name) in err
+    assert hint in err
+
+
+def test_a_wrong_name_in_python_is_an_error():
+    with pytest.raises(UserError, match="no command 'trian': did you mean train"):
+        call('trian')
+
+
+def test_every_command_is_a_script_too():
+    assert {path.stem for path in (ROOT / 'tools').glob('*.py')} == set(COMMANDS)
+
+
+@pytest.mark.slow
+def test_nothing_heavy_is_imported_for_help():
+    code = """
+import sys
+from mmnextvit.cli import main
+asked = [['--help'], ['--version'], [], ['trian'], ['mmdet/trian']]
+for argv in [*asked, ['compute_anchors', '--help'], ['compute_anchors', '--huh']]:
+    try:
+        main(None, argv)
+    except SystemExit:
+        pass
+heavy = {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', 'timm', 'numpy', 'cv2', 'yaml'}
+print('imported:', sorted(heavy & set(sys.modules)))
+import mmnextvit.runtime
+print('imported:', sorted(heavy & set(sys.modules)))
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT
+    )
+    said = [line for line in result.stdout.splitlines() if 'imported:' in line]
+    assert said == ['imported: []', "imported: ['cv2', 'numpy']"], result.stderr
+
+
+# A command's arguments
+
+
+def test_a_commands_help_and_wrong_arguments(command, capfd):
+    command(lambda: None, add_config)
+    code, out, _ = ends(capfd, 'fake', '--help')
+    assert code == 0 and 'usage: mmnextvit fake' in out
+    assert 'Do as the test wants.' in out and 'More' not in out
+    for wrong in ((), ('x.py', '--huh'), ('x.py', '--cfg-options', 'a=1', 'b')):
+        code, out, err = ends(capfd, 'fake', *wrong)
+        assert code == 2 and not out and 'usage: mmnextvit fake' in err
+    assert "'b' is not KEY=VALUE" in err
+
+
+def test_config_options_are_mmengines(monkeypatch, command):
+    command(lambda: None, add_config)
+    module = sys.modules['mmnextvit.cli.fake']
+    monkeypatch.setattr(module, 'run', lambda args: args.cfg_options)
+    options = '--cfg-options', 'a.b=1', 'c=[x,2]', '--cfg-options', 'd=e=f'
+    assert call('fake', 'x.py', *options) == {'a.b': 1, 'c': ['x', 2], 'd': 'e=f'}
+    assert call('fake', 'x.py') == {}
+
+
+# How it ends
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
+
+
+def test_a_commands_result_is_returned(command, capfd):
+    command(lambda: 'result')
+    assert call('fake') == 'result'
+    assert ends(capfd, 'fake') == (0, '', '')
+
+
+@pytest.mark.parametrize(
+    'error, text',
+    [
+        (UserError('is wrong', file='a.yaml', line=3), 'a.yaml:3: is wrong'),
+        (MissingFileError('x does not exist'), 'x does not exist'),
+        (MissingPackageError('install y'), 'install y'),
+        (OSError(errno.ENOSPC, 'No space left', 'a/b'), 'a/b: No space left'),
+        (OSError(errno.ENOSPC, 'No space left'), 'No space left'),
+        (
+            OSError(errno.EROFS, 'Read-only file system', 'a'),
+            'a: Read-only file system',
+        ),
+        (OSError(errno.EACCES, 'Permission denied', b'a'), 'a: Permission denied'),
+        (OSError(errno.EXDEV, 'Invalid link', 'a', None, 'b'), 'a: b: Invalid link'),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, text, command, capfd):
+    command(raising(error))
+    assert ends(capfd, 'fake') == (1, '', f'mmnextvit fake: {text}\n')
+
+
+def test_errors_of_the_system_are_one_line(command, tmp_path, capfd):
+    (tmp_path / 'file').touch()
+    for path, text in [
+        (tmp_path / ('a' * 300), 'File name too long'),
+        (tmp_path / 'file' / 'x', 'Not a directory'),
+        (tmp_path, 'Is a directory'),
+        (tmp_path / 'no' / 'x', 'No such file or directory'),
+    ]:
+        command(lambda path=path: path.write_text(''))
+        assert ends(capfd, 'fake') == (1, '', f'mmnextvit fake: {path}: {text}\n')
+
+
+def meets_a_bug():
+    try:
+        raise UserError('is wrong')
+    except UserError as error:
+        return error.no_such_field
+
+
+@pytest.mark.parametrize(
+    'action, error',
+    [
+        (lambda: {}['missing'], KeyError),
+        (raising(ValueError('ours, but no UserError')), ValueError),
+        (raising(FileNotFoundError('no file named')), FileNotFoundError),
+        (raising(BrokenPipeError(errno.EPIPE, 'a worker died')), BrokenPipeError),
+        (meets_a_bug, AttributeError),
+    ],
+)
+def test_a_bug_keeps_its_traceback(action, error, command):
+    command(action)
+    with pytest.raises(error):
+        main('fake', [])
+
+
+def test_ctrl_c(command, capfd):
+    command(raising(KeyboardInterrupt()))
+    assert ends(capfd, 'fake') == (130, '', 'mmnextvit fake: interrupted\n')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('argv', [('--help',), ('compute_anchors', '--help')])
+def test_a_closed_pipe_is_silent(argv):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, '-m', 'mmnextvit', *argv],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONUNBUFFERED': ''},  # argparse drops such an error
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, '')
+
+
+def test_a_terminal_that_cannot_encode_gets_escapes(command, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+    monkeypatch.setattr(sys, 'stdout', terminal)
+    command(lambda: print('Häuser'))
+    main('fake', [])
+    assert terminal.buffer.getvalue() == b'H\\xe4user' + os.linesep.encode()
+
+
+# Other packages' tools
+
+
+def test_tools_of_other_packages():
+    path = package_tools.tool_file('mmdet/analysis_tools/analyze_logs')
+    assert path.is_file() and 'mmdet' in path.parts
+    assert package_tools.tool_file('mmdet/analysis_tools/analyze_logs.py') == path
+
+
+def test_a_tool_of_a_package_that_is_missing(monkeypatch, capfd):
+    monkeypatch.setattr(package_tools, 'find_spec', lambda name: None)
+    text = 'mmnextvit mmyolo/x: mmyolo is not installed\n'
+    assert ends(capfd, 'mmyolo/x') == (1, '', text)
+
+
+def test_a_script_runs_as_python_runs_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, 'argv', [])
+    monkeypatch.setattr(sys, 'path', ['', *sys.path[1:]])
+    (tmp_path / 'beside_the_script.py').write_text('name = "beside"')
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import sys, beside_the_script as b\nprint(__name__, sys.argv, b.name)'
+    )
+    package_tools.run_script(script, ['a', '-b'])
+    assert capfd.readouterr().out == f'__main__ {[str(script), "a", "-b"]} beside\n'
+
+
+@pytest.mark.slow
+def test_a_tool_of_mmdetection_knows_what_is_registered(tmp_path):
+    (tmp_path / 'mmnextvit_user.py').write_text(
+        'from mmdet.registry import MODELS\nprint(MODELS.get("NextViT"))\n'
+    )
+    config = tmp_path / 'config.py'
+    config.write_text("custom_imports = dict(imports=['mmnextvit_user'])\n")
+    result = subprocess.run(
+        [sys.executable, '-m', 'mmnextvit', 'mmdet/misc/print_config', str(config)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{tmp_path}'},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "<class 'mmnextvit.models.nextvit.NextViT'>" in result.stdout
