@@ -2,7 +2,7 @@
 
 ``import mmnextvit`` must come without torch, and yet everything must be registered when
 it is looked up, whatever is imported in whatever order. So the first import of one of
-OpenMMLab's packages, or of one of our rooms that use them, imports `_register` first.
+OpenMMLab's packages, or of one of our rooms that register, imports `_register` first.
 To other code it is as if ``import mmnextvit`` had registered everything: no import of
 OpenMMLab's packages returns before that is done.
 
@@ -19,18 +19,8 @@ from importlib.util import find_spec
 from types import ModuleType
 
 OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmyolo')
-# The rooms whose modules import torch. `_register` imports modules of these itself, and
-# must not find one of them half imported.
-ROOMS = (
-    'models',
-    'datasets',
-    'weights',
-    'engine',
-    'evaluation',
-    'visualization',
-    'deploy',
-    'yolov5_import',
-)
+# The rooms that `_register` imports modules of; it must not find one half imported.
+ROOMS = ('models', 'datasets', 'weights', 'evaluation', 'visualization', 'engine')
 
 
 def register_when_needed() -> bool:
