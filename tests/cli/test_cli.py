@@ -263,20 +263,3 @@ def test_a_script_runs_as_python_runs_it(tmp_path, monkeypatch, capfd):
     )
     package_tools.run_script(script, ['a', '-b'])
     assert capfd.readouterr().out == f'__main__ {[str(script), "a", "-b"]} beside\n'
-
-
-@pytest.mark.slow
-def test_a_tool_of_mmdetection_knows_what_is_registered(tmp_path):
-    (tmp_path / 'mmnextvit_user.py').write_text(
-        'from mmdet.registry import MODELS\nprint(MODELS.get("NextViT"))\n'
-    )
-    config = tmp_path / 'config.py'
-    config.write_text("custom_imports = dict(imports=['mmnextvit_user'])\n")
-    result = subprocess.run(
-        [sys.executable, '-m', 'mmnextvit', 'mmdet/misc/print_config', str(config)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{tmp_path}'},
-    )
-    assert result.returncode == 0, result.stderr
-    assert "<class 'mmnextvit.models.nextvit.NextViT'>" in result.stdout

@@ -383,7 +383,17 @@ for module in (mmengine, mmcv, mmdet, mmyolo, mmnextvit.models):
 assert not [f for f in sys.meta_path if type(f).__name__ == '_RegisterFirst']
 """
 
+# As if a newer mmcv were installed than MMDetection and MMYOLO allow.
+NEWER_MMCV = """
+import sys, types, mmnextvit
+version = sys.modules['mmcv.version'] = types.ModuleType('mmcv.version')
+version.__version__, version.__all__ = '2.2.0', ['__version__']
+import mmyolo.models, mmcv
+assert mmcv.__version__ == '2.2.0' and mmyolo.__version__ and mmyolo.mmdet.__version__
+"""
+
 FIRST_IMPORTS = [
+    NEWER_MMCV,
     'import mmnextvit, mmengine',
     'import mmnextvit, mmcv',
     'import mmnextvit; from mmdet.registry import MODELS',

@@ -118,7 +118,7 @@ def test_mmdetections_own_script_trains(trained):
 
 def test_tools_of_other_packages(python, trained):
     def tool(name: str, *arguments: object) -> None:
-        run(python, '-m', 'mmnextvit', name, *arguments, cwd=trained)
+        run(python.with_name('mmnextvit'), name, *arguments, cwd=trained)
 
     tool('test', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '--out', 'found.pkl')
     for package in ('mmdet', 'mmyolo'):
