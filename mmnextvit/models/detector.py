@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
@@ -14,6 +15,7 @@ from mmyolo.models.utils import make_divisible
 from mmyolo.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
+from ..utils.errors import UserError
 from .fold import in_faster_format
 
 # MMDetection's DetInferencer looks for a pipeline's transforms in its own registry.
@@ -41,8 +43,8 @@ class FittedYOLODetector(YOLODetector):
             train. CPU processes keep theirs: torch has no SyncBatchNorm for them.
 
     Raises:
-        ValueError: Channels or strides of neighbours differ; the message says which
-            key of the config to change, and the numbers to write.
+        UserError: Channels or strides of neighbours differ; ``key`` is that of the
+            config to change, and the message has the numbers to write.
     """
 
     def __init__(
@@ -61,17 +63,15 @@ class FittedYOLODetector(YOLODetector):
             data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
         self.backbone = MODELS.build(backbone)
-        channels, strides = emitted(self.backbone)
-        neck = fitted(
+        neck = fit_config(
             neck,
             'neck',
             'backbone',
-            in_channels=channels,
-            in_strides=strides,
+            **read_outputs(self.backbone).as_arguments('in_channels', 'in_strides'),
             in_rows=getattr(self.backbone, 'out_rows', None),
         )
         self.neck = MODELS.build(neck)
-        bbox_head = fitted_head(bbox_head, *emitted(self.neck))
+        bbox_head = fit_head(bbox_head, read_outputs(self.neck))
         bbox_head.update(train_cfg=train_cfg, test_cfg=test_cfg)
         self.bbox_head = MODELS.build(bbox_head)
         self.train_cfg = train_cfg
@@ -95,135 +95,194 @@ class FittedYOLODetector(YOLODetector):
         """
         maps = [m.to(batch_inputs.dtype) for m in self.extract_feat(batch_inputs)]
         with torch.autocast(batch_inputs.device.type, enabled=False):
-            found = self.bbox_head.predict(maps, batch_data_samples, rescale=rescale)
-        return self.add_pred_to_datasample(batch_data_samples, found)
+            detections = self.bbox_head.predict(
+                maps, batch_data_samples, rescale=rescale
+            )
+        return self.add_pred_to_datasample(batch_data_samples, detections)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: dict | list) -> dict:
         """The head's losses, as MMDetection's ``SingleStageDetector``.
 
         Raises:
-            ValueError: The anchors are placeholders.
+            UserError: The anchors are placeholders.
         """
-        priors = getattr(self.bbox_head, 'prior_generator', None)
-        sizes = getattr(priors, 'base_sizes', None)
-        if (
-            sizes
-            and min(side for level in sizes for size in level for side in size) <= 0
-        ):
-            raise ValueError(
-                'The anchors are placeholders, with which nothing can be learnt: '
-                'compute them from your data with tools/compute_anchors.py CONFIG -o '
-                'NEW_CONFIG, or write them as '
-                'model.bbox_head.prior_generator.base_sizes'
-            )
+        check_anchors(self.bbox_head)
         return super().loss(batch_inputs, batch_data_samples)
 
 
-def fitted_head(
-    head: dict, channels: Sequence[int] | None, strides: Sequence[int] | None
-) -> dict:
+def check_anchors(head: torch.nn.Module) -> None:
+    """Checks that a head can learn with its anchors, if it has any.
+
+    Raises:
+        UserError: They are placeholders.
+    """
+    priors = getattr(head, 'prior_generator', None)
+    sizes = getattr(priors, 'base_sizes', None) or []
+    sides = [side for level in sizes for size in level for side in size]
+    if sides and min(sides) <= 0:
+        raise UserError(
+            'The anchors are placeholders, with which nothing can be learnt: compute '
+            'them from your data with tools/compute_anchors.py CONFIG -o NEW_CONFIG, '
+            'or write them as model.bbox_head.prior_generator.base_sizes'
+        )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a part of a detector publishes of its maps.
+
+    Attributes:
+        channels: Channels of each map, or ``None`` if unknown.
+        strides: Strides in pixels of the image, likewise.
+    """
+
+    channels: list[int] | None = None
+    strides: list[int] | None = None
+
+    def as_arguments(self, channels: str, strides: str) -> dict[str, list[int] | None]:
+        """Both under the names that the next part's arguments have."""
+        return {channels: self.channels, strides: self.strides}
+
+
+def fit_head(head: dict, outputs: Outputs) -> dict:
     """A head's config with what follows from the neck and from its anchors.
 
     ``base_sizes`` of the prior generator may be a count: every level gets so many
     placeholders, which build but don't train. ``obj_level_weights`` that the config
     leaves out are YOLOv5's for the number of levels.
 
+    Args:
+        head: The config.
+        outputs: What the neck publishes.
+
     Raises:
-        ValueError: The config states something else.
+        UserError: The config states something else; ``key`` is the place.
     """
     head = dict(head)
     num_priors = None
     if 'prior_generator' in head:
-        where = 'bbox_head.prior_generator'
-        priors = fitted(head['prior_generator'], where, 'neck', strides=strides)
-        sizes = priors.get('base_sizes')
-        if isinstance(sizes, int) and strides:
-            priors['base_sizes'] = sizes = placeholder_anchors(sizes, len(strides))
-        if sizes and strides:
-            counts = {len(level) for level in sizes}
-            if len(sizes) != len(strides) or len(counts) != 1:
-                raise ValueError(
-                    f'model.{where}.base_sizes has {[len(level) for level in sizes]} '
-                    f'anchors by level: the neck gives {len(strides)} levels, each of '
-                    'which needs as many'
-                )
-            num_priors = counts
+        priors = fit_priors(head['prior_generator'], outputs.strides)
         head['prior_generator'] = priors
-    module = fitted(
-        head['head_module'],
-        'bbox_head.head_module',
-        'neck',
-        in_channels=channels,
-        featmap_strides=strides,
-    )
-    if num_priors and 'num_base_priors' in accepted_by(module['type']):
-        module.setdefault('num_base_priors', *num_priors)
-        if module['num_base_priors'] not in num_priors:
-            raise ValueError(
-                f'model.bbox_head.head_module.num_base_priors is '
-                f'{module["num_base_priors"]}, the anchors are {num_priors} a level: '
-                'leave it out'
-            )
-    head['head_module'] = module
-    if strides and 'obj_level_weights' in accepted_by(head['type']):
-        wanted = level_weights(len(strides))
+        sizes = priors.get('base_sizes')
+        if sizes and outputs.strides:
+            num_priors = len(sizes[0])
+    head['head_module'] = fit_head_module(head['head_module'], outputs, num_priors)
+    if outputs.strides and 'obj_level_weights' in list_parameters(head['type']):
+        num_levels = len(outputs.strides)
+        wanted = level_weights(num_levels)
         stated = head.setdefault('obj_level_weights', wanted)
-        if len(stated) != len(strides):
-            raise ValueError(
-                f'model.bbox_head.obj_level_weights is {list(stated)}, but the neck '
-                f'gives {len(strides)} levels: write {wanted}'
+        if len(stated) != num_levels:
+            raise UserError(
+                f'it is {list(stated)}, but the neck gives {num_levels} levels: write '
+                f'{wanted}',
+                key='model.bbox_head.obj_level_weights',
             )
     return head
+
+
+def fit_priors(priors: dict, strides: list[int] | None) -> dict:
+    """A prior generator's config with the neck's strides, and placeholders of anchors.
+
+    Args:
+        priors: The config.
+        strides: Strides of the neck's maps, or ``None`` if unknown.
+
+    Raises:
+        UserError: The config states something else; ``key`` is the place.
+    """
+    where = 'bbox_head.prior_generator'
+    priors = fit_config(priors, where, 'neck', strides=strides)
+    sizes = priors.get('base_sizes')
+    if isinstance(sizes, int) and strides:
+        priors['base_sizes'] = sizes = placeholder_anchors(sizes, len(strides))
+    if sizes and strides:
+        counts = [len(level) for level in sizes]
+        if len(sizes) != len(strides) or len(set(counts)) != 1:
+            raise UserError(
+                f'it has {counts} anchors by level: the neck gives {len(strides)} '
+                'levels, each of which needs as many',
+                key=f'model.{where}.base_sizes',
+            )
+    return priors
+
+
+def fit_head_module(module: dict, outputs: Outputs, num_priors: int | None) -> dict:
+    """A head module's config with the neck's channels and the number of anchors.
+
+    Args:
+        module: The config.
+        outputs: What the neck publishes.
+        num_priors: Anchors a level, or ``None`` if unknown.
+
+    Raises:
+        UserError: The config states something else; ``key`` is the place.
+    """
+    where = 'bbox_head.head_module'
+    known = outputs.as_arguments('in_channels', 'featmap_strides')
+    module = fit_config(module, where, 'neck', **known)
+    if num_priors and 'num_base_priors' in list_parameters(module['type']):
+        stated = module.setdefault('num_base_priors', num_priors)
+        if stated != num_priors:
+            raise UserError(
+                f'it is {stated}, but there are {num_priors} anchors a level: leave it '
+                'out',
+                key=f'model.{where}.num_base_priors',
+            )
+    return module
 
 
 def level_weights(levels: int) -> list[float]:
     """Weights of YOLOv5's objectness loss by level, for one to five levels.
 
     Raises:
-        ValueError: There are more.
+        UserError: There are more.
     """
     if levels == 3:
         return [4.0, 1.0, 0.4]
     weights = [4.0, 1.0, 0.25, 0.06, 0.02]
     if levels > len(weights):
-        raise ValueError(f'a YOLOv5 head has 1 to {len(weights)} levels, not {levels}')
+        raise UserError(f'a YOLOv5 head has 1 to {len(weights)} levels, not {levels}')
     return weights[:levels]
 
 
 def placeholder_anchors(count: int, levels: int) -> list[list[tuple[int, int]]]:
-    """Anchors of width 0, 2, 4, ... and height 1, 3, 5, ..., as YOLOv5 has them."""
+    """Anchors of width 0, 2, 4, ... and height 1, 3, 5, ..., as YOLOv5 has them.
+
+    Raises:
+        UserError: The count is out of range.
+    """
     if not 1 <= count <= 100:
-        raise ValueError(f'{count} anchors a level: write 1 to 100')
+        raise UserError(f'{count} anchors a level: write 1 to 100')
     return [[(2 * i, 2 * i + 1) for i in range(count)] for _ in range(levels)]
 
 
-def accepted_by(kind: str) -> Mapping[str, inspect.Parameter]:
+def list_parameters(type_: str) -> Mapping[str, inspect.Parameter]:
     """Parameters of a registered class and, behind ``*args``, of its parents."""
     # Through the parents: 'mmdet.YOLOAnchorGenerator' is a task util, not a model.
-    part = MODELS.get(kind) or TASK_UTILS.get(kind)
-    accepted = {}
+    part = MODELS.get(type_) or TASK_UTILS.get(type_)
+    parameters: dict[str, inspect.Parameter] = {}
     for cls in reversed(getattr(part, '__mro__', ())):
         if '__init__' in vars(cls):
-            accepted.update(inspect.signature(cls).parameters)
-    return accepted
+            parameters.update(inspect.signature(cls).parameters)
+    return parameters
 
 
-def emitted(part: torch.nn.Module) -> tuple[list[int] | None, list[int] | None]:
-    """Channels and strides of a part's maps, ``None`` where it does not publish them.
+def read_outputs(part: torch.nn.Module) -> Outputs:
+    """What a backbone or neck publishes of its maps.
 
     MMYOLO's necks publish channels before the widen factor, and no strides. A
     ``strides`` without ``out_channels`` is something else, such as ResNet's.
     """
     channels = getattr(part, 'out_channels', None)
     if not isinstance(channels, Sequence):
-        return None, None
+        return Outputs()
     if hasattr(part, 'widen_factor'):
         channels = [make_divisible(c, part.widen_factor) for c in channels]
     strides = getattr(part, 'strides', None)
-    return list(channels), strides and list(strides)
+    return Outputs(list(channels), list(strides) if strides else None)
 
 
-def fitted(
+def fit_config(
     cfg: dict, key: str, before: str, **known: Sequence[int] | None
 ) -> dict[str, object]:
     """A part's config with what is known of the part before it.
@@ -235,28 +294,29 @@ def fitted(
         known: What the part before gives, by argument name; ``None`` if unknown.
 
     Raises:
-        ValueError: The config states something else.
+        UserError: The config states something else; ``key`` is the place.
     """
     cfg = dict(cfg)
-    accepted = accepted_by(cfg['type'])
+    parameters = list_parameters(cfg['type'])
     for name, value in known.items():
-        if value is None or name not in accepted:
+        if value is None or name not in parameters:
             continue
         value = list(value)
         widen_factor = cfg.get('widen_factor', 1.0) if name == 'in_channels' else 1.0
         if name not in cfg:
             cfg[name] = value
-        stated = [make_divisible(v, widen_factor, 1) for v in as_numbers(cfg[name])]
+        stated = [make_divisible(v, widen_factor, 1) for v in to_numbers(cfg[name])]
         if stated != value:
             scaled = f' times widen_factor={widen_factor}' if widen_factor != 1 else ''
             advice = ' and widen_factor=1.0' if widen_factor != 1 else ''
-            raise ValueError(
-                f'model.{key}.{name} is {cfg[name]}{scaled}, but the {before} gives '
-                f'{value}: write {name}={value}{advice}, or leave {name} out'
+            raise UserError(
+                f'it is {cfg[name]}{scaled}, but the {before} gives {value}: write '
+                f'{name}={value}{advice}, or leave {name} out',
+                key=f'model.{key}.{name}',
             )
     return cfg
 
 
-def as_numbers(values: Sequence) -> list[int]:
-    """Strides may be written as numbers or as (width, height) pairs."""
+def to_numbers(values: Sequence) -> list[int]:
+    """Strides as numbers, which may be written as (width, height) pairs too."""
     return [v[0] if isinstance(v, Sequence) else v for v in values]

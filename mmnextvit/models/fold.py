@@ -1,5 +1,7 @@
-"""What makes a model faster and leaves its results: BatchNorms folded into the layers
-beside them, and the device's memory format.
+"""What makes a model faster and keeps its results.
+
+BatchNorms are folded into the layers beside them, and convolutions are put into the
+memory format that is fastest on their device.
 
 Folding is computed in float64, so that the only error left is the rounding of the new
 weights.
@@ -12,30 +14,30 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# The faster one by type of device, where it was measured; elsewhere it stays.
+# The faster format by type of device, where it was measured; others keep theirs.
 MEMORY_FORMATS = {'cpu': torch.channels_last}
 
 
-def folds(norm: nn.Module) -> bool:
+def can_fold(norm: nn.Module) -> bool:
     """Whether a layer is, in eval mode, no more than a scale and shift per channel.
 
-    So is a BatchNorm with statistics and weights, unless a subclass computes
-    something of its own.
+    A BatchNorm with statistics and weights is, unless a subclass computes something of
+    its own.
     """
     plain = type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
     return plain and norm.affine and norm.running_var is not None
 
 
-def exact(tensor: Tensor) -> Tensor:
-    """In float64 on the CPU: not every device has it."""
+def to_float64(tensor: Tensor) -> Tensor:
+    """A tensor's values in float64 on the CPU, since not every device has float64."""
     return tensor.detach().cpu().double()
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm does in eval mode, as (C,) scale and shift in float64."""
-    std = torch.sqrt(exact(norm.running_var) + norm.eps)
-    scale = exact(norm.weight) / std
-    return scale, exact(norm.bias) - exact(norm.running_mean) * scale
+    """What a BatchNorm does in eval mode, as scale (C,) and shift (C,) in float64."""
+    std = torch.sqrt(to_float64(norm.running_var) + norm.eps)
+    scale = to_float64(norm.weight) / std
+    return scale, to_float64(norm.bias) - to_float64(norm.running_mean) * scale
 
 
 def fold_convs(*parts: nn.Sequential) -> None:
@@ -43,11 +45,12 @@ def fold_convs(*parts: nn.Sequential) -> None:
     for part in parts:
         layers = list(part.named_children())
         for (_, conv), (name, norm) in zip(layers, layers[1:]):
-            if name == 'norm' and folds(norm):
+            if name == 'norm' and can_fold(norm):
                 scale, shift = scale_and_shift(norm)
-                weight = exact(conv.weight) * scale.reshape(-1, 1, 1, 1)
+                # scale: C' -> C' 1 1 1; weight: C' C H W of the kernel
+                weight = to_float64(conv.weight) * scale.reshape(-1, 1, 1, 1)
                 if conv.bias is not None:
-                    shift = shift + exact(conv.bias) * scale
+                    shift = shift + to_float64(conv.bias) * scale
                 conv.weight.data = weight.to(conv.weight)
                 conv.bias = nn.Parameter(shift.to(conv.weight))
                 part.norm = nn.Identity()
@@ -56,13 +59,13 @@ def fold_convs(*parts: nn.Sequential) -> None:
 def fold_conv_module(module: ConvModule) -> None:
     """Folds the BatchNorm right behind the convolution of mmcv's ``ConvModule``.
 
-    Layers of another kind or order are left as they are.
+    Layers of another type or order are left as they are.
     """
     adjacent = ('conv', 'norm') in zip(module.order, module.order[1:])
     # A subclass may compute its weight anew in every pass.
     if not (module.with_norm and adjacent and type(module.conv) is nn.Conv2d):
         return
-    if folds(module.norm):
+    if can_fold(module.norm):
         # RTMDet's head has one convolution with a BatchNorm a level.
         module.conv = copy.deepcopy(module.conv)
         part = nn.Sequential()
@@ -93,8 +96,9 @@ def fold_batchnorms(model: nn.Module) -> nn.Module:
 
 
 def deployed(model: nn.Module) -> nn.Module:
-    """A copy of a model, folded and in its device's memory format, which gives what
-    the model gives in eval mode.
+    """A folded copy of a model in its device's memory format.
+
+    It gives what the model gives in eval mode.
 
     Forward hooks are shared with the model: what they collect arrives where it did.
     Those of a norm that is folded away are not called.
@@ -149,16 +153,16 @@ def fold_before(norm: nn.Module, *layers: nn.Conv2d | nn.Linear) -> nn.Module:
     """Folds a norm into the 1x1 convolutions or linear layers that follow it.
 
     Returns:
-        What takes its place; a norm that does not fold itself.
+        What takes the norm's place: itself, where it cannot be folded.
     """
-    if not folds(norm):
+    if not can_fold(norm):
         return norm
     scale, shift = scale_and_shift(norm)
     for layer in layers:
-        weight = exact(layer.weight).flatten(1)  # C' C
-        bias = exact(layer.bias) + weight @ shift
+        weight = to_float64(layer.weight).flatten(1)  # C' C 1 1 -> C' C
+        bias = to_float64(layer.bias) + weight @ shift
         layer.bias.data = bias.to(layer.bias)
-        weight = (weight * scale).reshape(layer.weight.shape)
+        weight = (weight * scale).reshape(layer.weight.shape)  # C' C -> C' C 1 1
         layer.weight.data = weight.to(layer.weight)
     return nn.Identity()
 
@@ -172,4 +176,5 @@ class ScaleShift(nn.Module):
         self.bias = nn.Parameter(shift.to(like))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.weight.reshape(-1, 1, 1) + self.bias.reshape(-1, 1, 1)
+        weight, bias = (p.reshape(-1, 1, 1) for p in (self.weight, self.bias))  # C 1 1
+        return x * weight + bias

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .fold import (
     ScaleShift,
+    can_fold,
     fold_before,
     fold_convs,
-    folds,
     in_faster_format,
     scale_and_shift,
 )
@@ -324,7 +324,7 @@ class NextViT(BaseModule):
         for block in self.features:
             block.switch_to_deploy()
         # The final norm follows no convolution, and the map before it is not needed.
-        if hasattr(self, 'norm') and folds(self.norm):
+        if hasattr(self, 'norm') and can_fold(self.norm):
             self.norm = ScaleShift(*scale_and_shift(self.norm), like=self.norm.weight)
 
     def _freeze(self) -> None:

@@ -393,10 +393,8 @@ def parse_row(number: int, row: Sequence) -> Row:
 
     if not isinstance(name, str) or name not in ROW_MODULES:
         hint = did_you_mean(name, ROW_MODULES, 1)
-        known = f'Known are {sorted(ROW_MODULES)}'
-        raise error(
-            f'unknown module; {hint} {known}' if hint else f'unknown module; {known}'
-        )
+        known = f'The known ones are {sorted(ROW_MODULES)}'
+        raise error(f'unknown module{f", {hint}" if hint else "."} {known}')
     for arg in args:
         if problem := find_bad_argument(name, arg):
             raise error(problem)

@@ -16,10 +16,10 @@ from mmnextvit.deploy.candidates import (
     round_up,
 )
 from mmnextvit.models.fold import (
+    can_fold,
     deployed,
     fold_batchnorms,
     fold_conv_module,
-    folds,
     set_memory_format,
 )
 
@@ -159,7 +159,7 @@ class Odd(nn.BatchNorm2d):
     ],
 )
 def test_which_norms_fold(norm, expected):
-    assert folds(norm) is expected
+    assert can_fold(norm) is expected
 
 
 def channels_last(model: nn.Module) -> list[nn.Conv2d]:
