@@ -1,12 +1,9 @@
-"""What a detector computes: sizes and times by row, and images of its maps."""
+"""Images of the maps that a detector computes."""
 
 import json
-import re
-import sys
 from types import SimpleNamespace
 
 from mmnextvit.engine import runner
-from mmnextvit.models.nextvit import EMHSA
 from mmnextvit.models.yolov5_yaml import YOLOv5YAMLBackbone
 from mmnextvit.visualization.predictions import (
     captioned,
@@ -23,101 +20,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from tests.helpers.tiny_run import ROOT, load_tool, run_tool, write_tiny_run
-
-SMALL = ROOT / 'configs' / 'yolov5_nextvit_s.py'
-
-
-def run_in_process(monkeypatch, *args):
-    tool = load_tool('get_flops')
-    monkeypatch.setattr(sys, 'argv', ['get_flops.py', *map(str, args)])
-    tool.run(tool.main)
-
-
-def refusal(monkeypatch, *args):
-    with pytest.raises(SystemExit) as error:
-        run_in_process(monkeypatch, *args)
-    return error.value.code
-
-
-def read_table(text):
-    """By part and row: parameters, GMACs and what else is in the line."""
-    rows = {}
-    for line in text.splitlines():
-        match = re.match(r'(\S+)  +(.*?) +([\d,]+) +(\d+\.\d{3})(.*)', line)
-        if match:
-            part, row, params, macs, rest = match.groups()
-            rows[part, row] = int(params.replace(',', '')), float(macs), rest.split()
-    return rows
-
-
-def test_sizes_of_the_small_detector(monkeypatch, capsys):
-    """Against the figures of the document's own model and against hand formulas."""
-    run_in_process(monkeypatch, SMALL, '--device', 'cpu')
-    output = capsys.readouterr().out
-    rows = read_table(output)
-    params, macs, _ = rows.pop(('total', ''))
-    assert params == sum(row[0] for row in rows.values()) == 32_708_477
-    assert macs == pytest.approx(sum(row[1] for row in rows.values()), abs=0.02)
-
-    backbone = [row for (part, _), row in rows.items() if part == 'backbone']
-    assert len(backbone) == 5  # the stem and four stages
-    assert sum(row[0] for row in backbone) == 30_738_368
-    assert sum(row[1] for row in backbone) == pytest.approx(49.2, rel=0.01)
-    assert rows['backbone', 'stage 4'][2] == ['1024x20x20', '3', 'blocks']
-
-    neck = [row for part, row in rows if part == 'neck']
-    assert [row.split()[0] for row in neck] == [str(i) for i in range(5, 20)]
-    # 64 to 64 channels, 3x3, to 40x40 cells; BatchNorm has two parameters a channel
-    params, macs, rest = rows['neck', '14 Conv']
-    assert params == 64 * 64 * 9 + 2 * 64
-    assert macs == pytest.approx(64 * 64 * 9 * 40 * 40 / 1e9, abs=0.0005)
-    assert rest == ['64x40x40', '[256,', '3,', '2]']
-    assert rows['neck', '8 Concat'][:2] == (0, 0)
-    # 1x1 convolutions to 3 anchors of 85 numbers
-    cells = 64 * 80**2 + 128 * 40**2 + 256 * 20**2
-    params, macs, _ = rows['bbox_head', 'YOLOv5Head']
-    assert params == 255 * (64 + 128 + 256 + 3)
-    assert macs == pytest.approx(255 * cells / 1e9, abs=0.0005)
-
-    assert 'One image of 640x640 (height x width), batch 1' in output
-    gmacs, gflops = map(
-        float, re.search(r'(\S+) GMACs = (\S+) GFLOPs', output).groups()
-    )
-    assert gflops == pytest.approx(2 * gmacs, abs=0.02)
-    assert ' ms ' not in output
-
-
-def test_attention_is_counted():
-    tool = load_tool('get_flops')
-    attention = EMHSA(channels=64, sr_ratio=2).eval()
-    lines = [tool.Line('', '', [attention])]
-    macs = tool.count_macs(
-        lines, attention, lambda: attention(torch.rand(1, 64, 16, 16))
-    )
-    tokens, pooled = 256, 64
-    linear = (2 * tokens + 2 * pooled) * 64 * 64
-    assert macs == lines[0].macs == linear + 2 * tokens * pooled * 64
-    assert lines[0].output == '64x16x16'
-    hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in attention.modules()]
-    assert not any(after or before for after, before in hooks)
-
-
-def test_what_is_called_directly_or_shared():
-    """A head of which only a child is called, and one child of two lines."""
-    tool = load_tool('get_flops')
-    model = nn.Module()
-    model.a, model.b = nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1))
-    model.b.append(model.a)
-    lines = tool.lines_of(model)
-    assert [line.part for line in lines] == ['a', 'b']
-    tool.count_params(lines)
-    assert [line.params for line in lines] == [16, 20]
-    image = torch.rand(1, 3, 5, 5)
-    macs = tool.count_macs(lines, model, lambda: model.b[0](model.a(image)))
-    assert macs == 25 * (12 + 16)
-    assert lines[0].macs == 25 * 12
-    assert lines[1].modules == [model.b[0], model.a]
+from tests.helpers.tiny_run import run_tool, write_tiny_run
 
 
 @pytest.fixture(scope='module')
@@ -128,41 +31,6 @@ def tiny_run(tmp_path_factory):
     model = runner.build_model(Config.fromfile(config))
     torch.save(dict(state_dict=model.state_dict(), meta={}), folder / 'random.pth')
     return folder
-
-
-def test_profile(tiny_run):
-    """In a user's folder; weights that the config names are not looked for."""
-    output = run_tool(
-        *('get_flops.py', 'tiny.py', '--shape', 64, 96, '--profile', '--cfg-options'),
-        'model.backbone.init_cfg.type=Pretrained',
-        'model.backbone.init_cfg.checkpoint=nowhere.pth',
-        cwd=tiny_run,
-    )
-    rows = read_table(output)
-    total = rows.pop(('total', ''))
-    assert len(rows) == 5 + 15 + 1
-    times, shares = zip(*((float(r[2][0]), float(r[2][1])) for r in rows.values()))
-    assert min(times) >= 0 and float(total[2][0]) > 0
-    assert sum(times) == pytest.approx(float(total[2][0]), abs=0.005 * len(rows) + 0.01)
-    assert sum(shares) == pytest.approx(100, abs=0.05 * len(rows))
-    assert rows['backbone', 'stage 1'][2][2] == '32x16x24'
-    assert rows['neck', '13 C3'][2][2] == '64x8x12'
-    assert 'One image of 64x96 (height x width)' in output
-    (whole,) = re.findall(r'whole forward pass takes (\S+) ms on the CPU', output)
-    assert float(whole) > 0
-
-
-def test_wrong_arguments(tiny_run, monkeypatch):
-    monkeypatch.chdir(tiny_run)
-    for shape in ((0, 640), (640, -1)):
-        message = refusal(monkeypatch, 'tiny.py', '--shape', *shape)
-        assert 'must be 1 or more' in message
-    message = refusal(monkeypatch, 'tiny.py', '--shape', 100, 100, '--device=cpu')
-    assert 'computes no image of 100x100' in message and '32' in message
-    message = refusal(monkeypatch, 'tiny.py', '--shape', 8, 8, '--device=cpu')
-    assert 'image of 8x8 (height x width) is too small' in message
-    message = refusal(monkeypatch, 'no.py')
-    assert message == 'get_flops.py: config no.py does not exist'
 
 
 def test_predict_draws_feature_maps(tiny_run):
@@ -254,11 +122,6 @@ def test_a_backbone_of_rows():
         model.backbone(torch.rand(1, 3, 32, 32))
     sizes = {name: tuple(x.shape) for name, x in maps.items()}
     assert sizes == {'00 Conv': (16, 16, 16), '01 C3': (16, 16, 16)}
-    lines = load_tool('get_flops').lines_of(model)
-    assert [(line.part, line.name) for line in lines] == [
-        ('backbone', '0 Conv'),
-        ('backbone', '1 C3 x2'),
-    ]
 
 
 def test_maps_are_upright_and_each_of_its_own_range():
