@@ -121,7 +121,7 @@ BACKBONES = {
     ),
     'EfficientNet': Backbone(
         timm_model('test_efficientnet', strides=(8, 32)),
-        channels=(),
+        channels=(32, 64),
         strides=(8, 32),
         frozen=parts(
             'model.conv_stem model.bn1 model.blocks.0',
