@@ -173,8 +173,8 @@ def fit_head(head: dict, outputs: Outputs) -> dict:
         stated = head.setdefault('obj_level_weights', wanted)
         if len(stated) != num_levels:
             raise UserError(
-                f'it is {list(stated)}, but the neck gives {num_levels} levels: write '
-                f'{wanted}',
+                f'the config says {list(stated)}, but the neck gives {num_levels} '
+                f'levels: write {wanted}',
                 key='model.bbox_head.obj_level_weights',
             )
     return head
@@ -199,8 +199,8 @@ def fit_priors(priors: dict, strides: list[int] | None) -> dict:
         counts = [len(level) for level in sizes]
         if len(sizes) != len(strides) or len(set(counts)) != 1:
             raise UserError(
-                f'it has {counts} anchors by level: the neck gives {len(strides)} '
-                'levels, each of which needs as many',
+                f'the config has {counts} anchors by level, but the neck gives '
+                f'{len(strides)} levels, each of which needs as many',
                 key=f'model.{where}.base_sizes',
             )
     return priors
@@ -224,8 +224,8 @@ def fit_head_module(module: dict, outputs: Outputs, num_priors: int | None) -> d
         stated = module.setdefault('num_base_priors', num_priors)
         if stated != num_priors:
             raise UserError(
-                f'it is {stated}, but there are {num_priors} anchors a level: leave it '
-                'out',
+                f'the config says {stated}, but a level has {num_priors} anchors: '
+                'leave it out',
                 key=f'model.{where}.num_base_priors',
             )
     return module
@@ -310,8 +310,8 @@ def fit_config(
             scaled = f' times widen_factor={widen_factor}' if widen_factor != 1 else ''
             advice = ' and widen_factor=1.0' if widen_factor != 1 else ''
             raise UserError(
-                f'it is {cfg[name]}{scaled}, but the {before} gives {value}: write '
-                f'{name}={value}{advice}, or leave {name} out',
+                f'the config says {cfg[name]}{scaled}, but the {before} gives {value}: '
+                f'write {name}={value}{advice}, or leave {name} out',
                 key=f'model.{key}.{name}',
             )
     return cfg

@@ -192,26 +192,29 @@ def one_box() -> DetDataSample:
     'changes, message',
     [
         ({'neck.in_channels': (96, 256, 512, 768)},
-         r'^model.neck.in_channels: it is .*768.*backbone gives \[32, 128, 128, 128\]: '
-         r'write in_channels=\[32, 128, 128, 128\]'),
+         r'^model.neck.in_channels: the config says .*768.*backbone gives '
+         r'\[32, 128, 128, 128\]: write in_channels=\[32, 128, 128, 128\]'),
         ({'neck.in_strides': (2, 4, 8, 16)}, r'neck.in_strides: .*\[4, 8, 16, 32\]'),
         ({'neck.out_rows': (13, 16)},
          r'bbox_head.prior_generator.strides.*8, 16, 32.*neck gives \[8, 16\]'),
         ({'neck.out_rows': (16, 13, 19)}, r'strides.*neck gives \[16, 8, 32\]'),
         ({'bbox_head.head_module.in_channels': [64, 128, 512]},
-         r'head_module.in_channels: it is \[64, 128, 512\].*gives '
+         r'head_module.in_channels: the config says \[64, 128, 512\].*gives '
          r'\[64, 128, 256\]: write'),
         ({'bbox_head.head_module.widen_factor': 0.5},
          r'widen_factor=0.5.*write in_channels=\[64, 128, 256\] and widen_factor=1.0'),
         ({'bbox_head.head_module.featmap_strides': [4, 8, 16]},
-         r'head_module.featmap_strides: it is \[4, 8, 16\].*'
+         r'head_module.featmap_strides: the config says \[4, 8, 16\].*'
          r'write featmap_strides=\[8, 16'),
         ({'bbox_head.head_module.num_base_priors': 2},
-         '^model.bbox_head.head_module.num_base_priors: it is 2, but there are 3'),
+         '^model.bbox_head.head_module.num_base_priors: the config says 2, but a level '
+         'has 3'),
         ({'bbox_head.obj_level_weights': [1.0, 2.0]},
-         r'^model.bbox_head.obj_level_weights: it is \[1.0, 2.0\].*write \[4.0, 1.0'),
+         r'^model.bbox_head.obj_level_weights: the config says '
+         r'\[1.0, 2.0\].*write \[4.0, 1.0'),
         ({'bbox_head.prior_generator.base_sizes': ANCHORS[:2]},
-         r'^model.bbox_head.prior_generator.base_sizes: it has \[3, 3\] .* 3 levels'),
+         r'^model.bbox_head.prior_generator.base_sizes: the config has '
+         r'\[3, 3\] .* 3 levels'),
         ({'bbox_head.prior_generator.base_sizes': 0}, '0 anchors a level: write 1 to'),
     ],
 )  # fmt: skip
