@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
@@ -284,7 +285,7 @@ def read_outputs(part: torch.nn.Module) -> Outputs:
 
 def fit_config(
     cfg: dict, key: str, before: str, **known: Sequence[int] | None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """A part's config with what is known of the part before it.
 
     Args:

@@ -292,7 +292,8 @@ class NextViT(BaseModule):
         Raises:
             UserError: The image is too small.
         """
-        check_image_size(*x.shape[-2:], num_stages=self.out_indices[-1] + 1)
+        height, width = x.shape[-2:]
+        check_image_size(height, width, num_stages=self.out_indices[-1] + 1)
         wanted = [self.stage_out_idx[i] for i in self.out_indices]
         given, x = x, in_faster_format(x)
         converted = x is not given

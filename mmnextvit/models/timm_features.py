@@ -1,6 +1,7 @@
 """Any timm model that gives feature maps, as a backbone of MMDetection."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
@@ -87,7 +88,7 @@ class TimmFeatures(BaseModule):
         with_cp: bool = False,
         norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         super().__init__(init_cfg)
         if 'pretrained' in kwargs:
@@ -238,7 +239,7 @@ def enable_checkpointing(model: nn.Module, model_name: str) -> None:
         UserError: The model has none.
     """
     for part in (model, getattr(model, 'model', None)):
-        if hasattr(part, 'set_grad_checkpointing'):
+        if part is not None and hasattr(part, 'set_grad_checkpointing'):
             try:
                 part.set_grad_checkpointing()
                 return

@@ -26,7 +26,7 @@ def conv(
     c2: int,
     k: int | tuple[int, int] = 1,
     s: int | tuple[int, int] = 1,
-    p: int | None = None,
+    p: int | tuple[int, ...] | None = None,
     g: int = 1,
     d: int = 1,
     act: bool = True,

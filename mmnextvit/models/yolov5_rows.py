@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -81,7 +81,7 @@ class Row:
     module: str
     args: list
 
-    def arg(self, i: int, default: object) -> object:
+    def arg(self, i: int, default: Any) -> Any:
         """Argument ``i``, or ``default`` where it is left out."""
         return self.args[i] if len(self.args) > i else default
 
@@ -335,15 +335,14 @@ def parse_activation(text: str | None) -> dict:
     if not isinstance(text, str):
         raise error('this is no text, as in nn.SiLU()')
     match = re.fullmatch(r'\s*(?:torch\.)?(?:nn\.)?(\w+)(?:\((.*)\))?\s*', text)
-    name = match and match[1]
-    if name not in ACTIVATIONS:
+    if match is None or match[1] not in ACTIVATIONS:
         raise error(f'allowed are {sorted(ACTIVATIONS)}')
-    type_, keyword = ACTIVATIONS[name]
-    act_cfg = dict(type=type_)
+    type_, keyword = ACTIVATIONS[match[1]]
+    act_cfg: dict[str, Any] = dict(type=type_)
     arguments = re.sub(r'inplace=(True|False)', '', match[2] or '').strip(' ,')
     if arguments:
         if keyword is None:
-            raise error(f'{name} takes no {arguments!r}')
+            raise error(f'{match[1]} takes no {arguments!r}')
         value = arguments.removeprefix(f'{keyword}=')
         try:
             act_cfg[keyword] = float(ast.literal_eval(value))
@@ -354,7 +353,7 @@ def parse_activation(text: str | None) -> dict:
     return act_cfg
 
 
-def check_multiple(multiple: object, key: str | None = None) -> None:
+def check_multiple(multiple: Any, key: str | None = None) -> None:
     """Checks a depth or width multiple.
 
     Args:
@@ -396,8 +395,8 @@ def parse_row(number: int, row: Sequence) -> Row:
         known = f'The known ones are {sorted(ROW_MODULES)}'
         raise error(f'unknown module{f", {hint}" if hint else "."} {known}')
     for arg in args:
-        if problem := find_bad_argument(name, arg):
-            raise error(problem)
+        if (bad := find_bad_argument(name, arg)) is not None:
+            raise error(bad)
 
     many = isinstance(from_, Sequence) and not isinstance(from_, str)
     many_wanted = ROW_MODULES[name].many_inputs
@@ -417,7 +416,7 @@ def parse_row(number: int, row: Sequence) -> Row:
     return Row(number, sources, repeats, name, args)
 
 
-def find_bad_argument(module: str, arg: object) -> str | None:
+def find_bad_argument(module: str, arg: Any) -> str | None:
     """What is wrong with an argument that no module can mean, or ``None``.
 
     That is a text other than an upsampling mode, a number out of range, or another
@@ -432,7 +431,7 @@ def find_bad_argument(module: str, arg: object) -> str | None:
             text = f'the text {arg[:80]!r} is no argument of {module}'
             return f'{text}: texts are never evaluated'
     elif isinstance(arg, Real):
-        if not (math.isfinite(arg) and abs(arg) <= MAX_NUMBER):
+        if not -MAX_NUMBER <= cast(float, arg) <= MAX_NUMBER:  # nan is not either
             return f'{arg} is not within +-{MAX_NUMBER}'
     elif arg is not None:
         return f'{type(arg).__name__} is no argument of a module'
