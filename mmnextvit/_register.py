@@ -30,7 +30,9 @@ from .datasets import checks, yolo_txt  # noqa: E402, F401
 from .engine import hooks, optim  # noqa: E402, F401
 from .models import nextvit, timm_features  # noqa: E402, F401
 from .visualization import predictions  # noqa: E402, F401
-from .weights import loading  # noqa: E402, F401
+from .weights.loading import register_loaders  # noqa: E402
+
+register_loaders()
 
 if find_spec('mmyolo') is not None:
     from .engine import schedule  # noqa: F401

@@ -19,7 +19,8 @@ from mmnextvit.datasets.yolo_txt import SPLITS, find_sources, read_data_yaml
 from mmnextvit.engine.runner import build_dataset, build_model, run
 from mmnextvit.models.timm_features import timm_mean_std
 from mmnextvit.utils.yaml_reader import YAMLFile, read_yaml
-from mmnextvit.weights.loading import adapt, check, weights_of, widened
+from mmnextvit.weights.contents import extract_weights, widen_to_float32
+from mmnextvit.weights.loading import adapt, check
 from mmnextvit.yolov5_import.model_yaml import (
     ImportedModel,
     config_text,
@@ -103,7 +104,7 @@ def save(
 ) -> None:
     """Writes the weights under our names, without a head for other classes."""
     receipt = adapt(content, detector, source)
-    found = receipt.found
+    found = receipt.fit
     new_head = found.reshaped and all(
         n.startswith('bbox_head.') for n in found.reshaped
     )
@@ -116,7 +117,7 @@ def save(
     # only a whole file gets the name
     scratch = target.with_name(f'.{target.name}.part')
     try:
-        torch.save({'meta': meta, 'state_dict': widened(state)}, scratch)
+        torch.save({'meta': meta, 'state_dict': widen_to_float32(state)}, scratch)
         os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
@@ -154,7 +155,7 @@ def main(argv: list[str] | None = None):
     if args.weights:
         existing_file(args.weights, 'weights')
         content = CheckpointLoader.load_checkpoint(args.weights, 'cpu', logger='silent')
-        facts = weights_of(content, args.weights).facts
+        facts = extract_weights(content, args.weights).metadata
         if 'anchors' in facts:
             take_anchors(facts['anchors'], args.weights, file, model)
     options = dict(

@@ -1,17 +1,21 @@
 """State dicts of other programs under our names, and back.
 
-One pure function a direction and format, by name and never by order. Under our names a
-backbone's entries begin with ``backbone.``, as in a whole detector's state dict.
+Each direction of each format is one pure function, which goes by names and never by
+their order. Under our names a backbone's entries begin with ``backbone.``, as in the
+state dict of a whole detector.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 from torch import Tensor
 
 from ..models.nextvit import ARCHS
+from ..utils.errors import UserError
 
 State = dict[str, Tensor]
 
@@ -48,7 +52,7 @@ YOLOV5 = Numbering()  # of the patched YOLOv5
 
 
 def from_official(state: Mapping[str, Tensor]) -> State:
-    """The official classification release; its classifier is left out."""
+    """Names of the official classification release; its classifier is left out."""
     return {
         f'backbone.{name}': value
         for name, value in state.items()
@@ -56,7 +60,7 @@ def from_official(state: Mapping[str, Tensor]) -> State:
     }
 
 
-def backbone_of(state: Mapping[str, Tensor]) -> State:
+def extract_backbone(state: Mapping[str, Tensor]) -> State:
     """The backbone's entries without ``backbone.``, which are the official names."""
     return {
         name.removeprefix('backbone.'): value
@@ -89,17 +93,22 @@ def to_timm(state: Mapping[str, Tensor]) -> State:
     """The backbone under the names of timm's classifier.
 
     Raises:
-        ValueError: The number of blocks is that of no published arch, so that nothing
+        UserError: The number of blocks is that of no published arch, so that nothing
             tells where a stage begins.
     """
-    backbone = backbone_of(state)
+    backbone = extract_backbone(state)
     numbers = {int(n.split('.')[1]) for n in backbone if n.startswith('features.')}
     starts = stage_starts(len(numbers))
+    if not starts:
+        raise UserError(
+            f'a backbone of {len(numbers)} blocks is none of {sorted(ARCHS)}: its '
+            'stages are unknown'
+        )
 
     def rename(name: str) -> str:
         if name.startswith('features.'):
             _, number, rest = name.split('.', 2)
-            stage = max(s for s, start in enumerate(starts) if start <= int(number))
+            stage = stage_of(int(number), starts)
             name = f'stages.{stage}.blocks.{int(number) - starts[stage]}.{rest}'
         return re.sub(r'\bmlp\.conv([12])\.', r'mlp.fc\1.', name)
 
@@ -107,16 +116,20 @@ def to_timm(state: Mapping[str, Tensor]) -> State:
 
 
 def stage_starts(blocks: int) -> list[int]:
-    """Index of each stage's first block in a backbone of so many blocks."""
-    depths = [{**ARCHS['small'], **arch}['depths'] for arch in ARCHS.values()]
-    for depth in depths:
-        ends = [sum(depth[: i + 1]) for i in range(4)]
-        if blocks in ends:
-            return [0, *ends[: ends.index(blocks)]]
-    raise ValueError(
-        f'a backbone of {blocks} blocks is none of {sorted(ARCHS)}: its stages are '
-        'unknown'
-    )
+    """Index of each stage's first block in a backbone of so many blocks.
+
+    Empty where that is the number of no published arch, whole or cut behind a stage.
+    """
+    for arch in ARCHS.values():
+        *starts, end = accumulate(arch['depths'], initial=0)
+        if blocks in (*starts[1:], end):
+            return [start for start in starts if start < blocks]
+    return []
+
+
+def stage_of(block: int, starts: Sequence[int]) -> int:
+    """Index of the stage that a block is in, from the stages' first blocks."""
+    return bisect_right(starts, block) - 1
 
 
 def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
@@ -128,12 +141,12 @@ def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> S
         numbering: Where the modules stand.
 
     Raises:
-        ValueError: A name is another.
+        UserError: A name is another.
     """
     parts = {name: re.fullmatch(r'model\.([0-9]+)\.(.+)', name) for name in state}
     for name, match in parts.items():
         if not match:
-            raise ValueError(f'{name} is in no numbered module')
+            raise UserError(f'{name} is in no numbered module')
     last = max((int(match[1]) for match in parts.values()), default=0)
     converted = {}
     for name, value in state.items():
@@ -153,7 +166,7 @@ def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> S
 
 
 def to_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
-    """Ours under the names of YOLOv5's ``state_dict``, without anchors."""
+    """Our detector under the names of YOLOv5's ``state_dict``, without anchors."""
     rows = [int(n.split('.')[2]) for n in state if n.startswith('neck.rows.')]
     detect = numbering.detect or max(rows, default=numbering.neck) + 1
     converted = {}
@@ -189,7 +202,7 @@ class Format:
     from_ours: Callable[[Mapping[str, Tensor]], State]
 
 
-def _begins(*prefixes: str) -> Callable[[set[str]], bool]:
+def _match_prefixes(*prefixes: str) -> Callable[[set[str]], bool]:
     return lambda names: all(any(n.startswith(p) for n in names) for p in prefixes)
 
 
@@ -202,31 +215,34 @@ def formats(numbering: Numbering = YOLOV5) -> dict[str, Format]:
     return {
         'yolov5': Format(
             'YOLOv5',
-            _begins('model.0.'),
+            _match_prefixes('model.0.'),
             partial(from_yolov5, numbering=numbering),
             partial(to_yolov5, numbering=numbering),
         ),
-        'ours': Format('mmnextvit', _begins('backbone.'), dict, dict),
+        'ours': Format('mmnextvit', _match_prefixes('backbone.'), dict, dict),
         'official': Format(
-            'official', _begins('stem.0.', 'features.'), from_official, backbone_of
+            'official',
+            _match_prefixes('stem.0.', 'features.'),
+            from_official,
+            extract_backbone,
         ),
-        'timm': Format('timm', _begins('stem', 'stages'), from_timm, to_timm),
+        'timm': Format('timm', _match_prefixes('stem', 'stages'), from_timm, to_timm),
     }
 
 
 FORMATS = formats()
 
 
-def recognised(names: set[str]) -> str:
+def recognise_format(names: set[str]) -> str:
     """Which of :data:`FORMATS` names are of.
 
     Raises:
-        ValueError: None of them.
+        UserError: None of them.
     """
     for key, layout in FORMATS.items():
         if layout.matches(names):
             return key
-    raise ValueError(
+    raise UserError(
         f'the names are of no known layout ({", ".join(FORMATS)}); they begin '
         f'{sorted(names)[:3]}'
     )

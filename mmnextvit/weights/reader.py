@@ -1,99 +1,96 @@
 """Reads checkpoint files without running anything that they hold.
 
-Three kinds of files: safetensors; pickles of tensors and plain data, by torch's
-``weights_only`` reader with the few classes of MMEngine's own checkpoints; and pickles
-of whole models, such as YOLOv5's, by :class:`~.unpickler.Unpickler`.
+Two types of files: safetensors, by its own library; and pickles with tensors, of plain
+data or of whole models, in torch's zip archives and in its form from before torch 1.6,
+by :class:`~.unpickler.Unpickler`. ``torch.load`` reads none of them: one reader alone
+decides what a file's bytes mean, and no path leads to a TorchScript program.
 """
 
 import io
 import os
-import pickle
 import re
-import tarfile
+import struct
+import sys
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import contextmanager
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import BinaryIO
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
-from .unpickler import ALLOWED, HISTORY, PLAIN, Refused, Survey, Unpickler
+from ..utils.errors import MissingFileError, UserError
+from ..utils.messages import first_few
+from .calls import HISTORY, PLAIN, Storage
+from .records import refusal
+from .unpickler import Unpickler
 
 LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # what torch.save before torch 1.6 began
+LEGACY_VERSION = 1001
+
+MapLocation = str | torch.device | Mapping[str, str] | Callable | None
+Place = Callable[[UntypedStorage, str], UntypedStorage]
 
 
-class Unreadable(ValueError):
-    """A file is no checkpoint; the message says what it is."""
-
-
-def read_checkpoint(path: str | os.PathLike, map_location=None) -> dict:
+def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = None) -> dict:
     """What a checkpoint file holds.
 
     Args:
-        path: A file of any of the three kinds.
-        map_location: Device of the tensors, as for ``torch.load``; the CPU if None,
+        path: A file of either type.
+        map_location: Device of the tensors, as for ``torch.load``; the CPU if ``None``,
             since few have the GPU that a file was written from.
 
     Returns:
         The content: a dict of tensors, or one that holds such a dict or a
-        :class:`Record`.
+        :class:`~.records.Record`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint, damaged, or would call something when read;
-            the message says which, names the file, and says what to do.
+        MissingFileError: There is no such file.
+        UserError: It is no checkpoint, damaged, or would call something when read;
+            the message says which, and what to do.
     """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
-        problem = 'is a folder' if os.path.isdir(path) else 'does not exist'
-        raise FileNotFoundError(f'{path} {problem}')
-    with open(path, 'rb') as file:
-        head = file.read(512)
+        is_folder = os.path.isdir(path)
+        problem = 'this is a folder' if is_folder else 'the file does not exist'
+        raise MissingFileError(problem, file=path)
     try:
-        content = _reader_of(path, head)(path, map_location or 'cpu')
-    except Unreadable:
+        with open(path, 'rb') as file:
+            read = _choose_reader(file.read(512))
+            content = read(path, 'cpu' if map_location is None else map_location)
+        if not isinstance(content, dict):
+            type_ = getattr(content, 'source', type(content).__name__)
+            raise UserError(f'the file holds a {type_}, not a dict with a state dict')
+    except UserError as error:
+        error.file = path
         raise
     except Exception as error:  # whatever the readers raise over such bytes
-        if isinstance(error, pickle.UnpicklingError) and 'GLOBAL' in str(error):
-            raise refused(path, error) from None
         reason = str(error).strip().partition('\n')[0][:200]
-        raise ValueError(
-            f'{path} is damaged or incomplete ({os.path.getsize(path):,} bytes; '
-            f'{type(error).__name__}: {reason}). Copy or download it again.'
+        raise UserError(
+            f'the file is damaged or incomplete ({os.path.getsize(path):,} bytes; '
+            f'{type(error).__name__}: {reason}). Copy or download it again.',
+            file=path,
         ) from error
-    if not isinstance(content, dict):
-        kind = getattr(content, 'source', type(content).__name__)
-        raise ValueError(f'{path} holds a {kind}, not a dict with a state dict')
-    meta = content.get('meta')
-    if isinstance(meta, dict):
+    metadata = content.get('meta')
+    if isinstance(metadata, dict):
         # MMEngine's runner would execute this one as a Python config on resuming.
-        meta.pop('config', None)
+        metadata.pop('config', None)
     return content
 
 
-def refused(path: str, error: pickle.UnpicklingError) -> ValueError:
-    """The error for a file that would call something."""
-    called = re.search(r'GLOBAL (\S+)', str(error))
-    name = (called[1] if called else str(error))[:100]
-    if not name.isprintable():
-        name = ascii(name)
-    return ValueError(
-        f'{path} is refused: it would call {name} when read, and a checkpoint may hold '
-        'tensors and plain data only. Nothing of it was run.'
-    )
+def _choose_reader(head: bytes) -> Callable[[str, MapLocation], object]:
+    """The function that reads a file, by its first bytes.
 
-
-def _reader_of(path: str, head: bytes) -> Callable[[str, object], object]:
-    """The function that reads such a file, by its first bytes."""
+    Raises:
+        UserError: It is no checkpoint.
+    """
     if not head:
-        raise Unreadable(f'{path} is empty. Copy or download it again.')
+        raise UserError('the file is empty. Copy or download it again.')
     if head.lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'<'):
-        raise Unreadable(
-            f'{path} is a web page, not a checkpoint: the server sent a page (a quota, '
-            'a login, a warning) instead of the file. Download it by hand.'
+        raise UserError(
+            'the file is a web page, not a checkpoint: the server sent a page (a '
+            'quota, a login, a warning) instead of the file. Download it by hand.'
         )
     if head.startswith((b'PK\x03\x04', b'PK\x05\x06')):
         return _read_zip
@@ -104,146 +101,245 @@ def _reader_of(path: str, head: bytes) -> Callable[[str, object], object]:
     if not re.search(rb'[\x00-\x08\x0e-\x1f]', head):
         begin = head.decode('utf-8', 'replace').strip()[:40]
         hint = ' Fetch it with git lfs pull.' if 'git-lfs' in begin else ''
-        raise Unreadable(
-            f'{path} is a text file, not a checkpoint: it begins {begin!r}.{hint}'
+        raise UserError(
+            f'the file is a text file, not a checkpoint: it begins {begin!r}.{hint}'
         )
-    raise Unreadable(f'{path} is no checkpoint: it begins {head[:8]!r}')
+    raise UserError(f'the file is no checkpoint: it begins {head[:8]!r}')
 
 
-def _read_safetensors(path: str, map_location) -> dict[str, Tensor]:
-    device = 'cpu' if callable(map_location) else str(map_location)
+def _read_safetensors(path: str, map_location: MapLocation) -> dict[str, Tensor]:
+    fixed = isinstance(map_location, str | torch.device)
     # Not mapped from the file, which may be written over while it is in use.
-    return load_file(path, device, backend='pread')
+    return load_file(path, str(map_location) if fixed else 'cpu', backend='pread')
 
 
-def _read_zip(path: str, map_location) -> object:
+def _read_zip(path: str, map_location: MapLocation) -> object:
+    """Content of what torch.save writes today."""
     size = os.path.getsize(path)
     if not zipfile.is_zipfile(path):
-        raise Unreadable(
-            f'{path} is truncated: its end is missing ({size:,} bytes are there). Copy '
-            'or download it again.'
+        raise UserError(
+            f'the file is truncated: its end is missing ({size:,} bytes are there). '
+            'Copy or download it again.'
         )
-    with zipfile.ZipFile(path) as file:
-        names = file.namelist()
-        pickles = [name for name in names if name.endswith('data.pkl')]
-        if any(name.endswith('constants.pkl') for name in names):
-            raise Unreadable(
-                f'{path} is a TorchScript program. Give the checkpoint that it was '
-                'made from.'
-            )
-        if not pickles:
-            raise Unreadable(
-                f'{path} is a zip file but no checkpoint (it holds '
-                f'{ascii(names[:3])[1:-1][:100] or "nothing"}). Unpack it, and give '
-                'the checkpoint that is in it.'
-            )
-        # As torch.save writes it, so that both readers of the zip see the same.
-        if len(set(names)) < len(names) or len(pickles) > 1:
-            raise ValueError('the zip file holds a name twice')
-        if sum(info.file_size for info in file.infolist()) > size:
-            raise ValueError('the zip file is compressed')
-        survey = Survey(io.BytesIO(file.read(pickles[0])))
-    survey.load()
-    return _torch_load(path, map_location, [survey])
-
-
-def _read_legacy(path: str, map_location) -> object:
-    try:
-        tarfile.open(path, 'r:').close()
-    except tarfile.TarError:
-        pass
-    else:  # which torch would extract
-        raise Unreadable(f'{path} is a tar archive of torch before 0.1.10, or forged')
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    if any(name.casefold().endswith('constants.pkl') for name in names):
+        raise UserError(
+            'the file is a TorchScript program. Give the checkpoint that it was made '
+            'from.'
+        )
+    pickles = [name for name in names if name.endswith('data.pkl')]
+    if not pickles:
+        holds = first_few(map(ascii, names), 3)[:100] or 'nothing'
+        raise UserError(
+            f'the file is a zip file but no checkpoint (it holds {holds}). Unpack it, '
+            'and give the checkpoint that is in it.'
+        )
+    _check_archive(entries, size)
+    folder = pickles[0].removesuffix('data.pkl')
     with open(path, 'rb') as file:
-        surveys = [Survey(file) for _ in range(5)]
-        _magic, version, _machine, _content, keys = [s.load() for s in surveys]
-    if not isinstance(version, int) or any(not isinstance(k, str) for k in keys):
-        raise ValueError('its parts are not those that torch.save writes')
-    return _torch_load(path, map_location, surveys)
+        storages = ZipStorages(
+            file,
+            {entry.filename.removeprefix(folder): entry for entry in entries},
+            partial(_place, map_location),
+        )
+        pickled = storages.read_part('data.pkl')
+        return _load(Unpickler(io.BytesIO(pickled), storages))
 
 
-def _read_bare(path: str, map_location) -> object:
+def _check_archive(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Checks that an archive is as torch.save writes it.
+
+    Every program that reads the file then sees the same in it, and it cannot grow.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if min(entry.header_offset for entry in entries) != 0:
+        # Of two archives end to end some readers see the one, some the other.
+        raise ValueError('the zip file is not one archive from its first byte on')
+    names = [entry.filename.casefold() for entry in entries]
+    pickles = [name for name in names if name.endswith('data.pkl')]
+    if len(set(names)) < len(names) or len(pickles) > 1:
+        raise ValueError('the zip file holds a name twice')
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > size:
+        raise ValueError('the zip file is compressed')
+
+
+class ZipStorages:
+    """The storages in torch's zip archive.
+
+    Args:
+        file: The archive.
+        entries: Its parts, by their names in its one folder.
+        place: Brings a storage to its device.
+    """
+
+    def __init__(
+        self, file: BinaryIO, entries: Mapping[str, zipfile.ZipInfo], place: Place
+    ) -> None:
+        self._file, self._entries, self._place = file, entries, place
+        self._placed: dict[str, UntypedStorage] = {}
+        written = self.read_part('byteorder') if 'byteorder' in entries else b'little'
+        self._swapped = written != sys.byteorder.encode()
+
+    def read_part(self, name: str) -> bytes:
+        """All bytes of a part."""
+        return self._file.read(self._find_part(name))
+
+    def _find_part(self, name: str) -> int:
+        """Goes to where a part begins in the file, and returns its size in bytes."""
+        entry = self._entries[name]
+        self._file.seek(entry.header_offset)
+        header = self._file.read(30)
+        if header[:4] != b'PK\x03\x04':
+            raise ValueError(f'{name} is not where the zip file has it')
+        self._file.seek(sum(struct.unpack('<HH', header[26:])), os.SEEK_CUR)
+        return entry.file_size
+
+    def __call__(
+        self,
+        dtype: torch.dtype,
+        key: str,
+        location: str,
+        numel: int,
+        view: tuple[str, int, int] | None = None,
+    ) -> Storage:
+        if key not in self._placed:
+            size = numel * dtype.itemsize
+            if size > self._find_part(f'data/{key}'):
+                raise ValueError(f'storage {key} is smaller than its tensors')
+            content = _read_storage(self._file, size)
+            if self._swapped:
+                content.byteswap(dtype)
+            self._placed[key] = self._place(content, location)
+        return Storage(dtype, self._placed[key])
+
+
+def _read_legacy(path: str, map_location: MapLocation) -> object:
+    """Content of what torch.save wrote before torch 1.6: pickles, then storages."""
     with open(path, 'rb') as file:
-        content = Unpickler(file).load()
-    if isinstance(content, dict):
-        raise Unreadable(f'{path} is a pickle, but not one that torch.save wrote')
+        _magic, version, _system = (Unpickler(file).load() for _ in range(3))
+        if version != LEGACY_VERSION:
+            raise ValueError('its parts are not those that torch.save writes')
+        storages = LegacyStorages(os.path.getsize(path), partial(_place, map_location))
+        content = _load(Unpickler(file, storages))
+        storages.fill(file, Unpickler(file).load())
     return content
 
 
-def _torch_load(path: str, map_location, surveys: list[Survey]) -> object:
-    unknown = set().union(*(survey.names - PLAIN for survey in surveys))
-    if not unknown and all(survey.protocol <= 2 for survey in surveys):
-        with forced_weights_only(True), _allowed_exactly(ALLOWED):
-            content = torch.load(path, map_location)
-        check_sizes(content, os.path.getsize(path))
-        return content
-    if any(HISTORY in survey.names for survey in surveys):
-        # A run cannot go on with a record of its logs, but one can say why.
-        raise Refused(min(unknown, default=HISTORY))
-    module = SimpleNamespace(
-        Unpickler=Unpickler,
-        load=lambda file, **options: Unpickler(file, **options).load(),
-        __name__=__name__,
-    )
-    with forced_weights_only(False):
-        return torch.load(path, map_location, pickle_module=module, weights_only=False)
-
-
-@contextmanager
-def forced_weights_only(force: bool):
-    """Whether ``torch.load`` is held to its safe reader, whatever the environment says.
+class LegacyStorages:
+    """The storages of torch's form from before torch 1.6, which follow the pickles.
 
     Args:
-        force: Hold every call to it, those with ``weights_only=False`` too; otherwise
-            calls get what they ask for.
+        size: Bytes of the file, which are more than those of the storages.
+        place: Brings a storage to its device.
     """
-    names = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-    saved = {name: os.environ.pop(name, None) for name in names}
-    if force:
-        os.environ[names[0]] = '1'
-    try:
-        yield
-    finally:
-        os.environ.pop(names[0], None)
-        os.environ.update({k: v for k, v in saved.items() if v is not None})
+
+    def __init__(self, size: int, place: Place) -> None:
+        self._left, self._place = size, place
+        self._empty: dict[str, tuple[torch.dtype, UntypedStorage]] = {}
+
+    def __call__(
+        self,
+        dtype: torch.dtype,
+        key: str,
+        location: str,
+        numel: int,
+        view: tuple[str, int, int] | None = None,
+    ) -> Storage:
+        if key not in self._empty:
+            self._left -= numel * dtype.itemsize
+            if self._left < 0:
+                raise ValueError('its tensors are larger than the file')
+            empty = UntypedStorage(numel * dtype.itemsize)
+            self._empty[key] = dtype, self._place(empty, location)
+        content = self._empty[key][1]
+        if view is not None:
+            _, start, length = view
+            end = (start + length) * dtype.itemsize
+            content = content[start * dtype.itemsize : end]
+        return Storage(dtype, content)
+
+    def fill(self, file: BinaryIO, keys: object) -> None:
+        """Reads the numbers of all storages.
+
+        Args:
+            file: Read from where it stands.
+            keys: The storages' keys in the order of the file.
+
+        Raises:
+            ValueError: They are others than the pickle's.
+        """
+        if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys):
+            raise ValueError('its parts are not those that torch.save writes')
+        if sorted(keys) != sorted(self._empty):
+            raise ValueError('the storages are not those of the tensors')
+        for key in keys:
+            dtype, storage = self._empty[key]
+            (numel,) = struct.unpack('<q', file.read(8))
+            if numel * dtype.itemsize != storage.nbytes():
+                raise ValueError(f'storage {key} is not as large as its tensors')
+            content = _read_storage(file, storage.nbytes())
+            if sys.byteorder != 'little':
+                content.byteswap(dtype)
+            storage.copy_(content)
 
 
-@contextmanager
-def _allowed_exactly(allowed: list):
-    """torch allows these, and not what others have allowed it."""
-    saved = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(allowed)
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(saved)
+def _read_bare(path: str, map_location: MapLocation) -> object:
+    """Content of a pickle by itself, for the message that says what it is."""
+    with open(path, 'rb') as file:
+        content = Unpickler(file).load()
+    if isinstance(content, dict):
+        raise UserError('the file is a pickle, but not one that torch.save wrote')
+    return content
 
 
-def check_sizes(content: object, size: int) -> None:
-    """Looks whether the tensors in plain data can be of a file of ``size`` bytes.
+def _load(unpickler: Unpickler) -> object:
+    """What a checkpoint's main pickle holds.
 
     Raises:
-        ValueError: A tensor shows more than is stored of it, as an expanded one does,
-            or they were given more memory than the file has.
+        UserError: It is a run's checkpoint with objects of foreign classes: as records
+            they would be put into the run that goes on.
     """
-    todo, seen, storages = [content], set(), {}
-    while todo:
-        value = todo.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
-            storage = value.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            if value.nbytes > storage.nbytes():
-                raise ValueError('a tensor is larger than what is stored of it')
-        elif isinstance(value, dict):
-            if isinstance(value, OrderedDict) and vars(value).keys() - {'_metadata'}:
-                raise ValueError('a dict has attributes')  # which may hide its methods
-            todo += value.values()
-        elif isinstance(value, (list, tuple)):
-            todo += value
-    if sum(storages.values()) > size:
-        raise ValueError('its tensors are larger than the file')
+    content = unpickler.load()
+    foreign = unpickler.names - PLAIN
+    if HISTORY in unpickler.names and foreign:
+        raise refusal(min(foreign))
+    return content
+
+
+def _read_storage(file: BinaryIO, size: int) -> UntypedStorage:
+    """The next bytes of a file.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    storage = UntypedStorage(size)
+    view = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+    if file.readinto(view) != size:
+        raise ValueError('the file ends within a tensor')
+    return storage
+
+
+def _place(
+    map_location: MapLocation, storage: UntypedStorage, location: str
+) -> UntypedStorage:
+    """A storage on the device that the caller wants it on.
+
+    Args:
+        map_location: What the caller wants, as for ``torch.load``.
+        storage: A storage on the CPU.
+        location: The device that it was saved from.
+    """
+    if callable(map_location):
+        placed = map_location(storage, location)
+        if placed is not None:
+            return placed
+    elif isinstance(map_location, Mapping):
+        location = map_location.get(location, location)
+    else:
+        location = str(map_location)
+    return torch.serialization.default_restore_location(storage, location)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from mmnextvit.datasets.sources import find_files
 from mmnextvit.engine import runner
-from mmnextvit.weights.loading import fit
+from mmnextvit.weights.receipt import fit
 
 import cv2
 import numpy as np
@@ -385,7 +385,7 @@ def test_another_arch(trained, monkeypatch):
         *('--cfg-options', 'model.backbone.arch.depths=[1,2,10,2]'),
     )
     assert message.startswith(
-        'predict.py: work_dirs/tiny/epoch_2.pth does not fit, and all must: '
+        'predict.py: work_dirs/tiny/epoch_2.pth: the weights do not fit, and all must: '
     )
     fits, total = map(int, re.search(r"(\d+) of the model's (\d+)", message).groups())
     state = read('work_dirs/tiny/epoch_2.pth')['state_dict']

@@ -221,7 +221,7 @@ def test_official_file_fills_the_model(tmp_path):
     torch.save(dict(meta={}, state_dict=official), tmp_path / 'official.pth')
     content = CheckpointLoader.load_checkpoint(str(tmp_path / 'official.pth'))
     receipt = adapt(content, model)
-    assert receipt.found.complete, receipt
+    assert receipt.fit.complete, receipt
     model.load_state_dict(content['state_dict'])
     assert all(torch.equal(v, official[k]) for k, v in model.state_dict().items())
 

@@ -519,7 +519,7 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         ),
         (
             [*TO, '--cfg-options', 'model.backbone.arch.depths=[1,2,10,2]'],
-            'best.pth does not fit, and all must',
+            'best.pth: the weights do not fit, and all must',
         ),
         (
             [*TO, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'],

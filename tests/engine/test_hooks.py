@@ -265,7 +265,7 @@ def test_another_head_stops_test_and_resume_but_not_training(tmp_path, trained):
         with pytest.raises(ValueError) as error:
             start()
         message = str(error.value)
-        assert message.startswith(f'{trained} does not fit, and all must: ')
+        assert message.startswith(f'{trained}: the weights do not fit, and all must: ')
         assert 'bbox_head.weight (3x4 in the file, 5x4 in the model)' in message
         assert 'another number of classes' in message
     log = tmp_path / 'c'
@@ -284,7 +284,8 @@ def test_another_backbone_stops_training(tmp_path, trained):
     with pytest.raises(ValueError) as error:
         build(tmp_path / 'a', load_from=trained, model=model).train()
     message = str(error.value)
-    assert message.startswith(f'{trained} does not fit, and all of the backbone must')
+    wanted = f'{trained}: the weights do not fit, and all of the backbone must'
+    assert message.startswith(wanted)
     assert 'not in the file: backbone.3.weight, backbone.3.bias' in message
 
 

@@ -5,7 +5,7 @@ import re
 
 from mmnextvit.models.timm_features import TimmFeatures, timm_mean_std
 from mmnextvit.weights.layouts import to_yolov5
-from mmnextvit.weights.loading import adapt, check, numbering_of
+from mmnextvit.weights.loading import adapt, check, find_numbering
 
 import pytest
 import timm
@@ -383,7 +383,8 @@ def test_what_timm_converts_is_converted(name, options, renamed, tmp_path):
 def test_a_file_of_another_model_is_refused_unless_partial(tmp_path, log):
     state = timm.create_model('resnet18').state_dict()
     torch.save(state, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match='other.pth does not fit, and all of the back'):
+    wanted = 'other.pth: the weights do not fit, and all of the backbone must'
+    with pytest.raises(ValueError, match=wanted):
         pretrained(tmp_path / 'other.pth')
     with pytest.raises(ValueError, match="0 of the model's"):
         pretrained(tmp_path / 'other.pth', 'convnext_atto')
@@ -410,9 +411,9 @@ def test_a_detectors_own_file(tmp_path, load_config, lively):
     )
 
     # under YOLOv5's names, by rows
-    state = to_yolov5(trained.state_dict(), numbering_of(trained))
+    state = to_yolov5(trained.state_dict(), find_numbering(trained))
     receipt = adapt(dict(state), detector(load_config, backbone))
-    assert receipt.layout == 'yolov5' and receipt.found.complete
+    assert receipt.layout == 'yolov5' and receipt.fit.complete
 
     # the classifier as load_from fills the backbone only
     state = timm.create_model('resnet10t').state_dict()

@@ -3,11 +3,11 @@
 from mmnextvit import NextViT
 from mmnextvit.weights.layouts import (
     FORMATS,
-    backbone_of,
+    extract_backbone,
     from_official,
     from_timm,
     from_yolov5,
-    recognised,
+    recognise_format,
     to_timm,
     to_yolov5,
 )
@@ -49,7 +49,7 @@ def test_round_trips(arch, detectors):
     backbone = {k: v for k, v in ours.items() if k.startswith('backbone.')}
     for key, layout in FORMATS.items():
         theirs = layout.from_ours(ours)
-        assert recognised(set(theirs)) == key
+        assert recognise_format(set(theirs)) == key
         back = layout.to_ours(theirs)
         assert same(back, ours if key in ('ours', 'yolov5') else backbone), key
         assert same(layout.from_ours(back), theirs), key
@@ -65,7 +65,7 @@ def test_timm_names_are_timms(arch, features_only, detectors):
         head = {k: v for k, v in theirs.state_dict().items() if 'head.' in k}
         theirs.load_state_dict({**state, **head})
     ours = NextViT(arch, final_norm=not features_only)
-    ours.load_state_dict(backbone_of(from_timm(theirs.state_dict())))
+    ours.load_state_dict(extract_backbone(from_timm(theirs.state_dict())))
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1), (0, 1, 2)])
@@ -83,7 +83,7 @@ def test_official_names():
     state = NextViT('small').state_dict()
     official = {**state, 'proj_head.0.weight': torch.ones(1000, 1024)}
     ours = from_official(official)
-    assert same(backbone_of(ours), dict(state))
+    assert same(extract_backbone(ours), dict(state))
 
 
 def test_yolov5_names_are_those_of_the_reference(detectors):
@@ -110,7 +110,7 @@ def test_yolov5_names_are_those_of_the_reference(detectors):
 
 def test_unknown_names():
     with pytest.raises(ValueError, match='no known layout.*conv.weight'):
-        recognised({'conv.weight', 'fc.bias'})
+        recognise_format({'conv.weight', 'fc.bias'})
     with pytest.raises(ValueError, match='a backbone of 12 blocks'):
         to_timm(
             {f'backbone.features.{i}.norm.weight': torch.ones(1) for i in range(12)}

@@ -4,8 +4,9 @@ import hashlib
 import re
 
 from mmnextvit import NextViT
-from mmnextvit.weights.layouts import to_timm, to_yolov5
-from mmnextvit.weights.loading import adapt, check, download_folder
+from mmnextvit.weights.layouts import FORMATS, to_timm, to_yolov5
+from mmnextvit.weights.loading import adapt, check
+from mmnextvit.weights.sources import download_folder
 
 import pytest
 import timm
@@ -80,7 +81,7 @@ def test_a_yolov5_checkpoint_gives_the_same_maps_and_boxes(tmp_path, detector, e
     )
     fresh = detector()
     receipt = load(path, fresh)
-    assert receipt.found.complete and receipt.layout == 'yolov5' and not receipt.notes
+    assert receipt.fit.complete and receipt.layout == 'yolov5' and not receipt.notes
     (maps, found), (expected_maps, expected) = outputs(fresh), outputs(trained)
     for a, b in zip(maps, expected_maps, strict=True):
         assert a.dtype == torch.float32
@@ -197,14 +198,17 @@ def test_another_arch_is_refused_with_counts(tmp_path):
     with pytest.raises(ValueError) as error:
         pretrained(tmp_path / 'base.pth', 'small')
     text = str(error.value)
-    assert 'base.pth does not fit, and all of the backbone must' in text
+    assert 'base.pth: the weights do not fit, and all of the backbone must' in text
     fit, total = map(
         int, re.search(r"(\d+) of the model's (\d+) tensors", text).groups()
     )
     assert 0 < fit < total
     assert re.search(r'stage 2 (\d+)/(\d+)', text)
     assert "(arch 'base')" in text and "(arch 'small')" in text
-    with pytest.raises(ValueError, match='no weights for this model.*conv1.weight'):
+    with pytest.raises(
+        ValueError,
+        match='resnet.pth: the file holds no weights for this model.*conv1.weight',
+    ):
         path = tmp_path / 'resnet.pth'
         torch.save({'conv1.weight': torch.ones(1)}, path)
         pretrained(path)
@@ -239,7 +243,7 @@ def test_what_cannot_be_fetched_says_where_to_put_it(
     with pytest.raises(FileNotFoundError) as error:
         pretrained(source)
     place = download_folder() / file
-    assert f'{source} could not be fetched' in str(error.value)
+    assert f'{source}: the file could not be fetched (' in str(error.value)
     assert f'put it at {place},' in str(error.value) and '\n' not in str(error.value)
     ours = NextViT('small').state_dict()
     state = to_timm({f'backbone.{k}': v for k, v in ours.items()})
@@ -251,10 +255,11 @@ def test_what_cannot_be_fetched_says_where_to_put_it(
 
 def test_addresses_that_name_nothing():
     with pytest.raises(
-        ValueError, match='no such weights: there are nextvit_small.bd_'
+        ValueError,
+        match='timm://.*: timm has no such weights: did you mean nextvit_small.bd_',
     ):
         pretrained('timm://nextvit_small.nothing')
-    with pytest.raises(ValueError, match='write hf://OWNER/NAME'):
+    with pytest.raises(ValueError, match='hf://nothing: write hf://OWNER/NAME'):
         pretrained('hf://nothing')
 
 

@@ -311,7 +311,7 @@ def test_weights_of_another_model_are_refused(tool, tmp_path):
     state = yolov5_names(trained.state_dict(), 24)
     write_yolov5_checkpoint(tmp_path / 'best.pt', state, rows_of(content))
     file = write_yaml(tmp_path / 'model.yaml', yolov5_model('s', nc=3))
-    with pytest.raises(ValueError, match='(?s)best.pt does not fit.*other shape'):
+    with pytest.raises(ValueError, match='(?s)best.pt: the weights .*other shape'):
         tool.main(
             [str(file), '-o', str(tmp_path / 'x.py'), '--weights',
              str(tmp_path / 'best.pt')]

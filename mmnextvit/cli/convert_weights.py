@@ -1,0 +1,49 @@
+"""Write a checkpoint's weights in another layout.
+
+SRC is a file or an address of any layout that is known: the official release's, timm's,
+the patched YOLOv5's, ours. DST gets another layout, or ours; its name may end in
+.safetensors.
+"""
+
+import argparse
+
+from .arguments import existing_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument('src', help='checkpoint to read')
+    parser.add_argument('dst', help='file to write, which must not exist')
+    parser.add_argument(
+        '--to',
+        choices=['yolov5', 'ours', 'official', 'timm'],
+        default='ours',
+        help='its layout',
+    )
+    parser.add_argument(
+        '--config',
+        help='config of the detector, where it is not NextViT with rows 5 to 19',
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts the file, and prints what was read and written."""
+    from mmengine.config import Config
+
+    from ..engine.runner import build_model
+    from ..weights.conversion import convert_file
+    from ..weights.layouts import FORMATS, Numbering
+    from ..weights.loading import find_numbering
+
+    numbering = Numbering()
+    if args.config:
+        config = Config.fromfile(existing_file(args.config, 'config'))
+        numbering = find_numbering(build_model(config))
+    done = convert_file(args.src, args.dst, args.to, numbering)
+    weights = done.weights
+    print(
+        f'{args.src}: {FORMATS[weights.layout].title}, {len(weights.state)} tensors\n'
+        f'{args.dst}: {FORMATS[args.to].title}, {len(done.state)} tensors'
+    )
+    for name, value in weights.metadata.items():
+        print(f'  {name}: {value}')

@@ -1,0 +1,85 @@
+"""Checkpoint files from one layout into another."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..utils.errors import UserError
+from ..utils.files import atomic_write
+from .contents import Weights, extract_weights, widen_to_float32
+from .layouts import YOLOV5, Numbering, formats
+
+# Under which key a file of a layout has its state dict; without one it is the file.
+STATE_KEYS = {'official': 'model', 'ours': 'state_dict', 'yolov5': 'state_dict'}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was read, and what was written.
+
+    Attributes:
+        weights: The source's weights under our names.
+        state: The state dict that was written.
+    """
+
+    weights: Weights
+    state: dict[str, Tensor]
+
+
+def convert_file(
+    source: str,
+    target: str | os.PathLike,
+    layout: str = 'ours',
+    numbering: Numbering = YOLOV5,
+) -> Conversion:
+    """Writes a checkpoint's weights in another layout, in float32.
+
+    Args:
+        source: File or address of any layout.
+        target: File to write, which must not exist; safetensors by its suffix.
+        layout: Key of :data:`~.layouts.FORMATS` to write.
+        numbering: Where a YOLOv5 file's modules stand.
+
+    Raises:
+        UserError: The source cannot be read, the layout has no place for its weights,
+            or the target exists.
+    """
+    target = Path(target)
+    if target.exists():
+        raise UserError(
+            'this exists, and nothing is overwritten: choose another name', file=target
+        )
+    content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
+    weights = extract_weights(content, source, numbering)
+    state = formats(numbering)[layout].from_ours(widen_to_float32(weights.state))
+    if not state:
+        raise UserError(
+            f'the file has nothing that the layout {layout} can hold', file=source
+        )
+    write_state(state, target, layout)
+    return Conversion(weights, state)
+
+
+def write_state(state: Mapping[str, Tensor], target: Path, layout: str) -> None:
+    """Writes a state dict as programs of its layout expect it.
+
+    Args:
+        state: Names of the layout to tensors.
+        target: File to write, which must not exist; safetensors by its suffix.
+        layout: Key of :data:`~.layouts.FORMATS`.
+
+    Raises:
+        OSError: It cannot be written, or exists.
+    """
+    with atomic_write(target, overwrite=False) as scratch:
+        if target.suffix == '.safetensors':
+            save_file({k: v.contiguous() for k, v in state.items()}, scratch)
+        else:
+            key = STATE_KEYS.get(layout)
+            torch.save({key: dict(state)} if key else dict(state), scratch)

@@ -1,0 +1,91 @@
+"""What stands for the classes and objects of a pickle whose code was not imported."""
+
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ..utils.errors import UserError
+
+MAX_MODULES = 100_000
+MAX_MODULE_PATH = 1_000  # characters
+
+
+@dataclass(eq=False, slots=True)
+class Global:
+    """A class or function that a pickle names.
+
+    Args:
+        source: Its full name.
+        call: What is called in its place; ``None`` if it may not be called.
+    """
+
+    source: str
+    call: Callable | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Record:
+    """An object of a class that was not imported: only what was stored of it.
+
+    Args:
+        source: Full name of its class.
+        state: What ``__getstate__`` gave, as a rule the attributes in a dict. Where the
+            object is a list, dict or set too, its items are left out.
+    """
+
+    source: str
+    state: object = field(default=None, repr=False)
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def attribute(self, name: str) -> object:
+        """The stored attribute of this name, or ``None``."""
+        return self.state.get(name) if isinstance(self.state, dict) else None
+
+
+def walk_modules(model: Record) -> Iterator[tuple[str, Record]]:
+    """Yields the modules of a pickled torch module with their paths, itself first.
+
+    As in a state dict, the paths end with a dot, and a module that is in two places
+    comes twice.
+
+    Raises:
+        UserError: They are more, or deeper, than any model's: one may hold itself.
+    """
+    todo, count = [('', model)], 0
+    while todo:
+        path, module = todo.pop()
+        yield path, module
+        children = module.attribute('_modules')
+        names = reversed(children) if isinstance(children, dict) else ()
+        todo += [
+            (f'{path}{name}.', children[name])
+            for name in names
+            if isinstance(name, str) and isinstance(children[name], Record)
+        ]
+        count += 1
+        if count > MAX_MODULES or len(path) > MAX_MODULE_PATH:
+            raise UserError(f'the modules of {model.source} do not end')
+
+
+def refusal(called: str) -> UserError:
+    """The error for a file that would call something that is not on the list.
+
+    Args:
+        called: Full name of what it would call.
+    """
+    called = called[:100]
+    if not called.isprintable():
+        called = ascii(called)
+    return UserError(
+        f'refused: it would call {called} when read, and a checkpoint may hold tensors '
+        'and plain data only. Nothing in the file was run.'
+    )
+
+
+def refusal_by_torch(error: pickle.UnpicklingError) -> UserError:
+    """The same where torch's reader refused, which has the name in its message."""
+    called = re.search(r'GLOBAL (\S+)', str(error))
+    return refusal(called[1] if called else str(error))
