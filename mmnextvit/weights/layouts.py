@@ -10,11 +10,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 
 from torch import Tensor
 
+from ..models.map_numbers import NUM_MAPS, ROW_SHIFT
 from ..models.nextvit import ARCHS
+from ..models.nextvit_arch import stage_bounds
 from ..utils.errors import UserError
 
 State = dict[str, Tensor]
@@ -35,15 +36,16 @@ class Numbering:
 
     Args:
         neck: Number of the neck's first row.
-        shift: What a row's number is above its module's. 0 where the backbone is
-            rows too; 4 where module 0 is a whole backbone with the maps 0 to 4.
+        shift: By how much a row's number exceeds its module's: 0 where the backbone
+            is rows too; otherwise module 0 is a whole backbone, as
+            :mod:`~mmnextvit.models.map_numbers` has it.
         detect: Number of the head's row, or ``None``: then it follows the neck's last
             row that has parameters.
         backbone: What the names in a whole backbone begin with here.
     """
 
-    neck: int = 5
-    shift: int = 4
+    neck: int = NUM_MAPS
+    shift: int = ROW_SHIFT
     detect: int | None = None
     backbone: str = 'backbone.'
 
@@ -76,7 +78,7 @@ def from_timm(state: Mapping[str, Tensor]) -> State:
     for match in filter(None, blocks):
         stage, block = int(match[1]), int(match[2])
         depths[stage] = max(depths.get(stage, 0), block + 1)
-    starts = {s: sum(depths.get(t, 0) for t in range(s)) for s in depths}
+    starts = {s: sum(n for t, n in depths.items() if t < s) for s in depths}
 
     def rename(name: str) -> str:
         name = TIMM_BLOCK.sub(
@@ -98,8 +100,8 @@ def to_timm(state: Mapping[str, Tensor]) -> State:
     """
     backbone = extract_backbone(state)
     numbers = {int(n.split('.')[1]) for n in backbone if n.startswith('features.')}
-    starts = stage_starts(len(numbers))
-    if not starts:
+    bounds = find_stage_bounds(len(numbers))
+    if not bounds:
         raise UserError(
             f'a backbone of {len(numbers)} blocks is none of {sorted(ARCHS)}: its '
             'stages are unknown'
@@ -108,28 +110,28 @@ def to_timm(state: Mapping[str, Tensor]) -> State:
     def rename(name: str) -> str:
         if name.startswith('features.'):
             _, number, rest = name.split('.', 2)
-            stage = stage_of(int(number), starts)
-            name = f'stages.{stage}.blocks.{int(number) - starts[stage]}.{rest}'
+            stage = find_stage(int(number), bounds)
+            name = f'stages.{stage}.blocks.{int(number) - bounds[stage]}.{rest}'
         return re.sub(r'\bmlp\.conv([12])\.', r'mlp.fc\1.', name)
 
     return {rename(k): v for k, v in backbone.items()}
 
 
-def stage_starts(blocks: int) -> list[int]:
-    """Index of each stage's first block in a backbone of so many blocks.
+def find_stage_bounds(blocks: int) -> tuple[int, ...]:
+    """Index of each stage's first block in a backbone of so many, and their number.
 
     Empty where that is the number of no published arch, whole or cut behind a stage.
     """
     for arch in ARCHS.values():
-        *starts, end = accumulate(arch['depths'], initial=0)
-        if blocks in (*starts[1:], end):
-            return [start for start in starts if start < blocks]
-    return []
+        bounds = stage_bounds(arch['depths'])
+        if blocks in bounds[1:]:
+            return bounds[: bounds.index(blocks) + 1]
+    return ()
 
 
-def stage_of(block: int, starts: Sequence[int]) -> int:
-    """Index of the stage that a block is in, from the stages' first blocks."""
-    return bisect_right(starts, block) - 1
+def find_stage(block: int, bounds: Sequence[int]) -> int:
+    """Index of the stage that a block is in."""
+    return bisect_right(bounds, block) - 1
 
 
 def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:

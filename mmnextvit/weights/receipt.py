@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..models.nextvit import ARCHS
 from ..utils.messages import first_few
-from .layouts import FORMATS, stage_of, stage_starts
+from .layouts import FORMATS, find_stage, find_stage_bounds
 
 MAX_NAMES = 3  # that a message lists of each type
 Shape = tuple[int, ...]
@@ -130,13 +130,13 @@ class Receipt:
         """How many tensors of how many fit, by stage and part of the model."""
         fitting = set(self.fit.fitting)
         names = [*self.fit.fitting, *self.fit.reshaped, *self.fit.missing]
-        starts = stage_starts(_count_blocks(names))
+        bounds = find_stage_bounds(_count_blocks(names))
         groups: dict[str, tuple[int, int]] = {}
         for name in names:
             parts = name.removeprefix('backbone.').removeprefix('model.')
             first, *rest = parts.split('.')
-            if first == 'features' and starts:
-                first = f'stage {stage_of(int(rest[0]), starts)}'
+            if first == 'features' and bounds:
+                first = f'stage {find_stage(int(rest[0]), bounds)}'
             n, of = groups.get(first, (0, 0))
             groups[first] = n + (name in fitting), of + 1
         order = ['stem', *sorted(g for g in groups if g.startswith('stage')), 'norm']

@@ -36,7 +36,8 @@ from mmyolo.registry import MODELS
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY
+from tests.helpers.commands import run_here
 from tests.helpers.tiny_run import write_tiny_run
 from tests.helpers.yolov5_pickle import ANCHORS, write_yolov5_checkpoint
 
@@ -841,20 +842,8 @@ def test_a_detectors_init_cfg_is_safe(hostile, load_config, tiny, whole):
         MODELS.build(cfg).init_weights()
 
 
-# One process for all, since each would import for seconds.
-ALL_TOOLS = """
-import runpy, sys
-tools = sys.argv[1]
-for tool, *args in eval(sys.stdin.read()):
-    sys.argv = [f'{tool}.py', *args]
-    try:
-        runpy.run_path(f'{tools}/{tool}.py', run_name='__main__')
-    except SystemExit as end:
-        print('END', end.code)
-"""
-
-
-def test_every_tool_is_safe(hostile, tmp_path):
+@pytest.mark.slow
+def test_every_command_is_safe(hostile, tmp_path, capfd):
     config, x = str(write_tiny_run(tmp_path)), str(hostile)
     image = str(next((tmp_path / 'data/val').iterdir()))
     Path('resumed').mkdir()
@@ -871,23 +860,12 @@ def test_every_tool_is_safe(hostile, tmp_path):
         ('predict', config, x, image),
         ('convert_weights', x, 'converted.pth'),
     ]
-    tools = ROOT / 'tools'
-    done = subprocess.run(
-        [sys.executable, '-c', ALL_TOOLS, str(tools)],
-        input=repr(runs),
-        env=dict(
-            os.environ, PYTHONPATH=f'{tools}{os.pathsep}{ROOT}', OMP_NUM_THREADS='1'
-        ),
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    ends = [x for x in done.stdout.splitlines() if x.startswith('END')]
-    assert len(ends) == len(runs), done.stdout
-    for (tool, *_), end in zip(runs, ends):
-        assert re.search(f'{tool}.*: {x}: {REFUSED}', end), end
-    assert 'Traceback' not in done.stdout and not Path('converted.pth').exists()
+    for command, *args in runs:
+        printed = run_here(command, *args, cwd=tmp_path, capfd=capfd, code=1)
+        last = printed.strip().splitlines()[-1]
+        assert re.search(f'{command}.*: {x}: {REFUSED}', last), printed
+        assert 'Traceback' not in printed
+    assert not Path('converted.pth').exists()
 
 
 # -------------------------------------------------------------------- damaged files

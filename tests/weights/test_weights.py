@@ -1,9 +1,13 @@
 """Weights of every source into a model: whole and equal, or an error that says why."""
 
+import argparse
 import hashlib
+import os
 import re
+import sys
 
 from mmnextvit import NextViT
+from mmnextvit.cli import convert_weights
 from mmnextvit.weights.layouts import FORMATS, to_timm, to_yolov5
 from mmnextvit.weights.loading import adapt, check
 from mmnextvit.weights.sources import download_folder
@@ -17,7 +21,8 @@ from mmengine.runner import CheckpointLoader
 from mmyolo.registry import MODELS
 from safetensors.torch import save_file
 
-from tests.helpers.tiny_run import run_tool, write_tiny_run
+from tests.helpers.commands import run_here
+from tests.helpers.tiny_run import ROOT, run_command, run_tool, write_tiny_run
 from tests.helpers.yolov5_neck import YAML
 from tests.helpers.yolov5_pickle import ANCHORS, write_yolov5_checkpoint
 
@@ -207,7 +212,7 @@ def test_another_arch_is_refused_with_counts(tmp_path):
     assert "(arch 'base')" in text and "(arch 'small')" in text
     with pytest.raises(
         ValueError,
-        match='resnet.pth: the file holds no weights for this model.*conv1.weight',
+        match='resnet.pth: the file holds no weights for .*conv1.weight',
     ):
         path = tmp_path / 'resnet.pth'
         torch.save({'conv1.weight': torch.ones(1)}, path)
@@ -254,37 +259,29 @@ def test_what_cannot_be_fetched_says_where_to_put_it(
 
 
 def test_addresses_that_name_nothing():
-    with pytest.raises(
-        ValueError,
-        match='timm://.*: timm has no such weights: did you mean nextvit_small.bd_',
-    ):
+    hint = 'timm has no such weights: did you mean nextvit_small.bd_'
+    with pytest.raises(ValueError, match=f'timm://nextvit_small.nothing: {hint}'):
         pretrained('timm://nextvit_small.nothing')
     with pytest.raises(ValueError, match='hf://nothing: write hf://OWNER/NAME'):
         pretrained('hf://nothing')
 
 
-def test_weights_through_the_tools(tmp_path, detector):
+@pytest.mark.slow
+def test_weights_through_the_tools(tmp_path, detector, capfd):
     """YOLOv5's file starts a training, resumes none; the rest is said in one line."""
     config = write_tiny_run(tmp_path)
     path = write_yolov5_checkpoint(
         tmp_path / 'best.pt', to_yolov5(detector(seed=1).state_dict()), KINDS
     )
     epochs = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={path}']
-    printed = run_tool('train.py', config, *epochs, cwd=tmp_path)
+    here = dict(cwd=tmp_path, capfd=capfd)
+    printed = run_here('train', config, *epochs, **here)
     assert f'{path}: YOLOv5, sha256' in printed
     classes = "classes ['a', 'b', 'c'] in the file, ['circle', 'square', 'triangle'] in"
     assert classes in printed
     assert re.search(r"(\d+) of the model's \1 tensors fit", printed)
-    printed = run_tool(
-        'train.py',
-        config,
-        '--resume',
-        path,
-        '--work-dir',
-        'other',
-        cwd=tmp_path,
-        code=1,
-    )
+    resume = ['--resume', path, '--work-dir', 'other']
+    printed = run_here('train', config, *resume, **here, code=1)
     assert 'holds weights but no training state' in printed.splitlines()[-1]
     assert 'Traceback' not in printed
 
@@ -293,41 +290,87 @@ def test_weights_through_the_tools(tmp_path, detector):
         f'{init_cfg}.type=Pretrained',
         f'{init_cfg}.checkpoint=http://x.invalid/w',
     ]
-    printed = run_tool(
-        *('train.py', config, '--work-dir', 'none', '--cfg-options', *weights),
-        cwd=tmp_path,
-        code=1,
-    )
+    other = ['--work-dir', 'none', '--cfg-options', *weights]
+    printed = run_here('train', config, *other, **here, code=1)
     assert 'could not be fetched' in printed.splitlines()[-1]
     assert not list((tmp_path / 'none').glob('*.pth')) and 'Epoch(' not in printed
 
 
-def test_convert_weights(tmp_path, detector):
+@pytest.fixture
+def best(tmp_path, detector):
+    """A detector, and a YOLOv5 checkpoint ``best.pt`` of its weights."""
     model = detector(seed=2).half().float()
-    source = write_yolov5_checkpoint(
-        tmp_path / 'best.pt', to_yolov5(model.state_dict()), KINDS
-    )
-    printed = run_tool('convert_weights.py', source, 'ours.pth', cwd=tmp_path)
+    write_yolov5_checkpoint(tmp_path / 'best.pt', to_yolov5(model.state_dict()), KINDS)
+    return model
+
+
+@pytest.mark.slow
+def test_convert_weights_as_a_script(tmp_path, best):
+    printed = run_tool('convert_weights.py', 'best.pt', 'ours.pth', cwd=tmp_path)
     assert 'best.pt: YOLOv5' in printed and 'anchors' in printed
     ours = torch.load(tmp_path / 'ours.pth')['state_dict']
-    assert all(torch.equal(v, ours[k]) for k, v in model.state_dict().items())
+    assert all(torch.equal(v, ours[k]) for k, v in best.state_dict().items())
+
+
+def test_convert_weights(tmp_path, best, capfd):
+    here = dict(cwd=tmp_path, capfd=capfd)
+    printed = run_here('convert_weights', 'best.pt', 'ours.pth', **here)
+    assert 'best.pt: YOLOv5' in printed and 'anchors' in printed
+    ours = torch.load(tmp_path / 'ours.pth')['state_dict']
+    assert all(torch.equal(v, ours[k]) for k, v in best.state_dict().items())
     back = ['ours.pth', 'back.safetensors', '--to', 'yolov5']
-    run_tool('convert_weights.py', *back, cwd=tmp_path)
+    run_here('convert_weights', *back, **here)
     content = CheckpointLoader.load_checkpoint(str(tmp_path / 'back.safetensors'))
-    adapt(content, model)
+    adapt(content, best)
     assert all(torch.equal(v, ours[k]) for k, v in content['state_dict'].items())
 
     # what goes wrong is one message, a code, and no file
     (tmp_path / 'page.pth').write_text('<!DOCTYPE html><html>Quota</html>')
+    torch.save({'model.0.x': torch.ones(1)}, tmp_path / 'empty.pth')
+    files = sorted(tmp_path.iterdir())
+    before = (tmp_path / 'ours.pth').read_bytes()
     for arguments, message in (
-        (['page.pth', 'dst.pth'], 'page.pth is a web page'),
-        (['nowhere.pth', 'dst.pth'], 'nowhere.pth does not exist'),
+        (['page.pth', 'dst.pth'], 'page.pth: the file is a web page'),
+        (['nowhere.pth', 'dst.pth'], 'nowhere.pth: the file does not exist'),
         (['ours.pth', 'dst.pth', '--to', 'timm'], 'none of .*small'),
-        (['ours.pth', 'ours.pth'], 'ours.pth exists, and nothing is overwritten'),
+        (['ours.pth', 'ours.pth'], 'ours.pth: this exists, and nothing is overwritten'),
+        (['empty.pth', 'dst.pth', '--to', 'official'], 'nothing that the layout offi'),
+        (['ours.pth', 'dst.pth', '--config', 'no.py'], 'config no.py does not exist'),
     ):
-        before = (tmp_path / 'ours.pth').read_bytes()
-        printed = run_tool('convert_weights.py', *arguments, cwd=tmp_path, code=1)
+        printed = run_here('convert_weights', *arguments, **here, code=1)
         assert 'Traceback' not in printed
         assert re.search(message, printed.strip().splitlines()[-1])
-        assert not (tmp_path / 'dst.pth').exists()
+        assert sorted(tmp_path.iterdir()) == files
         assert (tmp_path / 'ours.pth').read_bytes() == before
+
+
+def test_every_layout_can_be_asked_for():
+    parser = argparse.ArgumentParser()
+    convert_weights.add_arguments(parser)
+    (to,) = (action for action in parser._actions if action.dest == 'to')
+    assert sorted(to.choices) == sorted(FORMATS)
+
+
+@pytest.mark.slow
+def test_loaders_are_replaced_by_one_function_only():
+    """Importing what reads and converts weights changes nothing; registering does."""
+    script = """
+import sys
+sys.modules['mmnextvit._register'] = type(sys)('mmnextvit._register')
+from mmengine.registry import WEIGHT_INITIALIZERS
+from mmengine.runner import CheckpointLoader, checkpoint
+
+def state():
+    schemes = dict(CheckpointLoader._schemes)
+    return schemes, checkpoint.load_from_http, WEIGHT_INITIALIZERS.get('Pretrained')
+
+before = state()
+from mmnextvit.weights import conversion, loading
+assert state() == before
+loading.register_loaders()
+after = state()
+assert after[2] is loading.Pretrained and after[1].__module__.startswith('mmnextvit')
+assert {'timm://', 'hf://'} == after[0].keys() - before[0].keys()
+assert not any(load is before[0].get(name) for name, load in after[0].items())
+"""
+    run_command(sys.executable, '-c', script, cwd=ROOT, env=os.environ)
