@@ -53,7 +53,7 @@ def yolov5_on_the_path():
 def write_yolov5_checkpoint(
     path: str | Path,
     state: Mapping[str, Tensor],
-    kinds: Sequence[str],
+    types: Sequence[str],
     *,
     half: bool = True,
     ema: bool | Mapping[str, Tensor] = False,
@@ -69,7 +69,7 @@ def write_yolov5_checkpoint(
     Args:
         path: File to write.
         state: Entries ``model.{module}.…`` with YOLOv5's names, without the anchors.
-        kinds: Class of each module by its number: ``'NextViT'``, ``'SPPF'``,
+        types: Class of each module by its number: ``'NextViT'``, ``'SPPF'``,
             ``'nn.Upsample'``, ..., ``'Detect'``.
         half: Store float16, as YOLOv5 does.
         ema: Put a model there too: of the same weights, or of these.
@@ -86,7 +86,7 @@ def write_yolov5_checkpoint(
     with yolov5_on_the_path() as classes:
 
         def build(weights: Mapping[str, Tensor]) -> nn.Module:
-            model = _tree(weights, kinds, classes, eps)
+            model = _tree(weights, types, classes, eps)
             detect = model.model[-1]
             stride = torch.tensor(strides, dtype=torch.float)
             cells = torch.tensor(anchors, dtype=torch.float) / stride.view(-1, 1, 1)
@@ -126,39 +126,41 @@ def write_yolov5_checkpoint(
 
 
 def _tree(
-    state: Mapping[str, Tensor], kinds: Sequence[str], classes: dict, eps: float
+    state: Mapping[str, Tensor], types: Sequence[str], classes: dict, eps: float
 ) -> nn.Module:
     """A whole model whose ``state_dict`` is ``state``."""
     activation = nn.SiLU()  # one for all convolutions, as YOLOv5's default_act
 
-    def build(entries: Mapping[str, Tensor], path: str, kind: str | None) -> nn.Module:
+    def build(entries: Mapping[str, Tensor], path: str, type_: str | None) -> nn.Module:
         own, children = _split(entries)
         if own:
             module = _layer(own, path, eps)
-        elif kind is None and children and all(name.isdigit() for name in children):
+        elif type_ is None and children and all(name.isdigit() for name in children):
             module = nn.Sequential()
-        elif kind == 'nn.Upsample':
+        elif type_ == 'nn.Upsample':
             module = nn.Upsample(None, 2, 'nearest')
-        elif kind in CONTAINERS:
-            module = CONTAINERS[kind]()
+        elif type_ in CONTAINERS:
+            module = CONTAINERS[type_]()
         else:
-            module = classes[kind or 'Part']()
+            module = classes[type_ or 'Part']()
         for name, child in children.items():
-            module.add_module(name, build(child, f'{path}.{name}', _kind(kind, name)))
-        if kind == 'Conv':
+            module.add_module(
+                name, build(child, f'{path}.{name}', _type_of_child(type_, name))
+            )
+        if type_ == 'Conv':
             module.act = activation
-        elif kind == 'SPPF':
+        elif type_ == 'SPPF':
             module.m = nn.MaxPool2d(5, 1, 2)
-        elif kind == 'NextViT':
+        elif type_ == 'NextViT':
             module.stage_out_idx, module.drop = [2, 6, 16, 19], classes['DropPath']()
         return module
 
     entries = _split({n.removeprefix('model.'): t for n, t in state.items()})[1]
     model = classes['DetectionModel']()
     model.model = nn.Sequential()
-    for i, kind in enumerate(kinds):
-        module = build(entries.get(str(i), {}), f'model.{i}', kind)
-        module.i, module.f, module.type = i, -1, f'models.common.{kind}'
+    for i, type_ in enumerate(types):
+        module = build(entries.get(str(i), {}), f'model.{i}', type_)
+        module.i, module.f, module.type = i, -1, f'models.common.{type_}'
         model.model.append(module)
     return model
 
@@ -166,7 +168,7 @@ def _tree(
 CONTAINERS = {'Bottlenecks': nn.Sequential, 'Predictions': nn.ModuleList}
 
 
-def _kind(parent: str | None, name: str) -> str | None:
+def _type_of_child(parent: str | None, name: str) -> str | None:
     """Class of a child, where its parent's class tells."""
     if name.startswith('cv') and name[2:].isdigit():
         return 'Conv'

@@ -18,19 +18,21 @@ def states():
 
 
 def test_fit_of_the_same_model(states):
-    found = fit(states['small'], {f'module.{k}': v for k, v in states['small'].items()})
+    fitted = fit(
+        states['small'], {f'module.{k}': v for k, v in states['small'].items()}
+    )
     total = sum('num_batches_tracked' not in k for k in states['small'])
-    assert found.complete and len(found.fitting) == total and not found.reason
-    assert str(found) == f"{total} of the model's {total} tensors fit"
+    assert fitted.complete and len(fitted.fitting) == total and not fitted.reason
+    assert str(fitted) == f"{total} of the model's {total} tensors fit"
 
 
 def test_fit_of_another_arch(states):
     small, base = states['small'], states['base']
-    found = fit(small, base)
+    fitted = fit(small, base)
     fits = [k for k in small if k in base and small[k].shape == base[k].shape]
-    assert len(found.fitting) == sum('num_batches' not in k for k in fits)
-    text = str(found)
-    assert text.startswith(f'{len(found.fitting)} of the model')
+    assert len(fitted.fitting) == sum('num_batches' not in k for k in fits)
+    text = str(fitted)
+    assert text.startswith(f'{len(fitted.fitting)} of the model')
     name, shape = next(
         (k, v.shape)
         for k, v in base.items()
@@ -48,15 +50,15 @@ def test_fit_of_another_arch(states):
 def test_fit_of_another_head(states):
     model = dict(states['small'], **{'bbox_head.conv.weight': torch.ones(24, 8, 1, 1)})
     file = dict(model, **{'bbox_head.conv.weight': torch.ones(255, 8, 1, 1)})
-    found = fit(model, file)
-    assert not found.complete and found.fills('backbone.')
-    assert not found.fills('bbox_head.')
-    assert 'weight (255x8x1x1 in the file, 24x8x1x1 in the model)' in str(found)
-    assert 'another number of classes' in found.reason
+    fitted = fit(model, file)
+    assert not fitted.complete and fitted.fills('backbone.')
+    assert not fitted.fills('bbox_head.')
+    assert 'weight (255x8x1x1 in the file, 24x8x1x1 in the model)' in str(fitted)
+    assert 'another number of classes' in fitted.reason
 
 
 def test_fit_of_nothing(states):
-    found = fit(states['small'], {'conv.weight': torch.ones(1)})
-    assert str(found).startswith('0 of the model') and found.unexpected == [
+    fitted = fit(states['small'], {'conv.weight': torch.ones(1)})
+    assert str(fitted).startswith('0 of the model') and fitted.unexpected == [
         'conv.weight'
     ]

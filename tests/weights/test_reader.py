@@ -301,7 +301,7 @@ YOLOV5 = {
     'model.5.m.0.weight': (24, 2, 1, 1),
     'model.5.m.0.bias': (24,),
 }
-KINDS = ['NextViT', 'SPPF', 'nn.Upsample', 'Concat', 'C3', 'Detect']
+TYPES = ['NextViT', 'SPPF', 'nn.Upsample', 'Concat', 'C3', 'Detect']
 
 
 def yolov5_state(seed=0):
@@ -315,7 +315,7 @@ def test_reads_yolov5_without_yolov5(tmp_path, monkeypatch, zipped, protocol):
     path = write_yolov5_checkpoint(
         tmp_path / 'best.pt',
         yolov5_state(1),
-        KINDS,
+        TYPES,
         ema=yolov5_state(2),
         names={0: 'circle', 1: 'square'},
         zipped=zipped,
@@ -329,18 +329,18 @@ def test_reads_yolov5_without_yolov5(tmp_path, monkeypatch, zipped, protocol):
     for key, seed in (('model', 1), ('ema', 2)):
         model = read[key]
         assert model.source == 'models.yolo.DetectionModel'
-        found = {}
+        tensors = {}
         for prefix, module in walk_modules(model):
             for table in ('_parameters', '_buffers'):
                 for name, tensor in (module.attribute(table) or {}).items():
                     if tensor is not None:
-                        found[prefix + name] = tensor
-        cells = found.pop('model.5.anchors').float()
+                        tensors[prefix + name] = tensor
+        cells = tensors.pop('model.5.anchors').float()
         pixels = cells * torch.tensor([8, 16, 32]).view(3, 1, 1)
         torch.testing.assert_close(
             pixels, torch.tensor(ANCHORS).float(), rtol=1e-3, atol=0
         )
-        assert_same(found, yolov5_state(seed))
+        assert_same(tensors, yolov5_state(seed))
         modules = dict(walk_modules(model))
         assert [modules[f'model.{i}.'].source for i in range(6)] == [
             'models.nextvit.NextViT',
@@ -736,7 +736,7 @@ def test_no_file_reaches_torch_load(tmp_path, monkeypatch):
         torch.save(
             mmengine_checkpoint(), files[-2], _use_new_zipfile_serialization=zipped
         )
-        write_yolov5_checkpoint(files[-1], yolov5_state(), KINDS, zipped=zipped)
+        write_yolov5_checkpoint(files[-1], yolov5_state(), TYPES, zipped=zipped)
 
     def called(*args, **kwargs):
         raise AssertionError('called')
@@ -758,7 +758,7 @@ def test_broken_bytes_end_in_a_message(tmp_path):
         )
         sources.append((tmp_path / f'm{zipped}').read_bytes())
         path = tmp_path / f'y{zipped}'
-        write_yolov5_checkpoint(path, yolov5_state(), KINDS, zipped=zipped)
+        write_yolov5_checkpoint(path, yolov5_state(), TYPES, zipped=zipped)
         sources.append(path.read_bytes())
     r = random.Random(0)
     path, read = tmp_path / 'x.pth', 0

@@ -26,7 +26,7 @@ from tests.helpers.tiny_run import ROOT, run_command, run_tool, write_tiny_run
 from tests.helpers.yolov5_neck import YAML
 from tests.helpers.yolov5_pickle import ANCHORS, write_yolov5_checkpoint
 
-KINDS = ['NextViT', *(row[2] for row in YAML), 'Detect']
+TYPES = ['NextViT', *(row[2] for row in YAML), 'Detect']
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def outputs(model):
     meta = dict(ori_shape=(64, 96), img_shape=(64, 96), scale_factor=(1.0, 1.0))
     model.bbox_head.test_cfg.score_thr = 0.0
     with torch.no_grad():
-        found = model.predict(x, [DetDataSample(metainfo=meta)])[0].pred_instances
-        return [m for level in model(x) for m in level], found
+        detections = model.predict(x, [DetDataSample(metainfo=meta)])[0].pred_instances
+        return [m for level in model(x) for m in level], detections
 
 
 @pytest.mark.parametrize('ema', [False, True])
@@ -81,26 +81,26 @@ def test_a_yolov5_checkpoint_gives_the_same_maps_and_boxes(tmp_path, detector, e
     path = write_yolov5_checkpoint(
         tmp_path / 'best.pt',
         stale if ema else state,
-        KINDS,
+        TYPES,
         ema=state if ema else False,
     )
     fresh = detector()
     receipt = load(path, fresh)
     assert receipt.fit.complete and receipt.layout == 'yolov5' and not receipt.notes
-    (maps, found), (expected_maps, expected) = outputs(fresh), outputs(trained)
+    (maps, detections), (expected_maps, expected) = outputs(fresh), outputs(trained)
     for a, b in zip(maps, expected_maps, strict=True):
         assert a.dtype == torch.float32
         assert ((a - b).abs().max() / b.abs().max()) < 1e-5
-    assert len(found) == len(expected) > 10
-    assert torch.equal(found.labels, expected.labels)
-    torch.testing.assert_close(found.bboxes, expected.bboxes)
+    assert len(detections) == len(expected) > 10
+    assert torch.equal(detections.labels, expected.labels)
+    torch.testing.assert_close(detections.bboxes, expected.bboxes)
 
 
 def test_what_else_differs_from_a_yolov5_checkpoint_is_said(tmp_path, detector):
     model = detector()
     anchors = [[(1, 2), (3, 4), (5, 6)], *ANCHORS[1:]]
     path = write_yolov5_checkpoint(
-        tmp_path / 'x.pt', to_yolov5(model.state_dict()), KINDS, anchors=anchors,
+        tmp_path / 'x.pt', to_yolov5(model.state_dict()), TYPES, anchors=anchors,
         strides=(8, 16, 64), names={0: 'a', 1: 'c', 2: 'b'}, eps=1e-5,
     )  # fmt: skip
     notes = '\n'.join(load(path, model, classes=('a', 'b', 'c')).notes)
@@ -271,7 +271,7 @@ def test_weights_through_the_tools(tmp_path, detector, capfd):
     """YOLOv5's file starts a training, resumes none; the rest is said in one line."""
     config = write_tiny_run(tmp_path)
     path = write_yolov5_checkpoint(
-        tmp_path / 'best.pt', to_yolov5(detector(seed=1).state_dict()), KINDS
+        tmp_path / 'best.pt', to_yolov5(detector(seed=1).state_dict()), TYPES
     )
     epochs = ['--cfg-options', 'train_cfg.max_epochs=1', f'load_from={path}']
     here = dict(cwd=tmp_path, capfd=capfd)
@@ -300,7 +300,7 @@ def test_weights_through_the_tools(tmp_path, detector, capfd):
 def best(tmp_path, detector):
     """A detector, and a YOLOv5 checkpoint ``best.pt`` of its weights."""
     model = detector(seed=2).half().float()
-    write_yolov5_checkpoint(tmp_path / 'best.pt', to_yolov5(model.state_dict()), KINDS)
+    write_yolov5_checkpoint(tmp_path / 'best.pt', to_yolov5(model.state_dict()), TYPES)
     return model
 
 
