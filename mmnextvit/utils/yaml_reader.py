@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from .errors import MissingFileError, UserError
+
 MAX_BYTES = 1 << 18  # the longest list of class names in use is an eighth of it
 MAX_DEPTH = 10
 
@@ -24,12 +26,21 @@ class YAMLFile:
     content: dict
     lines: dict[tuple, int]
 
+    def line(self, *keys: object) -> int | None:
+        """The line of the nearest known part of a path of keys."""
+        ends = range(len(keys), 0, -1)
+        known = (self.lines[keys[:end]] for end in ends if keys[:end] in self.lines)
+        return next(known, None)
+
     def where(self, *keys: object) -> str:
         """``file:line`` of the nearest known part of a path of keys."""
-        for end in range(len(keys), 0, -1):
-            if keys[:end] in self.lines:
-                return f'{self.path}:{self.lines[keys[:end]]}'
-        return str(self.path)
+        line = self.line(*keys)
+        return str(self.path) if line is None else f'{self.path}:{line}'
+
+    def error(self, problem: str, *keys: object) -> UserError:
+        """An error about what stands at a path of keys, to be raised."""
+        key = str(keys[0]) if len(keys) == 1 else None
+        return UserError(problem, file=self.path, line=self.line(*keys), key=key)
 
 
 def read_yaml(path: str | Path) -> YAMLFile:
@@ -39,45 +50,58 @@ def read_yaml(path: str | Path) -> YAMLFile:
     YOLOv5's needs them. Tags other than YAML's own are refused too.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not such a file; the message has file and line.
+        MissingFileError: There is no such file.
+        UserError: It is not such a file; the error has file and line.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist')
+        raise MissingFileError(f'{path} does not exist')
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(
-            f'{path} has more than {MAX_BYTES >> 10} KiB: no such file has'
+        raise UserError(
+            f'files of more than {MAX_BYTES >> 10} KiB are not read', file=path
         )
     try:
         text = path.read_text(encoding='utf-8')
-        depth = 0
-        for event in yaml.parse(text):  # this alone needs no recursion
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
-                raise ValueError(f'{path}:{line}: aliases (*name) are not read: write '
-                                 'it out')  # fmt: skip
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1
-                raise ValueError(f'{path}:{line}: nested deeper than {MAX_DEPTH}')
+        _check_events(text)
         lines: dict[tuple, int] = {}
-        _note_lines(yaml.compose(text, yaml.SafeLoader), (), lines, path)
-        content = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _note_lines(node, (), lines)
+        content = None if node is None else loader.construct_document(node)
+    except UserError as error:
+        error.file = path
+        raise
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is not text in UTF-8: {error}') from error
+        raise UserError(f'the file is not text in UTF-8: {error}', file=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
-        line = f':{mark.line + 1}' if mark else ''
         problem = getattr(error, 'problem', None) or error
-        raise ValueError(f'{path}{line}: not YAML: {problem}') from error
+        line = mark.line + 1 if mark else None
+        raise UserError(f'not YAML: {problem}', file=path, line=line) from error
+    except ValueError as error:  # such as the 31st of February
+        raise UserError(f'not YAML: {error}', file=path) from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} holds no keys and values, as in `nc: 80`')
+        raise UserError('the file holds no keys and values, as in `nc: 80`', file=path)
     return YAMLFile(path, content, lines)
 
 
-def _note_lines(node: yaml.Node | None, keys: tuple, lines: dict, path: Path) -> None:
+def _check_events(text: str) -> None:
+    """Refuses aliases and deep nesting.
+
+    Events are read without recursion, so that no file can exhaust the stack.
+    """
+    depth = 0
+    for event in yaml.parse(text):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError('aliases (*name) are not read: write it out', line=line)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise UserError(f'nested deeper than {MAX_DEPTH}', line=line)
+
+
+def _note_lines(node: yaml.Node | None, keys: tuple, lines: dict) -> None:
     if node is None:
         return
     if keys not in lines:
@@ -88,10 +112,10 @@ def _note_lines(node: yaml.Node | None, keys: tuple, lines: dict, path: Path) ->
             name = key.value if isinstance(key.value, str) else str(key.value)
             line = key.start_mark.line + 1
             if name in seen:
-                raise ValueError(f'{path}:{line}: {name} stands here a second time')
+                raise UserError(f'{name} stands here a second time', line=line)
             seen.add(name)
             lines[*keys, name] = line
-            _note_lines(value, (*keys, name), lines, path)
+            _note_lines(value, (*keys, name), lines)
     elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            _note_lines(item, (*keys, i), lines, path)
+            _note_lines(item, (*keys, i), lines)
