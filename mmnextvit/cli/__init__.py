@@ -23,7 +23,7 @@ COMMANDS = {
     'test': 'Evaluate a checkpoint or an exported file on the test data',
     'predict': 'Detect objects in images and folders, draw them and write them as JSON',
     'export': 'Export a detector to ONNX, OpenVINO, TensorRT, Core ML or TorchScript',
-    'import_yolov5': 'Write a config from a YOLOv5 model YAML',
+    'import_yolov5': "Write a config, and weights, from a YOLOv5 model's files",
     'compute_anchors': 'Fit anchors to a data set, and write a config with them',
     'convert_weights': 'Convert weights between the layouts and file formats',
     'get_flops': 'Print parameters, operations and times of each row of a model',
@@ -76,7 +76,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
             except MissingFileError as error:
                 _end(f'mmnextvit: {error}', 2)
             run_script(script, argv)
-        elif command not in COMMANDS:
+        elif command.replace('-', '_') not in COMMANDS:
             _end(f'mmnextvit: {_unknown(command)}', 2)
         else:
             call(command, *argv)
@@ -86,19 +86,22 @@ def call(command: str, *argv: object) -> object:
     """Runs a command in this process and returns what its ``run`` does.
 
     Args:
-        command: Name of the command.
+        command: Name of the command; ``-`` may stand for ``_``.
         argv: Arguments, which are made texts.
 
     Raises:
         UserError: What the user can mend.
         SystemExit: The arguments are not the command's.
     """
+    command = command.replace('-', '_')
     if command not in COMMANDS:
         raise UserError(_unknown(command))
     if find_spec(f'{__name__}.{command}') is None:  # until every tool is a module here
         from ..hub import mim_folder
 
-        return run_script(mim_folder() / 'tools' / f'{command}.py', list(map(str, argv)))
+        return run_script(
+            mim_folder() / 'tools' / f'{command}.py', list(map(str, argv))
+        )
     module = importlib.import_module(f'.{command}', __name__)
     parser = argparse.ArgumentParser(
         prog=f'mmnextvit {command}', description=module.__doc__.partition('\n')[0]

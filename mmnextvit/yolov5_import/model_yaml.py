@@ -1,17 +1,10 @@
-"""From YOLOv5's files to a config of ours: the model's YAML, hyp.yaml and data.yaml.
+"""YOLOv5's model YAML as plain data, with the line of each row."""
 
-:func:`read_model` and :func:`read_hyp` give plain data and a list of what has no
-counterpart, with its line; :func:`config_text` writes both as a config.
-"""
-
-import difflib
-import math
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..models.detector import level_weights
+from ..models.map_numbers import NUM_MAPS, ROW_SHIFT, get_map_stride
 from ..models.nextvit import ARCHS
 from ..models.yolov5_rows import (
     ROW_MODULES,
@@ -19,544 +12,402 @@ from ..models.yolov5_rows import (
     make_divisible,
     parse_activation,
 )
+from ..utils.errors import MissingFileError, UserError
+from ..utils.messages import did_you_mean
 from ..utils.yaml_reader import YAMLFile
+from .notes import Note
+from .render import is_plain
 
-HEADS = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
+HEADS = 'Detect', 'Segment'
+HEAD_DEFAULTS = 'nc', 'anchors', 32, 256
 TEXTS = {'None': None, 'True': True, 'False': False}  # what YOLOv5 would evaluate
-NORM = "dict(type='BN', eps=1e-3, momentum=0.03)"
-SCALING = ('depth_multiple', 'width_multiple', 'activation')
-MAX_NOTES = 15  # of which the config speaks
+SCALING = {
+    'depth_multiple': check_multiple,
+    'width_multiple': check_multiple,
+    'activation': parse_activation,
+}
 MODEL_KEYS = {'nc', 'anchors', 'backbone', 'head', *SCALING}
+MAX_CLASSES = 100_000  # exclusive, as are the next three
+MAX_ANCHORS = 100
+MAX_SIDE = 1e5  # of an anchor, in pixels
+MAX_MASK_CHANNELS = 10_000
+MAX_LEVELS = 5
+FIRST_EMITTED = 1  # number of the first map that TimmFeatures emits by itself
+
+Anchors = list[list[tuple[float, float]]] | int
 
 
-def one_line(text: object) -> str:
-    """What may stand in a comment: in a line of its own, a newline would be code."""
-    return ' '.join(str(text).split())[:300]
+@dataclass(frozen=True)
+class Row:
+    """A row of the YAML.
+
+    Attributes:
+        number: Its number in the model.
+        content: ``[from, number, module, args]``.
+        file: The YAML.
+        line: The row's line in it.
+    """
+
+    number: int
+    content: list
+    file: Path
+    line: int | None
+
+    @property
+    def module(self) -> str:
+        return self.content[2]
+
+    @property
+    def args(self) -> list:
+        return self.content[3]
+
+    @property
+    def sources(self) -> list[int]:
+        """Numbers of the rows that it reads; -1 for what is not a row's number."""
+        from_ = self.content[0]
+        return [
+            self._source(i) for i in (from_ if isinstance(from_, list) else [from_])
+        ]
+
+    def _source(self, from_: object) -> int:
+        if isinstance(from_, bool) or not isinstance(from_, int):
+            return -1  # the interpreter of rows names the row
+        return from_ if from_ >= 0 else self.number + from_
+
+    def error(self, problem: str) -> UserError:
+        """An error about the row, to be raised."""
+        return UserError(
+            f'{str(self.content)[:200]}: {problem}',
+            file=self.file,
+            line=self.line,
+            row=self.number,
+        )
 
 
-@dataclass
+@dataclass(frozen=True)
 class ImportedModel:
     """A model YAML, resolved.
 
     Attributes:
+        file: The YAML.
         num_classes: The YAML's ``nc``.
-        anchors: (width, height) in pixels by level, or a count a level.
-        backbone_rows: Rows from the image on; empty behind a whole backbone.
-        backbone: Arguments of that whole backbone, with its ``type``.
-        neck_rows: The rows after that.
-        in_rows: Numbers of the backbone's rows that the neck reads.
-        out_rows: Numbers of the maps that the head reads.
+        anchors: (width, height) in pixels by level, or a count per level.
         head: 'Detect' or 'Segment'.
+        out_rows: Numbers of the maps that the head reads.
         head_args: ``mask_channels`` and ``proto_channels`` of a 'Segment'.
-        scaling: ``depth_multiple``, ``width_multiple``, ``activation``.
+        neck_rows: The rows between backbone and head.
+        first_neck_row: Number of the first of them.
+        backbone_rows: Rows from the image on; empty behind a whole backbone.
+        in_rows: Numbers of the backbone's rows that the neck reads; empty likewise.
+        backbone: Arguments of a whole backbone, with its ``type``.
         pretrained: timm's name of the model whose mean and std the weights need.
+        scaling: ``depth_multiple``, ``width_multiple``, ``activation``.
         notes: What has no counterpart.
-        places: Where each row stands in the YAML, by its number.
+        lines: The line of each row in the YAML, by its number.
     """
 
+    file: YAMLFile
     num_classes: int
-    anchors: list | int
-    backbone_rows: list[list] = field(default_factory=list)
-    backbone: dict = field(default_factory=dict)
-    neck_rows: list[list] = field(default_factory=list)
+    anchors: Anchors
+    head: str
+    out_rows: tuple[int, ...]
+    head_args: Mapping[str, int]
+    neck_rows: Sequence[list]
+    first_neck_row: int
+    backbone_rows: Sequence[list] = ()
     in_rows: tuple[int, ...] = ()
-    out_rows: tuple[int, ...] = ()
-    head: str = 'Detect'
-    head_args: dict = field(default_factory=dict)
-    scaling: dict = field(default_factory=dict)
+    backbone: Mapping[str, object] = field(default_factory=dict)
     pretrained: str | None = None
-    notes: list[str] = field(default_factory=list)
-    places: dict[int, tuple] = field(default_factory=dict)
+    scaling: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    lines: Mapping[int, int | None] = field(default_factory=dict)
 
     @property
     def num_anchors(self) -> int:
-        """Anchors a level."""
+        """Anchors per level."""
         anchors = self.anchors
         return anchors if isinstance(anchors, int) else len(anchors[0])
+
+    @property
+    def predicts_masks(self) -> bool:
+        return self.head == 'Segment'
+
+    def with_line(self, error: UserError) -> UserError:
+        """An error that the built model raised, with its file and line in the YAML.
+
+        An error about no row is one about the backbone or, where it names
+        ``out_rows``, about the head.
+        """
+        row = error.row
+        if row not in self.lines:
+            row = max(self.lines) if error.key == 'out_rows' else min(self.lines)
+        error.file, error.line = self.file.path, self.lines[row]
+        return error
 
 
 def read_model(file: YAMLFile) -> ImportedModel:
     """A YOLOv5 model YAML, with its backbone in rows or a NextViT or timm model.
 
     Raises:
-        ValueError: It is no such YAML; the message has file, line and row.
+        UserError: It is not such a YAML; the error has file, line and row.
     """
-    content = file.content
     for key in ('nc', 'anchors', 'backbone', 'head'):
-        if key not in content:
-            raise ValueError(f'{file.path} has no {key}: it is no YOLOv5 model')
-    model = ImportedModel(
-        _count(content['nc'], file.where('nc')), _anchors(file, content['anchors'])
-    )
-    for key, value in content.items():
-        if key == 'ch' and value == 3:
-            continue
-        if key not in MODEL_KEYS:
-            model.notes.append(f'{file.where(str(key))} {key}: {value}')
-    for key in SCALING:
-        value = content.get(key)
-        if value is None:
-            continue
-        try:
-            check = parse_activation if key == 'activation' else check_multiple
-            check(value)
-        except ValueError as error:
-            raise ValueError(
-                f'{file.where(key)}: {key} is {value!r}: {error}'
-            ) from None
-        model.scaling[key] = value
-
-    rows = []
-    for part in ('backbone', 'head'):
-        if not isinstance(content[part], list) or not content[part]:
-            raise ValueError(f'{file.where(part)}: {part} is no list of rows')
-        for i, row in enumerate(content[part]):
-            where = file.where(part, i)
-            if not isinstance(row, list) or len(row) != 4:
-                raise ValueError(
-                    f'{where}: row {len(rows)} is {str(row)[:80]}: a row is '
-                    '[from, number, module, args]'
-                )
-            from_, number, name, args = row
-            if not isinstance(name, str) or not is_plain(row):
-                raise ValueError(
-                    f'{where}: row {len(rows)} {str(row)[:200]}: a module is named by '
-                    'a text, and arguments are numbers, texts, None, True or False'
-                )
-            args = args if isinstance(args, list) else [args]
-            args = [TEXTS.get(a, a) if isinstance(a, str) else a for a in args]
-            rows.append(([from_, number, name, args], (part, i)))
-
-    shift = _whole_backbone(file, model, *rows[0])
-    first = len(content['backbone']) if not shift else 1
-    numbered = {i + shift: row for i, (row, _) in enumerate(rows)}
-    model.places = {i + shift: place for i, (_, place) in enumerate(rows)}
-    detect = max(numbered)
-    for number, row in numbered.items():
-        if row[2] in HEADS and number != detect:
-            raise ValueError(
-                f'{_row(file, model, number)}: {row[2]} must be the last row'
-            )
-    _head(file, model, detect, numbered.pop(detect))
-    whole = [numbered.pop(i) for i in range(shift, shift + first)]
-    read = {_number(i, n) for n, row in numbered.items() for i in _sources(row)}
-    read.update(model.out_rows)
-    if shift:
-        if model.backbone['type'] == 'mmdet.TimmFeatures':
-            # The document's is given all maps; those that no row reads would not learn.
-            first = min(i for i in (*read, shift) if i >= 0)
-            if first != 1:  # strides 4 to 32 are what it emits by itself
-                model.backbone['strides'] = tuple(2 ** (i + 1) for i in range(first, 5))
+        if key not in file.content:
+            raise file.error(f'it has no {key}, so it is not a YOLOv5 model')
+    num_classes = _read_classes(file)
+    anchors = _read_anchors(file, file.content['anchors'])
+    scaling = _read_scaling(file)
+    *rows, head = _read_rows(file)
+    num_backbone_rows = len(file.content['backbone'])
+    whole = _whole_backbone((*rows, head)[0], file.path.parent)
+    if whole:  # its maps have the numbers before those of the rows behind it
+        num_backbone_rows = 1
+        *rows, head = [replace(r, number=r.number + ROW_SHIFT) for r in (*rows, head)]
+    for row in rows:
+        if row.module in HEADS:
+            raise row.error(f'{row.module} must be the last row')
+    if head.module not in HEADS:
+        raise head.error(f'the last row is {" or ".join(HEADS)}')
+    num_classes, anchors = _head_outputs(file, head, num_classes, anchors)
+    backbone, neck = rows[:num_backbone_rows], rows[num_backbone_rows:]
+    read = {source for row in (*neck, head) for source in row.sources}
+    if whole:
+        parts = dict(backbone=whole.emitting(read), pretrained=whole.pretrained)
     else:
-        model.backbone_rows, last = whole, first - 1
-        model.in_rows = tuple(sorted({i for i in read if 0 <= i < last} | {last}))
-    model.neck_rows = list(numbered.values())
-    return model
+        last = num_backbone_rows - 1
+        in_rows = sorted({i for i in read if 0 <= i < last} | {last})
+        backbone_rows = [row.content for row in backbone]
+        parts = dict(backbone_rows=backbone_rows, in_rows=tuple(in_rows))
+    return ImportedModel(
+        file=file,
+        num_classes=num_classes,
+        anchors=anchors,
+        head=head.module,
+        out_rows=tuple(head.sources),
+        head_args=_mask_channels(head, scaling.get('width_multiple', 1.0)),
+        neck_rows=[row.content for row in neck],
+        first_neck_row=backbone[-1].number + 1,
+        scaling=scaling,
+        notes=_notes(file),
+        lines={row.number: row.line for row in (*rows, head)},
+        **parts,
+    )
 
 
-def is_plain(value: object) -> bool:
-    """Whether a value's ``repr`` is itself in Python."""
-    if isinstance(value, list):
-        return all(map(is_plain, value))
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, (bool, int, str))
+def _notes(file: YAMLFile) -> tuple[Note, ...]:
+    """The keys that no part of the import reads."""
+    return tuple(
+        Note.about(file, key, value)
+        for key, value in file.content.items()
+        if key not in MODEL_KEYS and not (key == 'ch' and value == 3)
+    )
 
 
-def _row(file: YAMLFile, model: ImportedModel, number: int) -> str:
-    return f'{file.where(*model.places[number])}: row {number}'
+def _read_classes(file: YAMLFile) -> int:
+    count = file.content['nc']
+    if not _is_count(count, MAX_CLASSES):
+        raise file.error(f'the number of classes is {str(count)[:80]}', 'nc')
+    return count
 
 
-def _number(from_: object, row: int) -> int:
-    if isinstance(from_, bool) or not isinstance(from_, int):
-        return -1  # the interpreter names the row
-    return from_ if from_ >= 0 else row + from_
+def _read_scaling(file: YAMLFile) -> dict[str, object]:
+    """Depth multiple, width multiple and activation, where the YAML has them."""
+    scaling = {k: file.content[k] for k in SCALING if file.content.get(k) is not None}
+    for key, value in scaling.items():
+        try:
+            SCALING[key](value)
+        except UserError as error:
+            error.file, error.line, error.key = file.path, file.line(key), key
+            raise
+    return scaling
 
 
-def _sources(row: list) -> Sequence:
-    return row[0] if isinstance(row[0], list) else [row[0]]
+def _read_rows(file: YAMLFile) -> list[Row]:
+    """The rows of backbone and head, numbered from 0."""
+    rows: list[Row] = []
+    for part in ('backbone', 'head'):
+        contents = file.content[part]
+        if not isinstance(contents, list) or not contents:
+            raise file.error('it is not a list of rows', part)
+        for i, content in enumerate(contents):
+            row = Row(len(rows), content, file.path, file.line(part, i))
+            rows.append(_checked(row))
+    return rows
 
 
-def _count(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 100_000:
-        raise ValueError(f'{where}: the number of classes is {str(value)[:80]}')
-    return value
-
-
-def _anchors(file: YAMLFile, anchors: object) -> list | int:
-    """Anchors as pairs by level, or the count."""
-    if (
-        isinstance(anchors, int)
-        and not isinstance(anchors, bool)
-        and 1 <= anchors <= 99
-    ):
-        return anchors
-    try:
-        levels = [[float(x) for x in level] for level in anchors]
-        pairs = [list(zip(level[::2], level[1::2])) for level in levels]
-        good = levels and len({len(level) for level in levels}) == 1
-        good = good and len(levels[0]) and len(levels[0]) % 2 == 0
-        good = good and all(0 < x < 1e5 for level in levels for x in level)
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        raise ValueError(
-            f'{file.where("anchors")}: anchors are a count, or for each level as many '
-            'pairs of width and height in pixels, as in [10,13, 16,30, 33,23]'
-        )
-    return [[tuple(_short(x) for x in pair) for pair in level] for level in pairs]
-
-
-def _short(x: float) -> float | int:
-    return int(x) if x == int(x) else round(x, 3)
-
-
-def _whole_backbone(
-    file: YAMLFile, model: ImportedModel, row: list, place: tuple
-) -> int:
-    """Reads a NextViT or timm model in row 0; how far it shifts the rows' numbers."""
-    from_, number, name, args = row
-    if name in ROW_MODULES:
-        return 0
-    arch = name.removeprefix('nextvit_')
-    ours = name.startswith('nextvit_') and arch in ARCHS
-    if not ours:
-        import timm
-
-        if not timm.is_model(name):
-            known = [
-                *ROW_MODULES,
-                *(f'nextvit_{a}' for a in ARCHS),
-                *timm.list_models(),
-            ]
-            near = difflib.get_close_matches(name[:50], known, 3, 0.5)
-            hint = f': did you mean {" or ".join(near)}?' if near else ''
-            raise ValueError(
-                f'{file.where(*place)}: row 0 {str(row)[:200]}: {name[:50]!r} is no '
-                f"module of YOLOv5's, no NextViT and no timm model{hint}"
-            )
-    where = f'{file.where(*place)}: row 0 {row}'
-    if from_ != -1 or number != 1:
-        raise ValueError(
-            f'{where}: a whole backbone is written [-1, 1, {name}, [False]]'
-        )
-    weights = args[0] if args else False
-    if len(args) > 1 or not isinstance(weights, (bool, str)):
-        raise ValueError(
-            f'{where}: the argument is False, True (pretrained) or a weights file'
-        )
-    model.backbone = dict(type='mmdet.NextViT', arch=arch)
-    if not ours:
-        model.backbone = dict(type='mmdet.TimmFeatures', model_name=name)
-    if weights is True:
-        weights, model.pretrained = f'timm://{name}', name
-    elif weights:
-        found = [p for p in (Path(weights), file.path.parent / weights) if p.is_file()]
-        if not found:
-            raise ValueError(f'{where}: the weights file {weights} does not exist')
-        weights = str(found[0].resolve())
-    if weights:
-        model.backbone['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
-    return 4
-
-
-def _head(file: YAMLFile, model: ImportedModel, number: int, row: list) -> None:
-    where = f'{_row(file, model, number)} {str(row)[:200]}'
-    if row[2] not in HEADS:
-        raise ValueError(f'{where}: the last row is {" or ".join(HEADS)}')
-    model.head = row[2]
-    sources = [_number(i, number) for i in _sources(row)]
-    if not 1 <= len(sources) <= 5 or not all(0 <= i < number for i in sources):
-        raise ValueError(f'{where}: a head reads one to five rows before it')
-    model.out_rows = tuple(sources)
-    args = dict(enumerate(row[3]))
-    if args.get(0, 'nc') != 'nc':
-        model.num_classes = _count(args[0], where)
-    if args.get(1, 'anchors') != 'anchors':
-        model.anchors = _anchors(file, args[1])
-    if not isinstance(model.anchors, int) and len(model.anchors) != len(sources):
-        raise ValueError(
-            f'{where}: it reads {len(sources)} rows, but there are anchors for '
-            f'{len(model.anchors)} levels at {file.where("anchors")}'
-        )
-    if model.head == 'Segment':
-        masks, protos = args.get(2, 32), args.get(3, 256)
-        for value in (masks, protos):
-            if type(value) is not int or not 0 < value < 10_000:
-                raise ValueError(f'{where}: {value!r} is no count of mask channels')
-        width = make_divisible(protos, model.scaling.get('width_multiple', 1.0))
-        model.head_args = dict(mask_channels=masks, proto_channels=width)
-
-
-# ---------------------------------------------------------------------- hyp.yaml
-
-# YOLOv5's key to where its value goes (part of the config, name there) and its range.
-HYP = {
-    'lr0': ('optimizer', 'lr', 1e-9, 10),
-    'momentum': ('optimizer', 'momentum', 0, 0.9999),
-    'weight_decay': ('optimizer', 'weight_decay', 0, 1),
-    'lrf': ('schedule', 'lr_factor', 0, 1),
-    'warmup_epochs': ('schedule', 'warmup_epochs', 0, 1000),
-    'warmup_momentum': ('schedule', 'warmup_momentum', 0, 0.9999),
-    'warmup_bias_lr': ('schedule', 'warmup_bias_lr', 0, 10),
-    'box': ('gain', 'bbox', 0, 1000),
-    'cls': ('gain', 'cls', 0, 1000),
-    'obj': ('gain', 'obj', 0, 1000),
-    'anchor_t': ('head', 'prior_match_thr', 1.01, 1000),
-    'hsv_h': ('YOLOv5HSVRandomAug', 'hue_delta', 0, 1),
-    'hsv_s': ('YOLOv5HSVRandomAug', 'saturation_delta', 0, 1),
-    'hsv_v': ('YOLOv5HSVRandomAug', 'value_delta', 0, 1),
-    'degrees': ('YOLOv5RandomAffine', 'max_rotate_degree', 0, 180),
-    'translate': ('YOLOv5RandomAffine', 'max_translate_ratio', 0, 1),
-    'shear': ('YOLOv5RandomAffine', 'max_shear_degree', 0, 90),
-    'scale': ('YOLOv5RandomAffine', 'scaling_ratio_range', 0, 0.99),
-    'fliplr': ('mmdet.RandomFlip', 'prob', 0, 1),
-    'flipud': ('switch', 'vertical', 0, 1),
-    'mosaic': ('switch', 'mosaic', 0, 1),
-    'mixup': ('switch', 'mixup', 0, 1),
-    'anchors': ('anchors', 'count', 0, 99),
-}
-# Values with which a key changes nothing; others have no counterpart.
-NEUTRAL = {
-    'cls_pw': 1, 'obj_pw': 1, 'fl_gamma': 0, 'perspective': 0, 'copy_paste': 0,
-    'label_smoothing': 0,
-}  # fmt: skip
-
-
-def read_hyp(file: YAMLFile) -> tuple[dict[str, dict], list[str]]:
-    """YOLOv5's hyperparameters by part of the config, and what has no counterpart.
+def _checked(row: Row) -> Row:
+    """A row with its arguments as a list of values.
 
     Raises:
-        ValueError: A value is no number, or out of range.
+        UserError: It is not a row.
     """
-    parts: dict[str, dict] = {}
-    notes = []
-    for key, value in file.content.items():
-        where = f'{file.where(str(key))} {key}: {value}'
-        if isinstance(value, str):  # YAML takes 1e-2 for text
-            with suppress(ValueError):
-                value = float(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f'{one_line(where)} is no number')
-        if key in HYP:
-            part, name, least, most = HYP[key]
-            if not least <= value <= most:
-                raise ValueError(
-                    f'{where} is out of range: {least} to {most} is allowed'
-                )
-            parts.setdefault(part, {})[name] = float(value)
-        elif key == 'iou_t':
-            notes.append(f'{where} (YOLOv5 does not use it either)')
-        elif NEUTRAL.get(key) != value:
-            notes.append(where)
-    affine = parts.get('YOLOv5RandomAffine', {})
-    if 'scaling_ratio_range' in affine:
-        scale = affine['scaling_ratio_range']
-        affine['scaling_ratio_range'] = (round(1 - scale, 6), round(1 + scale, 6))
-    switch = {'mosaic': 1, 'mixup': 0, **parts.get('switch', {})}
-    if 0 < switch['mosaic'] < 1:
-        notes.append(f'{file.where("mosaic")} mosaic: {switch["mosaic"]} (here always)')
-    if switch['mixup'] and not switch['mosaic']:
-        where = f'{file.where("mixup")} mixup: {switch["mixup"]}'
-        notes.append(f'{where} (YOLOv5 mixes mosaics only)')
-    return parts, notes
+    if not isinstance(row.content, list) or len(row.content) != 4:
+        raise row.error('a row is [from, number, module, args]')
+    from_, number, name, args = row.content
+    if not isinstance(name, str) or not is_plain(row.content):
+        raise row.error(
+            'a module is named by a text, and arguments are numbers, texts, None, True '
+            'or False'
+        )
+    args = args if isinstance(args, list) else [args]
+    args = [TEXTS.get(a, a) if isinstance(a, str) else a for a in args]
+    return replace(row, content=[from_, number, name, args])
 
 
-# ------------------------------------------------------------------------- config
+def _is_count(value: object, below: int) -> bool:
+    return type(value) is int and 0 < value < below
 
 
-def config_text(
-    model: ImportedModel,
-    sources: Sequence[str],
-    notes: Sequence[str] = (),
-    strides: Sequence[int] = (8, 16, 32),
-    hyp: dict[str, dict] | None = None,
-    data: str | None = None,
-    num_classes: int | None = None,
-    img_size: int = 640,
-    epochs: int = 300,
-    batch_size: int = 16,
-    normalisation: dict | None = None,
-    load_from: str | None = None,
-) -> str:
-    """The config as text, of at most 80 lines, that inherits from ours.
+def _read_anchors(file: YAMLFile, anchors: object) -> Anchors:
+    """Anchors as pairs by level, or the count."""
+    if _is_count(anchors, MAX_ANCHORS):
+        return anchors
+    try:
+        levels = [[float(side) for side in level] for level in anchors]
+    except (TypeError, ValueError):
+        levels = []
+    lengths = {len(level) for level in levels}
+    good = len(lengths) == 1 and 0 not in lengths and not any(n % 2 for n in lengths)
+    if not good or not all(0 < side < MAX_SIDE for level in levels for side in level):
+        raise file.error(
+            'write a count, or for each level as many pairs of width and height in '
+            'pixels, as in [10,13, 16,30, 33,23]',
+            'anchors',
+        )
+    short = [[_shortened(side) for side in level] for level in levels]
+    return [list(zip(level[::2], level[1::2])) for level in short]
+
+
+def _shortened(side: float) -> float | int:
+    return int(side) if side == int(side) else round(side, 3)
+
+
+@dataclass(frozen=True)
+class WholeBackbone:
+    """A NextViT or timm model in row 0.
+
+    Attributes:
+        config: Its arguments, with its ``type``.
+        pretrained: timm's name where its pretrained weights are wanted.
+    """
+
+    config: Mapping[str, object]
+    pretrained: str | None = None
+
+    def emitting(self, read: Collection[int]) -> dict[str, object]:
+        """Its arguments where rows read the maps of these numbers.
+
+        The document's rows are given all maps; layers behind those that no row reads
+        would not learn.
+        """
+        config = dict(self.config)
+        first = min(i for i in (*read, NUM_MAPS - 1) if i >= 0)
+        if config['type'] == 'mmdet.TimmFeatures' and first != FIRST_EMITTED:
+            config['strides'] = tuple(map(get_map_stride, range(first, NUM_MAPS)))
+        return config
+
+
+def _whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
+    """The NextViT or timm model that row 0 names; ``None`` if it names a module.
 
     Args:
-        model: What :func:`read_model` gave.
-        sources: Files that it comes from.
-        notes: What has no counterpart.
-        strides: Strides of the head's levels in pixels.
-        hyp: What :func:`read_hyp` gave.
-        data: A data.yaml.
-        num_classes: Classes of the data; the model's without.
-        img_size: Side of the square that images are fitted into, in pixels.
-        epochs: Length of the training.
-        batch_size: Images a process and iteration.
-        normalisation: ``mean`` and ``std`` of the images in 0..255.
-        load_from: Weights to begin with.
+        row: Row 0, as in ``[-1, 1, nextvit_small, [False]]``.
+        folder: Where a weights file is looked for, beside the working folder.
+
+    Raises:
+        UserError: It names neither, or has other arguments.
     """
-    hyp = hyp or {}
-    classes = num_classes or model.num_classes
-    levels = len(model.out_rows)
-    segments = model.head == 'Segment'
-    recipe = '_base_/yolov5_ins_recipe' if segments else '_base_/yolov5_recipe'
-    gain = {'cls': 0.5, 'bbox': 0.05, 'obj': 1.0, **hyp.get('gain', {})}
-    weights = {
-        'cls': gain['cls'] * classes / 80 * 3 / levels,
-        'bbox': gain['bbox'] * 3 / levels,
-        'obj': gain['obj'] * (img_size / 640) ** 2 * 3 / levels,
-    }
-    outputs = model.num_anchors * (classes + 5)
-    scaling = _call({**model.scaling, 'num_outputs': outputs})
-
-    lines = [f'# From {one_line(", ".join(sources))}, by tools/import_yolov5.py']
-    lines += [f'# No counterpart: {one_line(note)}' for note in notes[:MAX_NOTES]]
-    if len(notes) > MAX_NOTES:
-        lines += [f'# and {len(notes) - MAX_NOTES} more, which the import has printed']
-    base = f"_base_ = __import__('mmnextvit').config_file({recipe!r})"
-    lines += [base, '', f'img_scale = ({img_size}, {img_size})']
-    if load_from:
-        lines += [f'load_from = {load_from!r}']
-    lines += [f'scaling = {scaling}', 'ROWS']
-    if model.backbone_rows:
-        backbone = (
-            "dict(type='YOLOv5YAMLBackbone', rows=backbone_rows, "
-            f'out_rows={model.in_rows}, **scaling)'
-        )
+    name = row.module
+    if name in ROW_MODULES:
+        return None
+    arch = name.removeprefix('nextvit_')
+    if name.startswith('nextvit_') and arch in ARCHS:
+        config = dict(type='mmdet.NextViT', arch=arch)
     else:
-        arguments = _call(model.backbone).removesuffix(')')
-        backbone = f'{arguments}, norm_cfg={NORM})'
-    backbone = backbone.replace('dict(', 'dict(_delete_=True, ', 1)
-    threshold = hyp.get('head', {}).get('prior_match_thr', 4.0)
-    module = _call(
-        dict(_delete_=True, type=HEADS[model.head], num_classes=classes,
-             **model.head_args)
-    )  # fmt: skip
-    priors = "dict(_delete_=True, type='mmdet.YOLOAnchorGenerator', base_sizes=anchors)"
-    lines += [f'anchors = {model.anchors}  # a level; width and height in pixels']
-    lines += ['model = dict(', "    type='FittedYOLODetector',"]
-    if normalisation:
-        lines += [f'    data_preprocessor={_call(normalisation)},']
-    lines += [
-        f'    backbone={backbone},',
-        "    neck=dict(_delete_=True, type='YOLOv5YAMLNeck', rows=neck_rows, "
-        f'out_rows={model.out_rows}, **scaling),',
-        '    bbox_head=dict(',
-        f'        head_module={module},',
-        f'        prior_generator={priors},',
-        f'        obj_level_weights={level_weights(levels)},',
-        f'        prior_match_thr={threshold},',
-        *(
-            f'        loss_{name}=dict(loss_weight={round(weight, 8)}),'
-            for name, weight in weights.items()
-        ),
-        *[f'        loss_mask_weight={round(weights["bbox"], 8)},'] * segments,
-        '    ),',
-        ')',
-        *_pipelines(hyp, img_size),
-        *_loaders(data, batch_size, max(strides), img_size, segments),
-    ]
-    optimizer = {**hyp.get('optimizer', {}), 'batch_size_per_gpu': batch_size}
-    schedule = {'max_epochs': epochs, 'warmup_mim_iter': 100, **hyp.get('schedule', {})}
-    lines += [
-        f'optim_wrapper = dict(optimizer={_call(optimizer)})',
-        f'default_hooks = dict(param_scheduler={_call(schedule)})',
-        f'train_cfg = dict(max_epochs={epochs})',
-    ]
-    return _with_rows(lines, model)
+        _check_timm_name(row)
+        config = dict(type='mmdet.TimmFeatures', model_name=name)
+    if row.content[:2] != [-1, 1]:
+        raise row.error(f'a whole backbone is written [-1, 1, {name}, [False]]')
+    weights = row.args[0] if row.args else False
+    if len(row.args) > 1 or not isinstance(weights, (bool, str)):
+        raise row.error('the argument is False, True (pretrained) or a weights file')
+    if not weights:
+        return WholeBackbone(config)
+    if weights is True:
+        checkpoint, pretrained = f'timm://{name}', name
+    else:
+        checkpoint, pretrained = _weights_file(row, weights, folder), None
+    config['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint)
+    return WholeBackbone(config, pretrained)
 
 
-def _call(arguments: dict) -> str:
-    items = (
-        f'{k}={_call(v) if isinstance(v, dict) else repr(v)}'
-        for k, v in arguments.items()
+def _check_timm_name(row: Row) -> None:
+    import timm
+
+    name = row.module
+    if timm.is_model(name):
+        return
+    known = *ROW_MODULES, *(f'nextvit_{arch}' for arch in ARCHS), *timm.list_models()
+    hint = did_you_mean(name, known)
+    raise row.error(
+        f"{name[:50]!r} is not a module of YOLOv5's, a NextViT or a timm model"
+        + (f': {hint}' if hint else '')
     )
-    return f'dict({", ".join(items)})'
 
 
-def _pipelines(hyp: dict[str, dict], img_size: int) -> list[str]:
-    """Pipelines of the recipe with another size and other strengths."""
-    switches = {'mosaic': 1, 'mixup': 0, 'vertical': 0, **hyp.get('switch', {})}
-    half = -img_size // 2
-    border = (half, half) if switches['mosaic'] else (0, 0)
-    changed = {
-        'Mosaic': 'dict(img_scale=img_scale)',
-        'YOLOv5RandomAffine': _call(
-            dict(border=border, **hyp.get('YOLOv5RandomAffine', {}))
-        ),
-        'YOLOv5KeepRatioResize': 'dict(scale=img_scale)',
-        'LetterResize': 'dict(scale=img_scale)',
-        **{
-            name: _call(hyp[name])
-            for name in ('YOLOv5HSVRandomAug', 'mmdet.RandomFlip')
-            if name in hyp
-        },
-    }
-    lines = ['changed = {', *(f'    {k!r}: {v},' for k, v in changed.items()), '}']
-    for name in ('train', 'test'):
-        lines.append(
-            f"{name}_pipeline = [{{**t, **changed.get(t['type'], {{}})}} for t in "
-            f'_base_.{name}_pipeline]'
+def _weights_file(row: Row, name: str, folder: Path) -> str:
+    for path in (Path(name), folder / name):
+        if path.is_file():
+            return str(path.resolve())
+    raise MissingFileError(
+        f'{row.content}: the weights file {name} does not exist',
+        file=row.file,
+        line=row.line,
+        row=row.number,
+    )
+
+
+def _head_outputs(
+    file: YAMLFile, head: Row, num_classes: int, anchors: Anchors
+) -> tuple[int, Anchors]:
+    """The head's classes and anchors, which its arguments may replace.
+
+    Raises:
+        UserError: They or the rows that it reads are wrong.
+    """
+    levels = len(head.sources)
+    if not 1 <= levels <= MAX_LEVELS or not all(
+        0 <= i < head.number for i in head.sources
+    ):
+        raise head.error(f'a head reads one to {MAX_LEVELS} rows before it')
+    classes_arg, anchors_arg = _with_defaults(head.args)[:2]
+    if classes_arg != 'nc':
+        if not _is_count(classes_arg, MAX_CLASSES):
+            raise head.error(f'the number of classes is {str(classes_arg)[:80]}')
+        num_classes = classes_arg
+    if anchors_arg != 'anchors':
+        anchors = _read_anchors(file, anchors_arg)
+    if not isinstance(anchors, int) and len(anchors) != levels:
+        raise head.error(
+            f'it reads {levels} rows, but there are anchors for {len(anchors)} levels '
+            f'at {file.where("anchors")}'
         )
-    lines.append("test_pipeline[-1]['meta_keys'] += ('instances',)  # for the metric")
-    if not switches['mosaic']:
-        resize = 'dict(test_pipeline[2], allow_scale_up=True)'
-        lines.append(f'train_pipeline[2:3] = [test_pipeline[1], {resize}]')
-    elif switches['mixup']:
-        mixup = f"dict(type='YOLOv5MixUp', prob={switches['mixup']}"
-        lines.append(
-            f'train_pipeline.insert(4, {mixup}, pre_transform=train_pipeline[:4]))'
-        )
-    if switches['vertical']:
-        flip = f"dict(type='mmdet.RandomFlip', prob={switches['vertical']}"
-        lines.append(f"train_pipeline.insert(-1, {flip}, direction='vertical'))")
-    return lines
+    return num_classes, anchors
 
 
-def _loaders(
-    data: str | None, batch_size: int, divisor: int, img_size: int, polygons: bool
-) -> list[str]:
-    shapes = f'dict(img_size={img_size}, size_divisor={divisor})'
-    train, val = (
-        'pipeline=train_pipeline',
-        f'pipeline=test_pipeline, batch_shapes_cfg={shapes}',
+def _with_defaults(args: Sequence) -> list:
+    """A head's four arguments: classes, anchors, mask channels, prototype channels."""
+    return [*args[:4], *HEAD_DEFAULTS[len(args) :]]
+
+
+def _mask_channels(head: Row, width_multiple: float) -> dict[str, int]:
+    """Arguments of a head that predicts masks; none of another."""
+    if head.module != 'Segment':
+        return {}
+    masks, protos = _with_defaults(head.args)[2:]
+    for value in (masks, protos):
+        if not _is_count(value, MAX_MASK_CHANNELS):
+            raise head.error(f'{value!r} is not a count of mask channels')
+    return dict(
+        mask_channels=masks, proto_channels=make_divisible(protos, width_multiple)
     )
-    if data is None:
-        return [
-            f'train_dataloader = dict(batch_size={batch_size}, dataset=dict({train}))',
-            f'val_dataloader = test_dataloader = dict(dataset=dict({val}))',
-        ]
-    kind = (
-        "data = dict(type='VerifiedYOLOTxtDataset', data_root='', ann_file="
-        f'{data!r}{", polygons=True" * polygons}, data_prefix=dict(_delete_=True))'
-    )
-    return [
-        kind,
-        f"train = dict(**data, split='train', {train})",
-        f'train_dataloader = dict(batch_size={batch_size}, dataset=train)',
-        f"val = dict(**data, split='val', {val})",
-        'val_dataloader = test_dataloader = dict(dataset=val)',
-        'val_evaluator = test_evaluator = dict(ann_file=None)',
-    ]
-
-
-def _with_rows(lines: list[str], model: ImportedModel, most: int = 80) -> str:
-    """Puts the rows in, one a line where the whole is at most ``most`` lines long."""
-    first = len(model.backbone_rows) or 5
-    tables = {'neck_rows': (model.neck_rows, first)}
-    if model.backbone_rows:
-        tables = {'backbone_rows': (model.backbone_rows, 0), **tables}
-    for wide in (0, 86):
-        written = []
-        for name, (rows, number) in tables.items():
-            packed = ['']
-            for i, row in enumerate(rows, number):
-                if packed[-1] and len(packed[-1]) + len(f'{row}, ') > wide:
-                    packed.append('')
-                packed[-1] += f'{row}, ' if wide else f'{row},  # {i}'
-            written += [f'{name} = [', *(f'    {p.rstrip()}' for p in packed), ']']
-        at = lines.index('ROWS')
-        text = [*lines[:at], *written, *lines[at + 1 :]]
-        if len(text) <= most:
-            break
-    return '\n'.join(text) + '\n'

@@ -1,0 +1,37 @@
+"""Import a YOLOv5 model, with its data, hyperparameters and weights, as a config.
+
+The config inherits from ours; the weights are written beside it under its name. What
+has no counterpart here is listed with its file and line.
+"""
+
+import argparse
+
+from .arguments import new_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add('model', help="YOLOv5's YAML of the model")
+    add('-o', '--out', required=True, help='config to write (.py), new')
+    add('--data', help="YOLOv5's data.yaml")
+    add('--hyp', help="YOLOv5's hyperparameters")
+    add('--weights', help='trained .pt of that model')
+    add('--imgsz', type=int, default=640, help='side in pixels (640)')
+    add('--epochs', type=int, default=300, help='length of the training (300)')
+    add('--batch-size', type=int, default=16, help='images per process (16)')
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..yolov5_import.import_model import Options, import_model
+
+    options = Options(
+        model=args.model,
+        out=new_config(args.out),
+        data=args.data,
+        hyp=args.hyp,
+        weights=args.weights,
+        img_size=args.imgsz,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+    )
+    print(import_model(options))

@@ -1,0 +1,41 @@
+"""What the import reports about a file of YOLOv5's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..utils.yaml_reader import YAMLFile
+
+
+def one_line(text: object) -> str:
+    """A text from outside, fit for a comment, where a newline would begin code.
+
+    Nor would a config with control characters, such as a null, be read.
+    """
+    printable = (c if c.isprintable() else ' ' for c in str(text)[:2000])
+    return ' '.join(''.join(printable).split())[:300]
+
+
+@dataclass(frozen=True)
+class Note:
+    """An entry of a file that has no counterpart here.
+
+    Attributes:
+        file: The file.
+        line: The entry's line in it, from 1.
+        entry: The entry, such as ``'fl_gamma: 1.5'``.
+    """
+
+    file: Path
+    line: int | None
+    entry: str
+
+    @classmethod
+    def about(
+        cls, file: YAMLFile, key: object, value: object, more: str = ''
+    ) -> 'Note':
+        """A note about a key at the top of a YAML file."""
+        return cls(file.path, file.line(str(key)), f'{key}: {value}{more}')
+
+    def __str__(self) -> str:
+        place = str(self.file) if self.line is None else f'{self.file}:{self.line}'
+        return one_line(f'{place} {self.entry}')

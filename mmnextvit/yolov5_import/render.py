@@ -1,0 +1,191 @@
+"""A config as data, and its text.
+
+Whatever comes from a file stands in the text as the ``repr`` of plain data, or behind a
+``#`` in a line of its own, so that it is never code. Code is what :class:`Code` and the
+targets of :class:`Assign` hold: constants of this package.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from keyword import iskeyword
+from typing import NamedTuple
+
+from .notes import one_line
+
+INDENT = '    '
+
+
+@dataclass(frozen=True)
+class Code:
+    """An expression that stands in the config as it is."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A dict with changes: ``dict(base, **changes)``."""
+
+    base: Code
+    changes: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """YOLOv5's rows, of which the first has this number."""
+
+    rows: Sequence[list]
+    first: int
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A line of comment; without a text, an empty line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Assign:
+    """An assignment, with a comment above it."""
+
+    target: str
+    value: object
+    comment: str = ''
+
+
+Statement = Comment | Assign
+
+
+class Layout(NamedTuple):
+    """How a text is laid out.
+
+    Attributes:
+        width: Columns; what is longer is broken into lines where it can be.
+        numbered: Whether each row has a line of its own, with its number.
+    """
+
+    width: int
+    numbered: bool
+
+
+LAYOUTS = (
+    Layout(88, True),
+    Layout(120, True),
+    Layout(160, True),
+    Layout(160, False),
+    Layout(320, False),
+)
+
+
+def render(statements: Sequence[Statement], max_lines: int) -> str:
+    """The text of a config.
+
+    Args:
+        statements: The config.
+        max_lines: How long it may be: the first layout that keeps to it is taken, or
+            the last one.
+    """
+    for layout in LAYOUTS:
+        lines = [line for item in statements for line in _statement(item, layout)]
+        if len(lines) <= max_lines:
+            break
+    return '\n'.join(lines) + '\n'
+
+
+def _statement(statement: Statement, layout: Layout) -> Iterator[str]:
+    if isinstance(statement, Comment):
+        yield f'# {one_line(statement.text)}' if statement.text else ''
+        return
+    if statement.comment:
+        yield f'# {one_line(statement.comment)}'
+    start = f'{statement.target} = '
+    if isinstance(statement.value, Rows):
+        yield f'{start}['
+        yield from _rows(statement.value, layout)
+        yield ']'
+    else:
+        yield from _lines(start, statement.value, '', layout.width)
+
+
+def _lines(
+    start: str, value: object, end: str, width: int, indent: str = ''
+) -> list[str]:
+    """A value between ``start`` and ``end``, in one line or with an item a line."""
+    line = f'{indent}{start}{_flat(value)}{end}'
+    opening, items, closing = _parts(value)
+    if len(line) <= width or not items:
+        return [line]
+    deeper = indent + INDENT
+    together = f'{deeper}{_joined(value, items)}'
+    if len(together) <= width:
+        inner = [together]
+    else:
+        inner = [
+            line
+            for name, item in items
+            for line in _lines(name, item, ',', width, deeper)
+        ]
+    return [f'{indent}{start}{opening}', *inner, f'{indent}{closing}{end}']
+
+
+def _flat(value: object) -> str:
+    """A value as an expression in one line."""
+    opening, items, closing = _parts(value)
+    if not items:
+        return opening + closing
+    return f'{opening}{_joined(value, items)}{closing}'
+
+
+def _joined(value: object, items: Sequence[tuple[str, object]]) -> str:
+    """A value's items in one line."""
+    comma = ',' * (isinstance(value, tuple) and len(items) == 1)
+    return ', '.join(f'{name}{_flat(item)}' for name, item in items) + comma
+
+
+def _parts(value: object) -> tuple[str, list[tuple[str, object]], str]:
+    """How a value opens, its items with what stands before each, and how it closes."""
+    if isinstance(value, Code):
+        return value.text, [], ''
+    if isinstance(value, Extended):
+        changes = [(f'{key}=', item) for key, item in value.changes.items()]
+        return 'dict(', [('', value.base), *changes], ')'
+    if isinstance(value, dict):
+        if all(_is_name(key) for key in value):
+            return 'dict(', [(f'{key}=', item) for key, item in value.items()], ')'
+        return '{', [(f'{key!r}: ', item) for key, item in value.items()], '}'
+    if isinstance(value, (list, tuple)):
+        brackets = '[]' if isinstance(value, list) else '()'
+        return brackets[0], [('', item) for item in value], brackets[1]
+    if not is_plain(value):
+        raise TypeError(f'{value!r} is not plain data')
+    return repr(value), [], ''
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not iskeyword(key)
+
+
+def _rows(rows: Rows, layout: Layout) -> Iterator[str]:
+    if layout.numbered:
+        for number, row in enumerate(rows.rows, rows.first):
+            yield f'{INDENT}{_flat(row)},  # {number}'
+        return
+    line = INDENT
+    for row in rows.rows:
+        text = f'{_flat(row)}, '
+        if line.strip() and len(line) + len(text) > 90:
+            yield line.rstrip()
+            line = INDENT
+        line += text
+    yield line.rstrip()
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value's ``repr`` is itself in Python."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
