@@ -1,0 +1,163 @@
+"""YOLOv5's model YAML as plain data, or an error with file, line and row."""
+
+import re
+import time
+import tracemalloc
+from copy import deepcopy
+from datetime import date
+
+from mmnextvit.cli import call
+from mmnextvit.utils.errors import UserError, user_error
+from mmnextvit.utils.yaml_reader import MAX_BYTES, read_yaml
+from mmnextvit.yolov5_import.model_yaml import read_model
+
+import pytest
+
+from tests.helpers.yolov5_detectors import read_content
+from tests.helpers.yolov5_models import document_model, write_yaml, yolov5_model
+
+
+@pytest.mark.parametrize('argument', [False, True, 'weights.pth'])
+@pytest.mark.parametrize('name', ['nextvit_small', 'resnet18'])
+def test_a_whole_backbone_takes_the_documents_argument(argument, name, tmp_path):
+    (tmp_path / 'weights.pth').touch()
+    content = document_model(name, argument)
+    model = read_content(tmp_path, content)
+    expected = {
+        False: None,
+        True: dict(type='Pretrained', checkpoint=f'timm://{name}'),
+        'weights.pth': dict(type='Pretrained', checkpoint=f'{tmp_path}/weights.pth'),
+    }
+    assert model.backbone.get('init_cfg') == expected[argument]
+    assert (model.pretrained == name) is (argument is True)
+
+
+@pytest.mark.parametrize(
+    'source, strides', [(0, (2, 4, 8, 16, 32)), (1, None), (2, (8, 16, 32))]
+)
+def test_a_timm_model_emits_from_the_first_map_that_is_read(source, strides, tmp_path):
+    content = deepcopy(document_model('resnet18'))  # its rows are shared
+    for row in content['head']:
+        if row[2] == 'Concat' and 2 in row[0]:
+            row[0] = [-1, source]
+    model = read_content(tmp_path, content)
+    assert model.backbone.get('strides') == strides
+
+
+def change(path: tuple, value: object) -> dict:
+    content = yolov5_model('n')
+    *keys, last = path
+    part = content
+    for key in keys:
+        part = part[key]
+    part[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    'path, value, message',
+    [
+        (('nc',), 0, r':1: nc: the number of classes is 0'),
+        (('nc',), '80 or so', r':1: nc: the number of classes is 80 or so'),
+        (('depth_multiple',), 'x', r':2: depth_multiple: a multiple .*, not .x.'),
+        (('width_multiple',), -1, r':3: width_multiple: a multiple .*, not -1'),
+        (('anchors',), [[1, 2], [3]], r':4: anchors: write a count'),
+        (('anchors',), [[1, 2]], r'row 24: .*3 rows.*1 levels'),
+        (('anchors',), 'x', r':4: anchors: write a count'),
+        (('activation',), 'nn.Softmax()', ":35: activation: 'nn.Softmax"),
+        (('activation',), '__import__("os").abort()', ':35: activation: .__import__'),
+        (('backbone',), [], r':8: backbone: it is not a list'),
+        (('backbone', 0), [-1, 1, 'Cnv', [64]], r':9: row 0: .*Cnv.*you mean.*Conv'),
+        (('backbone', 2), [-1, 3, 'C3'], r':11: row 2: .*a row is \[from'),
+        (('backbone', 2), 'C3', r':11: row 2: .*a row is \[from'),
+        (('backbone', 4), [-1, 6, 'Cc3', [256]], r':13: row 4: .*unknown.*you mean'),
+        (('backbone', 4), [9, 6, 'C3', [256]], r':13: row 4: .*points ahead'),
+        (('backbone', 4), [-1, 10**9, 'C3', [256]], r':13: row 4: .*number is above'),
+        (('backbone', 4), [-1, 9999, 'C3', [256]], r':13: row 4: .*1000 repeats'),
+        (('backbone', 4), [-1, 1, 'C3', [10**9]], r':13: row 4: .*not within'),
+        (('backbone', 4), [-1, 1, 'Conv', ['print(1)']], r':13: row 4: .*never'),
+        (('head', 2), [[-1, 4], 1, 'Concat', [1]], r':22: row 12: .*strides differ'),
+        (('head', 3), [-1, 3, 'Detect', [80, 3]], r':23: row 13: .*: Detect must'),
+        (('head', 14), [[17, 20, 30], 1, 'Detect', ['nc', 'anchors']],
+         r':34: row 24: .*before it'),
+        (('head', 14), [-1, 1, 'Conv', [64]], r':34: row 24: .*last row is Detect'),
+        (('backbone', 0), [-1, 1, ['Conv'], [64]], r':9: row 0: .*named by a text'),
+        (('backbone', 0), [-1, 1, 'Conv', [date(2020, 1, 1)]], r':9: row 0: .*numbers'),
+        (('backbone', 0), [-1, 1, 'Conv', [float('inf')]], r':9: row 0: .*numbers'),
+        (('activation',), 5, ':35: activation: 5: '),
+        (('width_multiple',), True, r':3: width_multiple: a multiple .*, not True'),
+        (('head', 14), [[17, 20, 23], 1, 'Segment', ['nc', 'anchors', True, 256]],
+         r':34: row 24: .*not a count of mask'),
+        (('backbone', 0), [-1, 2, 'nextvit_small', [False]], r':9: row 0: .*\[False\]'),
+        (('backbone', 0), [-1, 1, 'nextvit_small', [1, 2]], r'row 0: .*False, True'),
+        (('backbone', 0), [-1, 1, 'resnet18', ['gone.pt']], r'row 0: .*gone.pt does'),
+        (('backbone', 0), [-1, 1, 'resnet17', [False]], r':9: row 0: .*mean.*resnet1'),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_file_line_and_row(path, value, message, tmp_path):
+    """And leaves nothing behind."""
+    file = write_yaml(tmp_path / 'model.yaml', change(path, value))
+    with pytest.raises(UserError, match=f'model.yaml.*{message}') as raised:
+        call('import_yolov5', file, '-o', tmp_path / 'x.py')
+    error = user_error(raised.value)
+    place, row = re.search(':([0-9]+)', message), re.search('row ([0-9]+)', message)
+    assert error.file == file
+    assert error.line == int(place[1]) if place else error.line > 0
+    assert error.row == (int(row[1]) if row else None)
+    assert [p.name for p in tmp_path.iterdir()] == ['model.yaml']
+
+
+def test_a_map_that_the_backbone_lacks_is_an_error_of_the_head(tmp_path):
+    """It is found when the model is built, long after the YAML has been read."""
+    content = document_model()
+    content['head'][-1][0] = [0, 16, 19]
+    file = write_yaml(tmp_path / 'm.yaml', content)
+    with pytest.raises(UserError, match='output rows .0. do not exist') as raised:
+        call('import_yolov5', file, '-o', tmp_path / 'x.py')
+    assert raised.value.file == file
+    assert 'Detect' in file.read_text().splitlines()[raised.value.line - 1]
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('', 'no keys and values'),
+        ('- 1', 'no keys and values'),
+        ('nc: 80\nnc: 3', ':2: nc stands here a second time'),
+        ('nc: [', ':1: not YAML'),
+        ('nc: !!python/object/apply:os.abort []', ':1: not YAML.*python/object'),
+        ('a: &a [1]\nb: [*a, *a]', ':2: aliases'),
+        ('[' * 50_000, ':1: nested deeper'),
+        ('x' * (MAX_BYTES + 1), 'KiB'),
+        ('nc: 2020-02-31', 'not YAML: day'),
+        ('nc: 80', 'has no anchors'),
+    ],
+)
+def test_yaml_that_is_refused(text, message, tmp_path):
+    (tmp_path / 'm.yaml').write_text(text)
+    with pytest.raises(UserError, match=f'm.yaml.*{message}'):
+        read_model(read_yaml(tmp_path / 'm.yaml'))
+
+
+@pytest.mark.slow
+def test_malice_costs_little(tmp_path):
+    """Nested aliases, huge repeats, widths and lists: seconds, and no gigabytes."""
+    bomb = ['a0: &a0 [x, x]']
+    bomb += [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]' for i in range(1, 30)]
+    texts = ['\n'.join(bomb)]
+    wide = [[-1, 1, 'Conv', [32768, 3, 1]] for _ in range(200)]
+    many = [[-1, 900, 'C3', [32768]]]
+    long = [[[-1] * 40_000, 1, 'Concat', [1]]]
+    for rows in (wide, many, long):
+        content = dict(yolov5_model('l'), backbone=rows)
+        texts.append(write_yaml(tmp_path / 'x.yaml', content).read_text())
+    tracemalloc.start()
+    start = time.monotonic()
+    for text in texts:
+        (tmp_path / 'x.yaml').write_text(text)
+        with pytest.raises(UserError, match='x.yaml'):
+            call('import_yolov5', tmp_path / 'x.yaml', '-o', tmp_path / 'x.py')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - start < 60
+    assert peak < 500e6
