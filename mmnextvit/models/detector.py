@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 from .fold import in_faster_format
+from .map_numbers import level_weights
 
 # MMDetection's DetInferencer looks for a pipeline's transforms in its own registry.
 for _transform in (LetterResize, YOLOv5KeepRatioResize):
@@ -230,20 +231,6 @@ def fit_head_module(module: dict, outputs: Outputs, num_priors: int | None) -> d
                 key=f'model.{where}.num_base_priors',
             )
     return module
-
-
-def level_weights(levels: int) -> list[float]:
-    """Weights of YOLOv5's objectness loss by level, for one to five levels.
-
-    Raises:
-        UserError: There are more.
-    """
-    if levels == 3:
-        return [4.0, 1.0, 0.4]
-    weights = [4.0, 1.0, 0.25, 0.06, 0.02]
-    if levels > len(weights):
-        raise UserError(f'a YOLOv5 head has 1 to {len(weights)} levels, not {levels}')
-    return weights[:levels]
 
 
 def placeholder_anchors(count: int, levels: int) -> list[list[tuple[int, int]]]:

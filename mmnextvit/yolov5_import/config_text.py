@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..models.detector import level_weights
+from ..models.map_numbers import level_weights
 from ..models.yolov5_modules import NORM_CFG
 from .hyp import AFFINE, FLIP, HSV, Hyp
 from .model_yaml import ImportedModel

@@ -16,7 +16,9 @@ from ..models.timm_features import timm_mean_std
 from ..utils.errors import UserError, user_error
 from ..utils.files import atomic_write, existing_file
 from ..utils.yaml_reader import read_yaml
-from ..weights.loading import Receipt, adapt, check, weights_of, widened
+from ..weights.contents import extract_weights, widen_to_float32
+from ..weights.loading import adapt, check
+from ..weights.receipt import Receipt
 from .config_text import Settings, config_text
 from .hyp import Hyp, read_hyp
 from .model_yaml import Anchors, ImportedModel, read_model
@@ -154,7 +156,7 @@ def import_model(options: Options) -> Report:
     if options.weights:
         source = existing_file(options.weights, 'weights')
         content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
-        metadata = weights_of(content, options.weights).facts
+        metadata = extract_weights(content, options.weights).metadata
         model, more = _with_trained_anchors(model, metadata, options.weights)
         notes = *notes, *more
         model = _without_init(model)  # the trained weights would replace those
@@ -319,7 +321,7 @@ def _convert(
         UserError: They do not fit the model.
     """
     receipt = adapt(content, detector, source)
-    fit = receipt.found
+    fit = receipt.fit
     has_head = not fit.reshaped or not all(
         name.startswith('bbox_head.') for name in fit.reshaped
     )
@@ -329,7 +331,9 @@ def _convert(
         check(receipt, 'backbone.')
         check(receipt, 'neck.')
     classes = metadata.get('classes') if has_head else None
-    state = widened({name: content['state_dict'][name] for name in fit.fitting})
+    state = widen_to_float32(
+        {name: content['state_dict'][name] for name in fit.fitting}
+    )
     meta = {'dataset_meta': {'classes': classes}} if classes else {}
     return Converted({'meta': meta, 'state_dict': state}, receipt, has_head)
 

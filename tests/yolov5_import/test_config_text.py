@@ -1,5 +1,6 @@
 """The config of an imported model: what it builds, and how it reads."""
 
+from mmnextvit.utils.errors import UserError
 from mmnextvit.yolov5_import.config_text import MAX_LINES, Settings, config_text
 from mmnextvit.yolov5_import.notes import Note
 from mmnextvit.yolov5_import.render import (
@@ -94,7 +95,7 @@ def test_placeholder_anchors_build_and_refuse_to_train(tmp_path):
     assert cfg.model.bbox_head.prior_generator.base_sizes == 4
     assert detector.bbox_head.head_module.num_base_priors == 4
     assert len(detector.bbox_head.prior_generator.base_sizes) == 3
-    with pytest.raises(ValueError, match='placeholders.*compute_anchors'):
+    with pytest.raises(UserError, match='placeholders.*compute_anchors'):
         detector.loss(torch.rand(1, 3, 64, 64), {})
 
 

@@ -78,7 +78,9 @@ def test_weights_of_another_model_are_refused(tmp_path):
     state = yolov5_names(trained.state_dict(), 24)
     write_yolov5_checkpoint(tmp_path / 'best.pt', state, module_names(content))
     file = write_yaml(tmp_path / 'model.yaml', yolov5_model('s', nc=3))
-    with pytest.raises(ValueError, match='(?s)best.pt does not fit.*other shape'):
+    with pytest.raises(
+        UserError, match='(?s)best.pt: the weights do not fit.*other shape'
+    ):
         call(
             'import_yolov5', file, '-o', tmp_path / 'x.py', '--weights',
             tmp_path / 'best.pt',
