@@ -1,4 +1,4 @@
-"""Which number a feature map has among YOLOv5's rows, and what a head's levels weigh.
+"""Which number a feature map has among YOLOv5's rows, and how levels weigh.
 
 A whole backbone, such as NextViT, stands in row 0 of the patched YOLOv5's YAML and
 gives the maps P1 to P5, numbered 0 to 4: map i has a stride of ``2 ** (i + 1)`` pixels

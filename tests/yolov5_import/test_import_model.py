@@ -78,9 +78,8 @@ def test_weights_of_another_model_are_refused(tmp_path):
     state = yolov5_names(trained.state_dict(), 24)
     write_yolov5_checkpoint(tmp_path / 'best.pt', state, module_names(content))
     file = write_yaml(tmp_path / 'model.yaml', yolov5_model('s', nc=3))
-    with pytest.raises(
-        UserError, match='(?s)best.pt: the weights do not fit.*other shape'
-    ):
+    message = '(?s)best.pt: the weights do not fit.*other shape'
+    with pytest.raises(UserError, match=message):
         call(
             'import_yolov5', file, '-o', tmp_path / 'x.py', '--weights',
             tmp_path / 'best.pt',
