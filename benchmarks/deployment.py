@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import mmnextvit  # noqa: E402, F401  (first)
-from mmnextvit.datasets.checks import read_image  # noqa: E402
+from mmnextvit.datasets.images import read_image  # noqa: E402
 from mmnextvit.datasets.sources import find_files  # noqa: E402
 from mmnextvit.deploy.candidates import Candidates, metadata, resized  # noqa: E402
 from mmnextvit.deploy.formats import FORMATS, Job  # noqa: E402

@@ -26,8 +26,9 @@ for package, command in [
 
 prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 
-from .datasets import checks, yolo_txt  # noqa: E402, F401
-from .engine import hooks, optim  # noqa: E402, F401
+from .datasets import images  # noqa: E402, F401
+from .engine import data_report, hooks, optim  # noqa: E402, F401
+from .evaluation import coco_metric  # noqa: E402, F401
 from .models import nextvit, timm_features  # noqa: E402, F401
 from .visualization import predictions  # noqa: E402, F401
 from .weights.loading import register_loaders  # noqa: E402
@@ -35,5 +36,6 @@ from .weights.loading import register_loaders  # noqa: E402
 register_loaders()
 
 if find_spec('mmyolo') is not None:
+    from .datasets import mmyolo_datasets  # noqa: F401
     from .engine import schedule  # noqa: F401
     from .models import detector, yolov5_yaml  # noqa: F401

@@ -30,6 +30,9 @@ OUTPUTS = ('num_detections', 'boxes', 'scores', 'labels')  # with NMS inside
 FORMAT = 1  # of the metadata: a file with a higher one needs a newer mmnextvit
 MOST = 8  # images in one batch of any size: more is hardly faster, but takes memory
 
+# The first bytes of a JPEG or PNG file, and the bytes that end its image.
+END_MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}
+
 Image = str | os.PathLike | np.ndarray
 Size = tuple[int, int]  # height, width
 
@@ -50,14 +53,15 @@ def has_end(content: bytes) -> bool:
 
     Other formats count as whole. What follows the end, as phones append, is ignored.
     """
-    if content.startswith(b'\x89PNG'):
-        return b'IEND\xaeB`\x82' in content
-    if not content.startswith(b'\xff\xd8\xff') or content.endswith(b'\xff\xd9'):
+    end = next(
+        (e for start, e in END_MARKERS.items() if content.startswith(start)), b''
+    )
+    if content.endswith(end):
         return True
     at = 2  # past the segments before the scan: EXIF's thumbnail has an end of its own
     while content[at : at + 1] == b'\xff' and content[at : at + 2] != b'\xff\xda':
         at += 2 + int.from_bytes(content[at + 2 : at + 4], 'big')
-    return content.find(b'\xff\xd9', at) >= 0
+    return content.find(end, at) >= 0
 
 
 def decode(path: str | os.PathLike) -> np.ndarray:

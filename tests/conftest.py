@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import logging
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (before anything that needs mmcv's ops)
@@ -7,6 +8,7 @@ import mmnextvit  # noqa: F401  (before anything that needs mmcv's ops)
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -65,3 +67,40 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.fixture
 def error():
     return relative_error
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """The warnings that MMEngine's logger gets."""
+    lines = []
+
+    def keep(record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            lines.append(record.getMessage())
+
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handle', keep)
+    return lines
+
+
+@pytest.fixture
+def coco(tmp_path):
+    from tests.helpers.bad_data import Coco
+
+    init_default_scope('mmyolo')
+    return Coco(tmp_path)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    from tests.helpers.bad_data import Voc
+
+    init_default_scope('mmyolo')
+    return Voc(tmp_path)
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    from tests.helpers.bad_data import Yolo
+
+    init_default_scope('mmyolo')
+    return Yolo(tmp_path)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.cli.arguments import existing_file, load_config
-from mmnextvit.datasets.checks import BrokenImageError, read_image
+from mmnextvit.datasets.images import BrokenImageError, read_image
 from mmnextvit.datasets.sources import IMG_EXTENSIONS, find_files
 from mmnextvit.deploy.candidates import (
     STRIDE,

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.cli.arguments import existing_file, load_config
-from mmnextvit.datasets.checks import BrokenImageError
+from mmnextvit.datasets.images import BrokenImageError
 from mmnextvit.datasets.sources import VIDEO_EXTENSIONS, find_files, read_frames
 from mmnextvit.deploy.exported import (
     check_classes,
@@ -35,11 +35,11 @@ from mmnextvit.deploy.exported import (
 from mmnextvit.engine.runner import check_amp, parser, read_test_metainfo, run
 from mmnextvit.models.fold import fold_batchnorms, set_memory_format
 from mmnextvit.runtime import Detector, objects_of
-from mmnextvit.visualization.predictions import (
+from mmnextvit.visualization.feature_maps import (
+    collect_feature_maps,
     draw_channels,
     draw_overview,
-    feature_maps,
-    shape_of,
+    format_shape,
 )
 from mmnextvit.weights.loading import adapt, check
 
@@ -142,12 +142,12 @@ class Predictor(DetInferencer):
 
     def predict_and_draw_maps(self, image: np.ndarray, score_thr: float, folder: Path):
         """As :meth:`predict`; writes the feature maps into ``folder``, a PNG each."""
-        with feature_maps(self.model) as maps:
+        with collect_feature_maps(self.model) as maps:
             result = self.predict(image, score_thr)
         seen = self.seen.flip(0).permute(1, 2, 0).to('cpu', torch.uint8).numpy()
         drawn = {'overview': draw_overview(seen, maps)}
         for name, feature_map in maps.items():
-            stem = f'{name.replace(" ", "_")}_{shape_of(feature_map)}'
+            stem = f'{name.replace(" ", "_")}_{format_shape(feature_map)}'
             drawn[stem] = draw_channels(name, feature_map)
         for stem, sheet in drawn.items():
             mmcv.imwrite(sheet[..., ::-1], str(folder / f'{stem}.png'))

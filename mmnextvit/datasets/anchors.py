@@ -11,7 +11,9 @@ import numpy as np
 from rich.progress import track
 from scipy.cluster.vq import kmeans
 
-LEAST_SIDE = 2.0  # pixels; smaller boxes don't count
+from ..utils.errors import UserError
+
+MIN_SIDE = 2.0  # pixels; smaller boxes don't count
 MUTATIONS = 1000
 
 
@@ -71,14 +73,15 @@ def compute_anchors(
         (width, height) in pixels of each anchor of each level.
 
     Raises:
-        ValueError: There are too few boxes of different sizes.
+        UserError: There are too few boxes of different sizes.
     """
     count = levels * per_level
-    sizes = sizes[(sizes >= LEAST_SIDE).all(axis=1)]
-    if len(np.unique(sizes, axis=0)) < count:
-        raise ValueError(
-            f'{len(np.unique(sizes, axis=0))} boxes of different sizes are too few for '
-            f'{count} anchors: use more data, or write the anchors as numbers'
+    sizes = sizes[(sizes >= MIN_SIDE).all(axis=1)]
+    different = len(np.unique(sizes, axis=0))
+    if different < count:
+        raise UserError(
+            f'{different} boxes of different sizes are too few for {count} anchors: '
+            'use more data, or write the anchors as numbers'
         )
     random = np.random.default_rng(seed)
     spread = sizes.std(axis=0).clip(min=1e-6)
@@ -88,17 +91,17 @@ def compute_anchors(
         rest = random.choice(sizes, count - len(anchors), replace=False)
         anchors = np.concatenate([anchors, rest])
 
-    def fitness(anchors: np.ndarray) -> float:
+    def compute_fit(anchors: np.ndarray) -> float:
         best = match_ratios(sizes, anchors).max(axis=1)
         return float((best * (best > 1 / threshold)).mean())
 
-    best = fitness(anchors)
+    best = compute_fit(anchors)
     for _ in track(range(MUTATIONS), 'Anchors', transient=True):
         change = random.normal(1, 0.1, anchors.shape)
         changed = anchors * np.where(random.random(anchors.shape) < 0.9, change, 1)
-        changed = changed.clip(min=LEAST_SIDE)
-        if (found := fitness(changed)) > best:
-            anchors, best = changed, found
+        changed = changed.clip(min=MIN_SIDE)
+        if (fit := compute_fit(changed)) > best:
+            anchors, best = changed, fit
     anchors = anchors[np.argsort(anchors.prod(axis=1))].round().astype(int)
     grouped = anchors.reshape(levels, per_level, 2).tolist()
     return [[tuple(anchor) for anchor in level] for level in grouped]

@@ -9,13 +9,20 @@ import numpy as np
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 
 from ..utils.errors import MissingFileError
-from .checks import BrokenImageError, read_image
+from .images import BrokenImageError, read_image
 
 VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
 def find_files(source: str) -> list[Path]:
-    """Images and videos that ``source`` names, sorted."""
+    """Images and videos that ``source`` names, sorted.
+
+    Args:
+        source: A file, a folder, or a pattern such as ``'a/**/*.jpg'``.
+
+    Raises:
+        MissingFileError: There is none.
+    """
     known = (*IMG_EXTENSIONS, *VIDEO_EXTENSIONS)
     if Path(source).is_dir():
         files = [p for p in Path(source).iterdir() if p.suffix.lower() in known]
@@ -36,6 +43,9 @@ def find_files(source: str) -> list[Path]:
 def read_frames(path: Path) -> Iterator[np.ndarray]:
     """The image, or each frame of the video, in BGR.
 
+    Returns:
+        H x W x 3, uint8 each.
+
     Raises:
         BrokenImageError: There is nothing to read.
     """
@@ -47,4 +57,4 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
         empty = False
         yield frame
     if empty:
-        raise BrokenImageError(f'{path} is no video that OpenCV reads')
+        raise BrokenImageError('the file is no video that OpenCV reads', file=path)

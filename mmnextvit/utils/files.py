@@ -75,8 +75,8 @@ def _put(written: Path, target: Path, before: Path, overwrite: bool) -> None:
         else:
             os.link(written, target)  # fails where another process was faster
         return
-    if not target.is_dir():
-        os.replace(written, target)
+    if not target.is_dir() or not written.is_dir():
+        os.replace(written, target)  # which refuses a file in the place of a folder
         return
     os.replace(target, before)  # a folder is not replaced by another
     try:

@@ -11,6 +11,14 @@ def first_few(items: Iterable[object], max_items: int = 5) -> str:
     return ', '.join(items[:max_items]) + (f' and {rest} more' if rest > 0 else '')
 
 
+def list_lines(items: Iterable[object], max_lines: int = 20) -> str:
+    """The first of many items, each on an indented line of its own."""
+    items = [str(item) for item in items]
+    rest = len(items) - max_lines
+    more = [f'... and {rest} more'] if rest > 0 else []
+    return '\n  '.join([*items[:max_lines], *more])
+
+
 def did_you_mean(name: object, known: Iterable[object], max_names: int = 3) -> str:
     """``'did you mean a or b?'``, or an empty text where no known name is near.
 

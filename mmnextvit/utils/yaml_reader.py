@@ -1,5 +1,6 @@
 """YAML files from outside, read in bounded time, with the lines of what they hold."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def read_yaml(path: str | Path) -> YAMLFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f'{path} does not exist')
+        raise MissingFileError('the file does not exist', file=path)
     if path.stat().st_size > MAX_BYTES:
         raise UserError(
             f'files of more than {MAX_BYTES >> 10} KiB are not read', file=path
@@ -63,10 +64,9 @@ def read_yaml(path: str | Path) -> YAMLFile:
     try:
         text = path.read_text(encoding='utf-8')
         _check_events(text)
-        lines: dict[tuple, int] = {}
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
-        _note_lines(node, (), lines)
+        lines = dict(_find_lines(node))
         content = None if node is None else loader.construct_document(node)
     except UserError as error:
         error.file = path
@@ -101,11 +101,19 @@ def _check_events(text: str) -> None:
             raise UserError(f'nested deeper than {MAX_DEPTH}', line=line)
 
 
-def _note_lines(node: yaml.Node | None, keys: tuple, lines: dict) -> None:
+def _find_lines(
+    node: yaml.Node | None, keys: tuple = (), line: int | None = None
+) -> Iterator[tuple[tuple, int]]:
+    """The line of every path of keys and indices below a node.
+
+    Args:
+        node: A part of the file.
+        keys: The path that leads to it.
+        line: The line of its key, if it has one.
+    """
     if node is None:
         return
-    if keys not in lines:
-        lines[keys] = node.start_mark.line + 1
+    yield keys, line or node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
@@ -114,8 +122,7 @@ def _note_lines(node: yaml.Node | None, keys: tuple, lines: dict) -> None:
             if name in seen:
                 raise UserError(f'{name} stands here a second time', line=line)
             seen.add(name)
-            lines[*keys, name] = line
-            _note_lines(value, (*keys, name), lines)
+            yield from _find_lines(value, (*keys, name), line)
     elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            _note_lines(item, (*keys, i), lines)
+            yield from _find_lines(item, (*keys, i))

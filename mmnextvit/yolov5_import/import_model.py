@@ -10,7 +10,7 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ..datasets.anchors import box_sizes, compute_anchors
-from ..datasets.yolo_txt import SPLITS, find_sources, read_data_yaml
+from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import timm_mean_std
 from ..utils.errors import UserError, user_error

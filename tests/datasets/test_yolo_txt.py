@@ -4,109 +4,39 @@ import json
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-from mmnextvit.datasets import yolo_txt
-from mmnextvit.datasets.checks import BrokenImageError, DataReportHook, read_image
-from mmnextvit.datasets.yolo_txt import (
-    VerifiedYOLOTxtMixin,
-    find_images,
-    image_size,
-    label_file,
-    load_cache,
-    parse_labels,
-    read_data_yaml,
-)
+from mmnextvit.datasets import yolo_scan
+from mmnextvit.datasets.data_yaml import find_images, read_data_yaml
+from mmnextvit.datasets.images import BrokenImageError, read_image
+from mmnextvit.datasets.yolo_labels import find_label_file, parse_labels
+from mmnextvit.datasets.yolo_scan import load_cache, read_image_size
+from mmnextvit.datasets.yolo_txt import VerifiedYOLOTxtMixin
+from mmnextvit.engine.data_report import DataReportHook
+from mmnextvit.utils.errors import UserError
 
 import numpy as np
 import pytest
 import torch
 from mmdet.datasets import BaseDetDataset
-from mmengine.registry import METRICS, init_default_scope
+from mmengine.registry import METRICS
 from mmyolo.registry import DATASETS
 from PIL import Image
 
-from tests.datasets.test_datasets import log, write_image  # noqa: F401 (a fixture)
+from tests.helpers.bad_data import (
+    LOAD,
+    fake_runner,
+    list_boxes,
+    list_infos,
+    write_image,
+)
 from tests.helpers.tiny_run import run_tool, write_tiny_run
 
-LOAD = [dict(type='LoadImageFromFile')]
 NAMES = ('cat', 'dog')
-
-
-class Yolo:
-    """Eight images of random size with boxes; the last one has no label file."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        rng = np.random.default_rng(0)
-        self.images, self.boxes, self.sizes = [], [], []
-        for folder in ('images/train', 'labels/train'):
-            (root / folder).mkdir(parents=True)
-        for i in range(8):
-            path = root / 'images' / 'train' / f'{i}.{"jpg" if i % 2 else "png"}'
-            height, width = map(int, rng.integers(32, 80, 2))
-            write_image(path, i, (height, width))
-            self.images.append(path)
-            self.sizes.append((width, height))
-            center, size = rng.uniform(0.3, 0.7, (3, 2)), rng.uniform(0.1, 0.5, (3, 2))
-            self.boxes.append(
-                [
-                    (j % 2, *map(float, c), *map(float, s))
-                    for j, (c, s) in enumerate(zip(center, size))
-                ]
-            )
-            if i < 7:
-                self.write(i, *(' '.join(map(str, box)) for box in self.boxes[i]))
-        self.boxes[7] = []
-        self.yaml()
-
-    def label(self, i: int) -> Path:
-        return self.root / 'labels' / 'train' / f'{i}.txt'
-
-    def write(self, i: int, *lines: str) -> None:
-        self.label(i).write_text(''.join(f'{line}\n' for line in lines))
-
-    def add(self, i: int, *lines: str) -> None:
-        with self.label(i).open('a') as file:
-            file.write(''.join(f'{line}\n' for line in lines))
-
-    def yaml(self, text: str = 'train: images/train\nnames: [cat, dog]\n') -> Path:
-        path = self.root / 'data.yaml'
-        path.write_text(text)
-        return path
-
-    def build(self, **kwargs):
-        cfg = dict(
-            type='VerifiedYOLOTxtDataset',
-            data_root=str(self.root),
-            ann_file='data.yaml',
-            pipeline=LOAD,
-        )
-        return DATASETS.build({**cfg, **kwargs})
-
-    @property
-    def cache(self) -> Path:
-        return self.root / 'images' / 'train.train.mmnextvit-cache.json'
-
-
-@pytest.fixture
-def yolo(tmp_path):
-    init_default_scope('mmyolo')
-    return Yolo(tmp_path)
-
-
-def infos(dataset) -> list[dict]:
-    return [dataset.get_data_info(i) for i in range(len(dataset))]
-
-
-def boxes_of(dataset) -> list:
-    return [box['bbox'] for info in infos(dataset) for box in info['instances']]
-
 
 # ------------------------------------------------------------------- what it reads
 
 
-def test_equals_the_same_boxes_as_coco(yolo, log):  # noqa: F811
+def test_equals_the_same_boxes_as_coco(yolo, log):
     annotations = []
     for i, boxes in enumerate(yolo.boxes):
         w, h = yolo.sizes[i]
@@ -140,8 +70,8 @@ def test_equals_the_same_boxes_as_coco(yolo, log):  # noqa: F811
         )
     )
     ours = yolo.build()
-    assert len(ours) == len(theirs) == 8 and len(boxes_of(ours)) == 21
-    for a, b in zip(infos(ours), infos(theirs)):
+    assert len(ours) == len(theirs) == 8 and len(list_boxes(ours)) == 21
+    for a, b in zip(list_infos(ours), list_infos(theirs)):
         for key in ('img_path', 'img_id', 'height', 'width', 'sample_idx'):
             assert a[key] == b[key]
         for x, y in zip(a['instances'], b['instances'], strict=True):
@@ -159,7 +89,7 @@ def test_in_mmdetection_without_mmyolo(yolo):
         pass
 
     plain = Plain(data_root=str(yolo.root), ann_file='data.yaml', pipeline=LOAD)
-    assert infos(plain) == infos(yolo.build())
+    assert list_infos(plain) == list_infos(yolo.build())
     assert plain[3]['img'].shape[:2] == yolo.sizes[3][::-1]
 
 
@@ -176,7 +106,7 @@ def test_list_files_and_lists_of_sources(yolo):
     yolo.yaml(
         'train: [images/first.txt, second.txt, third.txt]\nnames: {1: dog, 0: cat}\n'
     )
-    assert infos(yolo.build()) == infos(folder)
+    assert list_infos(yolo.build()) == list_infos(folder)
 
 
 def test_segments_and_boxes_in_one_file(yolo):
@@ -203,7 +133,7 @@ def test_classes_of_config_and_file(yolo):
         yolo.build(metainfo=dict(classes=('dog', 'cat')))
     message = str(error.value)
     assert (
-        "data.yaml:2: names are ('cat', 'dog'), the config has ('dog', 'cat')"
+        "data.yaml:2: names: they are ('cat', 'dog'), the config has ('dog', 'cat')"
         in message
     )
     assert "Write metainfo=dict(classes=('cat', 'dog')), num_classes=2" in message
@@ -218,16 +148,16 @@ def test_size_is_that_of_the_loaded_image(tmp_path, suffix, orientation):
     exif = Image.Exif()
     exif[0x112] = orientation
     Image.new('RGB', (64, 48), 'red').save(path, exif=exif)
-    assert image_size(str(path)) == read_image(str(path)).shape[1::-1]
+    assert read_image_size(str(path)) == read_image(str(path)).shape[1::-1]
 
 
 def test_sizes_come_from_headers(yolo, monkeypatch):
     """Also for an image whose end is missing; loading tells of it, as for COCO."""
     monkeypatch.setattr(Image.Image, 'load', lambda *a: pytest.fail('decoded'))
     yolo.images[2].write_bytes(yolo.images[2].read_bytes()[:60])
-    assert [(i['width'], i['height']) for i in infos(yolo.build())] == yolo.sizes
+    assert [(i['width'], i['height']) for i in list_infos(yolo.build())] == yolo.sizes
     monkeypatch.undo()
-    with pytest.raises(BrokenImageError, match=r'2.png .*\(sample 2\)'):
+    with pytest.raises(BrokenImageError, match=r'2.png: .*\(sample 2\)'):
         yolo.build()[2]
 
 
@@ -241,17 +171,17 @@ def test_sizes_come_from_headers(yolo, monkeypatch):
     ],
 )
 def test_label_file(image, label):
-    assert label_file(image) == label
+    assert find_label_file(image) == label
 
 
 def test_filters_indices_and_batch_shapes(yolo):
     assert len(yolo.build(filter_cfg=dict(filter_empty_gt=True))) == 7
-    least = sorted(min(size) for size in yolo.sizes)[4]
-    assert len(yolo.build(filter_cfg=dict(min_size=least))) == 4
-    assert len(yolo.build(filter_cfg=dict(min_size=least), test_mode=True)) == 8
-    assert [i['img_id'] for i in infos(yolo.build(indices=[5, 2]))] == [5, 2]
+    min_size = sorted(min(size) for size in yolo.sizes)[4]
+    assert len(yolo.build(filter_cfg=dict(min_size=min_size))) == 4
+    assert len(yolo.build(filter_cfg=dict(min_size=min_size), test_mode=True)) == 8
+    assert [i['img_id'] for i in list_infos(yolo.build(indices=[5, 2]))] == [5, 2]
     shapes = dict(type='BatchShapePolicy', batch_size=2, img_size=64)
-    found = infos(yolo.build(test_mode=True, batch_shapes_cfg=shapes))
+    found = list_infos(yolo.build(test_mode=True, batch_shapes_cfg=shapes))
     ratios = [info['height'] / info['width'] for info in found]
     assert ratios == sorted(ratios) and all('batch_shape' in info for info in found)
 
@@ -260,7 +190,7 @@ def test_truth_as_prediction_has_map_1(yolo):
     dataset = yolo.build(test_mode=True)
     metric = METRICS.build(dict(type='mmdet.VerifiedCocoMetric', ann_file=None))
     metric.dataset_meta = dataset.metainfo
-    for info in infos(dataset):
+    for info in list_infos(dataset):
         truth = info['instances']
         sample = dict(info, ori_shape=(info['height'], info['width']))
         sample['pred_instances'] = dict(
@@ -272,6 +202,7 @@ def test_truth_as_prediction_has_map_1(yolo):
     assert metric.evaluate(len(dataset))['coco/bbox_mAP'] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_an_epoch_with_validation(tmp_path):
     config = write_tiny_run(tmp_path)
     data = tmp_path / 'data'
@@ -295,7 +226,6 @@ def test_an_epoch_with_validation(tmp_path):
     config.write_text(
         config.read_text()
         + """
-custom_imports = dict(imports=['mmnextvit', 'mmnextvit.datasets.yolo_txt'])
 common = dict(type='VerifiedYOLOTxtDataset', ann_file='data.yaml')
 train.update(common)
 val.update(common, split='val')
@@ -313,13 +243,13 @@ train_cfg = dict(max_epochs=1, val_interval=1)
 # -------------------------------------------------------------------- broken labels
 
 
-def test_broken_lines(yolo, log):  # noqa: F811
+def test_broken_lines(yolo, log):
     faults = {
         '0 0.5 0.5 x 0.2': 'could not convert string to float',
         '0 0.5 0.5 0.2': '4 columns: 5 ',
         '0 0.1 0.1 0.2 0.2 0.9': '6 columns: 5 ',
         '0 0.1 0.1 0.2 0.2 0.3 0.3 0.4': '8 columns',
-        '0.5 0.5 0.5 0.2 0.2': 'class 0.5 is no whole number',
+        '0.5 0.5 0.5 0.2 0.2': 'class 0.5 is no integer',
         '2 0.5 0.5 0.2 0.2': 'class 2 is not in 0 to 1',
         '-1 0.5 0.5 0.2 0.2': 'class -1 is not in 0 to 1',
         'nan 0.5 0.5 0.2 0.2': 'NaN or infinite',
@@ -330,6 +260,7 @@ def test_broken_lines(yolo, log):  # noqa: F811
     with pytest.raises(ValueError) as error:
         yolo.build()
     message = str(error.value)
+    assert (error.value.file, error.value.line) == (str(yolo.label(3)), 5)
     assert '10 broken lines in the label files of' in message
     for line, reason in enumerate(faults.values(), start=5):  # three boxes, one blank
         assert f'{yolo.label(3)}:{line}: {reason}' in message
@@ -338,7 +269,7 @@ def test_broken_lines(yolo, log):  # noqa: F811
     with pytest.raises(ValueError, match='10 broken lines'):  # from the cache
         yolo.build(test_mode=True)
     dataset = yolo.build(skip_broken=True)
-    assert len(boxes_of(dataset)) == 18 and len(dataset) == 8
+    assert len(list_boxes(dataset)) == 18 and len(dataset) == 8
     assert len(log) == 1 and '10 broken lines' in log[0] and 'dropped' in log[0]
 
 
@@ -355,7 +286,7 @@ def test_forgiven_spellings():
     assert not parsed['broken']
 
 
-def test_duplicates_and_values_out_of_range(yolo, log):  # noqa: F811
+def test_duplicates_and_values_out_of_range(yolo, log):
     yolo.write(
         4,
         '0 0.5 0.5 0.25 0.25',
@@ -399,13 +330,13 @@ def test_duplicates_and_values_out_of_range(yolo, log):  # noqa: F811
     assert 'boxes dropped: 1 outside the image' in log[1]
 
 
-def test_images_listed_twice(yolo, log):  # noqa: F811
+def test_images_listed_twice(yolo, log):
     yolo.yaml('train: [images/train, images/train]\nnames: [cat, dog]')
     assert len(yolo.build()) == 8
     assert '8 images listed twice, used once' in log[0]
 
 
-def test_no_label_file(yolo, log):  # noqa: F811
+def test_no_label_file(yolo, log):
     for i in range(7):
         yolo.label(i).unlink()
     with pytest.raises(FileNotFoundError) as error:
@@ -421,7 +352,7 @@ def test_no_label_file(yolo, log):  # noqa: F811
 # ------------------------------------------------------------------ broken images
 
 
-def test_missing_and_broken_images(yolo, log):  # noqa: F811
+def test_missing_and_broken_images(yolo, log):
     names = [*yolo.images, yolo.root / 'images/train/gone.jpg']
     (yolo.root / 'train.txt').write_text('\n'.join(map(str, names)))
     yolo.yaml('train: train.txt\nnames: [cat, dog]')
@@ -431,15 +362,15 @@ def test_missing_and_broken_images(yolo, log):  # noqa: F811
         yolo.build()
     message = str(error.value)
     assert '3 of the 9 images of' in message and 'skip_broken=True' in message
-    assert f'{names[8]} does not exist' in message
-    assert f'{names[1]} is empty' in message
-    assert f'{names[2]} is truncated, or no image' in message
+    assert f'{names[8]}: the image does not exist' in message
+    assert f'{names[1]}: the file is empty' in message
+    assert f'{names[2]}: the image is truncated, or no image' in message
     (yolo.root / 'train.txt').write_text('\n'.join(map(str, names[:8])))
     with pytest.raises(BrokenImageError, match='2 of the 8 images'):
         yolo.build()
     (yolo.root / 'train.txt').write_text('\n'.join(map(str, names)))
     dataset = yolo.build(skip_broken=True)
-    assert [info['img_id'] for info in infos(dataset)] == list(range(6))
+    assert [info['img_id'] for info in list_infos(dataset)] == list(range(6))
     assert len(dataset.broken) == 6 and 'skipped' in log[0]
     assert all(dataset[i]['img'] is not None for i in range(6))
     (yolo.root / 'train.txt').write_text(str(names[1]))
@@ -447,7 +378,7 @@ def test_missing_and_broken_images(yolo, log):  # noqa: F811
         yolo.build(skip_broken=True)
 
 
-def test_checks_of_the_mixin_go_on(yolo, log):  # noqa: F811
+def test_checks_of_the_mixin_go_on(yolo, log):
     path = yolo.images[2]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BrokenImageError, match='1 of 8 images are broken'):
@@ -457,12 +388,11 @@ def test_checks_of_the_mixin_go_on(yolo, log):  # noqa: F811
         yolo.build(test_mode=True, skip_broken=True)
     dataset = yolo.build(skip_broken=True)
     assert dataset[2]['img_path'] != str(path) and dataset.broken.sum() == 1
-    loader = SimpleNamespace(dataset=dataset)
-    logger = SimpleNamespace(warning=log.append)
-    runner = SimpleNamespace(train_dataloader=loader, logger=logger)
-    DataReportHook().after_train_epoch(runner)
+    DataReportHook().after_train_epoch(fake_runner(None, dataset))
     assert f'1 of 8 images of {yolo.root}/data.yaml are broken' in log[-1]
-    with pytest.raises(FileNotFoundError, match='typo.yaml does not exist'):
+    with pytest.raises(
+        FileNotFoundError, match='typo.yaml: the annotation file does not exist'
+    ):
         yolo.build(ann_file='typo.yaml')
 
 
@@ -473,7 +403,7 @@ def test_checks_of_the_mixin_go_on(yolo, log):  # noqa: F811
 def scanned(monkeypatch):
     """Names of the images whose header has been read since the last look."""
     names = []
-    size = image_size
+    size = read_image_size
 
     def note(path: str) -> tuple:
         names.append(Path(path).name)
@@ -484,15 +414,15 @@ def scanned(monkeypatch):
         names.clear()
         return found
 
-    monkeypatch.setattr(yolo_txt, 'image_size', note)
+    monkeypatch.setattr(yolo_scan, 'read_image_size', note)
     return look
 
 
 def test_cache(yolo, scanned, capsys):
-    first = infos(yolo.build())
+    first = list_infos(yolo.build())
     assert len(scanned()) == 8
     assert 'Scanning data.yaml (train)' in capsys.readouterr().out
-    assert infos(yolo.build()) == first and not scanned()
+    assert list_infos(yolo.build()) == first and not scanned()
     assert 'Scanning' not in capsys.readouterr().out
     assert [p.name for p in yolo.cache.parent.iterdir() if p.is_file()] == [
         yolo.cache.name
@@ -502,14 +432,14 @@ def test_cache(yolo, scanned, capsys):
     yolo.write(7, '1 0.5 0.5 0.5 0.5')  # added
     yolo.label(5).unlink()  # removed
     write_image(yolo.images[1], 9, (30, 31))
-    found = infos(yolo.build())
+    found = list_infos(yolo.build())
     assert scanned() == ['1.jpg', '3.jpg', '5.jpg', '7.jpg']
     assert [len(info['instances']) for info in found] == [3, 3, 3, 1, 3, 0, 3, 1]
     assert (found[1]['width'], found[1]['height']) == (31, 30)
 
     yolo.images[0].unlink()
     write_image(yolo.images[0].with_name('9.png'))
-    assert len(infos(yolo.build())) == 8 and scanned() == ['9.png']
+    assert len(list_infos(yolo.build())) == 8 and scanned() == ['9.png']
     yolo.images[2].unlink()
     assert len(yolo.build()) == 7 and not scanned()
     assert len(load_cache(yolo.cache, 2)) == 7
@@ -540,16 +470,16 @@ def test_same_size_and_a_new_time(yolo, scanned):
         lambda b: b.replace(b'"format": 1', b'"format": 0'),
     ],
 )
-def test_damaged_cache(yolo, scanned, damage, log):  # noqa: F811
-    expected = infos(yolo.build())
+def test_damaged_cache(yolo, scanned, damage, log):
+    expected = list_infos(yolo.build())
     content = yolo.cache.read_bytes()
     scanned()
     yolo.cache.write_bytes(damage(content))
-    assert infos(yolo.build()) == expected and len(scanned()) == 8
+    assert list_infos(yolo.build()) == expected and len(scanned()) == 8
     assert yolo.cache.read_bytes() == content and not log
 
 
-def test_unwritable_cache(yolo, scanned, log):  # noqa: F811
+def test_unwritable_cache(yolo, scanned, log):
     yolo.cache.mkdir()
     assert len(yolo.build()) == 8 and len(yolo.build()) == 8
     assert len(scanned()) == 16
@@ -560,7 +490,7 @@ def test_unwritable_cache(yolo, scanned, log):  # noqa: F811
 
 
 def test_other_processes_write_nothing(yolo, monkeypatch, capsys):
-    monkeypatch.setattr(yolo_txt, 'get_rank', lambda: 1)
+    monkeypatch.setattr(yolo_scan, 'get_rank', lambda: 1)
     assert len(yolo.build()) == 8
     assert not yolo.cache.exists() and 'Scanning' not in capsys.readouterr().out
 
@@ -584,33 +514,44 @@ def test_data_yaml(yolo):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('train: a', 'names is None'),
-        ('train: a\nnames: cat', ":2: names is 'cat': a list of class names"),
-        ('train: a\nnames: []', r':2: names is \[\]'),
-        ('train: a\nnames: [a, no]', ':2: names: class 1 is False: write it in quotes'),
-        ('train: a\nnames:\n  0: a\n  1:', ':4: names: class 1 is None'),
-        ('train: a\nnames: [a, b, a]', ":2: names has 'a' 2 times"),
-        ('train: a\nnames: {1: a, 2: b}', ':2: the keys of names.*0 to 1: 0 is none'),
-        ('train: a\nnames: {x: a}', ":2: the keys of names.*'x' is no whole number"),
+        ('train: a', ': names: None is no list'),
+        ('train: a\nnames: cat', ":2: names: 'cat' is no list of class names"),
+        ('train: a\nnames: []', r':2: names: \[\] is no list'),
+        (
+            'train: a\nnames: [a, no]',
+            ':2: class 1 of names is False: write it in quotes',
+        ),
+        ('train: a\nnames:\n  0: a\n  1:', ':4: class 1 of names is None'),
+        ('train: a\nnames: [a, b, a]', ":2: names: 'a' stands here 2 times"),
+        (
+            'train: a\nnames: {1: a, 2: b}',
+            ':2: names: the keys must be 0 to 1: 0 is missing',
+        ),
+        ('train: a\nnames: {x: a}', ":2: names: the keys must be.*'x' is no integer"),
         (
             'train: a\nnames: [a]\nnc: 2',
-            r':3: nc is 2, but names \(line 2\) has 1: write nc: 1',
+            r':3: nc: it is 2, but names \(line 2\) has 1: write nc: 1',
         ),
-        ('train: a\nnames: [a]\nnc: true', ':3: nc is True'),
+        ('train: a\nnames: [a]\nnc: true', ':3: nc: it is True'),
         ('names: [a]', 'none of the keys train, val, test'),
-        ('train: 3\nnames: [a]', ':1: train is 3: a folder'),
-        ('train: [a, 3]\nnames: [a]', r":1: train is \['a', 3\]"),
-        ('path: [a]\ntrain: a\nnames: [a]', r":1: path is \['a'\]"),
-        ('train: a\nkpt_shape: [17, 3]\nnames: [a]', ':2: kpt_shape'),
+        ('train: 3\nnames: [a]', ':1: train: 3 is neither a folder'),
+        ('train: [a, 3]\nnames: [a]', r":1: train: \['a', 3\] is neither a folder"),
+        ('path: [a]\ntrain: a\nnames: [a]', r":1: path: \['a'\] is no folder"),
+        (
+            'train: a\nkpt_shape: [17, 3]\nnames: [a]',
+            ':2: kpt_shape: key points are not read',
+        ),
         ('train: a\ntrain: b', ':2: train stands here a second time'),
         ('train: [a', ':1: not YAML|:2: not YAML'),
         ('!!python/object/apply:os.getcwd []', 'not YAML'),
         ('a: &a [x]\nb: *a', ':2: aliases'),
+        ('a: 2026-13-01', 'not YAML: month must be'),
     ],
 )
 def test_bad_data_yaml(yolo, text, message):
-    with pytest.raises(ValueError, match=f'data.yaml.*{message}'):
+    with pytest.raises(UserError, match=f'data.yaml.*{message}') as error:
         read_data_yaml(yolo.yaml(text))
+    assert error.value.file == yolo.root / 'data.yaml'
 
 
 def test_bombs_end_soon(yolo):
@@ -625,7 +566,7 @@ def test_bombs_end_soon(yolo):
 
 
 def test_paths(yolo, monkeypatch, tmp_path_factory):
-    expected = infos(yolo.build())
+    expected = list_infos(yolo.build())
     tail = 'names: [cat, dog]'
     for text in (
         f'path: images\ntrain: train\n{tail}',
@@ -635,14 +576,14 @@ def test_paths(yolo, monkeypatch, tmp_path_factory):
         f'train: ../images/train\n{tail}',  # Roboflow's
     ):
         yolo.yaml(text)
-        assert infos(yolo.build()) == expected, text
+        assert list_infos(yolo.build()) == expected, text
     elsewhere = tmp_path_factory.mktemp('elsewhere') / 'cats.yaml'
     elsewhere.write_text(f'path: images\ntrain: train\n{tail}')
-    assert infos(yolo.build(ann_file=str(elsewhere))) == expected
+    assert list_infos(yolo.build(ann_file=str(elsewhere))) == expected
     monkeypatch.chdir(yolo.root)
     yolo.yaml(f'path: .\ntrain: images/train\n{tail}')
-    assert infos(yolo.build(data_root='')) == expected
-    assert infos(yolo.build(data_root='.')) == expected
+    assert list_infos(yolo.build(data_root='')) == expected
+    assert list_infos(yolo.build(data_root='.')) == expected
 
 
 def test_missing_folders(yolo):
@@ -650,18 +591,22 @@ def test_missing_folders(yolo):
     with pytest.raises(FileNotFoundError) as error:
         yolo.build()
     message = str(error.value)
-    assert f'data.yaml:2: train: y is not found, looked for {yolo.root}/x/y' in message
+    assert (
+        f'data.yaml:2: train: y does not exist, looked for {yolo.root}/x/y' in message
+    )
     assert f'{yolo.root}/y' in message and f"data_root (now '{yolo.root}')" in message
     assert 'download: is not run' in message
-    with pytest.raises(ValueError, match="data.yaml has no 'val'.*one of train"):
+    with pytest.raises(
+        ValueError, match="data.yaml: the file has no 'val'.*one of train"
+    ):
         yolo.build(split='val')
     (yolo.root / 'empty').mkdir()
     (yolo.root / 'empty.txt').write_text('\n')
     (yolo.root / 'boxes.json').write_text('{}')
     for source, message in (
-        ('empty', 'empty holds no image'),
-        ('empty.txt', 'empty.txt lists no images'),
-        ('boxes.json', 'boxes.json is neither a folder nor'),
+        ('empty', 'empty: the folder holds no image'),
+        ('empty.txt', 'empty.txt: the file lists no images'),
+        ('boxes.json', 'boxes.json: this is neither a folder nor'),
     ):
         yolo.yaml(f'train: {source}\nnames: [cat, dog]')
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.datasets.checks import read_image
+from mmnextvit.datasets.images import read_image
 from mmnextvit.runtime import (
     Detector,
     ImageError,

@@ -4,23 +4,23 @@ from types import SimpleNamespace
 
 from mmnextvit.visualization.predictions import (
     ContactSheetHook,
-    contact_sheet,
+    PairVisualizer,
     draw_pair,
 )
+from mmnextvit.visualization.sheets import draw_captioned, draw_contact_sheet
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 
 METAINFO = dict(classes=('cat', 'dog'), palette=[(255, 0, 0), (0, 255, 0)])
 
 
-def sample(truth: list, found: list, scores: list, path: str = '') -> DetDataSample:
+def sample(truth: list, boxes: list, scores: list, path: str = '') -> DetDataSample:
     def instances(boxes, **more):
         labels = torch.zeros(len(boxes), dtype=torch.long)
         boxes = torch.tensor(boxes, dtype=torch.float).reshape(-1, 4)
@@ -28,7 +28,7 @@ def sample(truth: list, found: list, scores: list, path: str = '') -> DetDataSam
 
     return DetDataSample(
         gt_instances=instances(truth),
-        pred_instances=instances(found, scores=torch.tensor(scores)),
+        pred_instances=instances(boxes, scores=torch.tensor(scores)),
         metainfo=dict(img_path=path),
     )
 
@@ -39,7 +39,7 @@ def test_sheet_puts_each_image_in_the_middle_of_its_cell():
     images = [
         np.full((*size, 3), v, np.uint8) for v, size in zip(values, sizes, strict=True)
     ]
-    sheet = contact_sheet(images, columns=2, gap=2)
+    sheet = draw_contact_sheet(images, columns=2, gap=2)
     assert sheet.shape == (2 + 2 * (4 + 2), 2 + 2 * (6 + 2), 3)
     assert (sheet[2:6, 2:8] == 10).all()
     assert (sheet[3:5, 10:16] == 20).all()
@@ -49,19 +49,23 @@ def test_sheet_puts_each_image_in_the_middle_of_its_cell():
 
 
 def test_fewer_images_than_columns():
-    assert contact_sheet([np.zeros((4, 6, 3), np.uint8)], 5, gap=1).shape == (6, 8, 3)
+    assert draw_contact_sheet([np.zeros((4, 6, 3), np.uint8)], 5, gap=1).shape == (
+        6,
+        8,
+        3,
+    )
 
 
 @pytest.mark.parametrize('size', [40, 400])
 def test_truth_left_predictions_right_small_ones_enlarged(size):
-    visualizer = DetLocalVisualizer()
+    visualizer = PairVisualizer()
     visualizer.dataset_meta = METAINFO
     a, b, c = (torch.tensor(box) * size for box in (
         [0.2, 0.5, 0.4, 0.9], [0.5, 0.5, 0.7, 0.9], [0.1, 0.1, 0.3, 0.3]
     ))  # fmt: skip
     image = np.full((size, size, 3), 128, np.uint8)
     boxes = sample([a.tolist()], [b.tolist(), c.tolist()], [0.9, 0.1])
-    pair = draw_pair(image, boxes, visualizer, score_thr=0.3, least=320)
+    pair = draw_pair(image, boxes, visualizer, score_thr=0.3, min_side=320)
     drawn = max(size, 320)
     assert pair.shape == (drawn + 24, 2 * drawn, 3)
     for half, box in ((pair[24:, :drawn], a), (pair[24:, drawn:], b)):
@@ -78,13 +82,13 @@ def test_truth_left_predictions_right_small_ones_enlarged(size):
 
 def test_images_without_annotations():
     """As MMDetection packs them, without boxes."""
-    visualizer = DetLocalVisualizer()
+    visualizer = PairVisualizer()
     visualizer.dataset_meta = METAINFO
-    found = sample([], [[5, 5, 30, 30]], [0.9])
-    nothing = found.clone()
+    empty = sample([], [[5, 5, 30, 30]], [0.9])
+    nothing = empty.clone()
     nothing.gt_instances = InstanceData()
     image = np.full((40, 40, 3), 128, np.uint8)
-    pairs = [draw_pair(image, s, visualizer) for s in (found, nothing)]
+    pairs = [draw_pair(image, s, visualizer) for s in (empty, nothing)]
     assert np.array_equal(*pairs) and 'bboxes' not in nothing.gt_instances
 
 
@@ -107,3 +111,12 @@ def test_hook_draws_the_first_images(tmp_path):
         sheet = cv2.imread(str(tmp_path / 'predictions.jpg'))
         # Three pairs of 320 x 160 in two columns, with captions
         assert sheet.shape == (2 * (160 + 24) + 3 * 8, 2 * 640 + 3 * 8, 3), epoch
+
+
+def test_a_caption_is_never_cut():
+    image = np.zeros((10, 20, 3), np.uint8)
+    sheet = draw_captioned(image, ('a caption longer than its image',), min_width=40)
+    assert (sheet[-10:, :20] == 0).all() and (sheet[-10:, 20:] == 255).all()
+    columns = np.nonzero((sheet[:-10] < 128).any((0, 2)))[0]
+    assert 200 < columns.max() < sheet.shape[1] - 1
+    assert draw_captioned(image, ('a',), min_width=40).shape[1] == 40

@@ -1,16 +1,15 @@
-"""Images of the maps that a detector computes."""
+"""A detector's feature maps: which ones there are, and how they are drawn."""
 
 import json
 from types import SimpleNamespace
 
 from mmnextvit.engine import runner
 from mmnextvit.models.yolov5_yaml import YOLOv5YAMLBackbone
-from mmnextvit.visualization.predictions import (
-    captioned,
+from mmnextvit.visualization.feature_maps import (
+    collect_feature_maps,
     draw_channels,
+    draw_heat,
     draw_overview,
-    feature_maps,
-    heat,
 )
 
 import cv2
@@ -33,6 +32,7 @@ def tiny_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_predict_draws_feature_maps(tiny_run):
     """Every row of two images and of a video's first frame."""
     source = tiny_run / 'input'
@@ -52,11 +52,13 @@ def test_predict_draws_feature_maps(tiny_run):
         cwd=tiny_run,
     )
     out = tiny_run / 'predicted'
-    found = json.loads((out / 'predictions.json').read_text())['predictions']
+    predictions = json.loads((out / 'predictions.json').read_text())['predictions']
     files = ['film.avi', *names]
-    folders = {p['feature_maps'] for p in found if 'feature_maps' in p}
-    assert len(found) == 4 and folders == {f'feature_maps/{name}' for name in files}
-    assert 'feature_maps' not in next(p for p in found if p.get('frame') == 1)
+    folders = {p['feature_maps'] for p in predictions if 'feature_maps' in p}
+    assert len(predictions) == 4 and folders == {
+        f'feature_maps/{name}' for name in files
+    }
+    assert 'feature_maps' not in next(p for p in predictions if p.get('frame') == 1)
 
     expected = """
         overview backbone_P2_32x16x16 backbone_P3_128x8x8 backbone_P4_128x4x4
@@ -93,7 +95,7 @@ def test_maps_of_any_detector_and_no_hook_stays():
     model, x = Detector(), torch.rand(2, 3, 16, 32)
     parts = model.backbone, model.neck
     before = x.clone()
-    with feature_maps(model) as maps:
+    with collect_feature_maps(model) as maps:
         for _ in range(2):
             x.copy_(before)
             model(x)
@@ -103,13 +105,13 @@ def test_maps_of_any_detector_and_no_hook_stays():
     assert torch.equal(maps['neck P3'], before[0, :, ::8, ::8] + 1)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in parts)
 
-    with pytest.raises(RuntimeError), feature_maps(model):
+    with pytest.raises(RuntimeError), collect_feature_maps(model):
         assert all(m._forward_hooks for m in parts)
         raise RuntimeError
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in parts)
 
     del model.neck
-    with feature_maps(SimpleNamespace(backbone=model.backbone)) as maps:
+    with collect_feature_maps(SimpleNamespace(backbone=model.backbone)) as maps:
         model.backbone(x)
     assert len(maps) == 2
 
@@ -118,7 +120,7 @@ def test_a_backbone_of_rows():
     rows = [[-1, 1, 'Conv', [16, 3, 2]], [-1, 2, 'C3', [16]]]
     model = nn.Module()
     model.backbone = YOLOv5YAMLBackbone(rows, out_rows=(1,)).eval()
-    with feature_maps(model) as maps:
+    with collect_feature_maps(model) as maps:
         model.backbone(torch.rand(1, 3, 32, 32))
     sizes = {name: tuple(x.shape) for name, x in maps.items()}
     assert sizes == {'00 Conv': (16, 16, 16), '01 C3': (16, 16, 16)}
@@ -129,7 +131,7 @@ def test_maps_are_upright_and_each_of_its_own_range():
     feature_map[0, 0, 7] = 1e-3
     feature_map[1, 3, 0] = 1e3
     for channel, (y, x) in zip(feature_map, ((10, 150), (70, 10))):
-        drawn = heat(channel, 160)
+        drawn = draw_heat(channel, 160)
         assert drawn.shape == (80, 160, 3)
         assert drawn[y, x].tolist() == [128, 0, 0]  # red
         assert (drawn == drawn[40, 80]).all(2).mean() == 31 / 32
@@ -145,12 +147,3 @@ def test_constant_and_bad_maps(value):
         assert draw_channels('x', feature_map).dtype == np.uint8
         overview = draw_overview(np.zeros((64, 48, 3), np.uint8), {'x': feature_map})
         assert overview.shape[2] == 3
-
-
-def test_a_caption_is_never_cut():
-    image = np.zeros((10, 20, 3), np.uint8)
-    sheet = captioned(image, ('a caption longer than its image',), least=40)
-    assert (sheet[-10:, :20] == 0).all() and (sheet[-10:, 20:] == 255).all()
-    columns = np.nonzero((sheet[:-10] < 128).any((0, 2)))[0]
-    assert 200 < columns.max() < sheet.shape[1] - 1
-    assert captioned(image, ('a',), least=40).shape[1] == 40

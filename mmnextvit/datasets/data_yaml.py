@@ -1,0 +1,217 @@
+"""YOLO's ``data.yaml``: class names, and where the images of each split lie."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypedDict
+
+from ..utils.errors import MissingFileError, UserError
+from ..utils.yaml_reader import YAMLFile, read_yaml
+
+SPLITS = ('train', 'val', 'test')
+SUFFIXES = ('.bmp', '.dng', '.jp2', '.jpeg', '.jpg', '.mpo', '.pbm', '.pgm', '.png',
+            '.ppm', '.tif', '.tiff', '.webp')  # fmt: skip
+
+
+class DataYAML(TypedDict):
+    """What a ``data.yaml`` says.
+
+    Attributes:
+        classes: The names.
+        splits: What stands at ``train``, ``val`` and ``test``, without those that are
+            absent.
+        path: What stands at ``path``, or an empty text.
+        lines: Line number of each key.
+    """
+
+    classes: tuple[str, ...]
+    splits: dict[str, list[str]]
+    path: str
+    lines: dict[str, int]
+
+
+def read_data_yaml(path: str | Path) -> DataYAML:
+    """Reads a ``data.yaml``. Nothing is downloaded or run, no image is looked for.
+
+    Raises:
+        MissingFileError: There is no such file.
+        UserError: It is unusable; the error has file, line and key.
+    """
+    file = read_yaml(path)
+    if 'kpt_shape' in file.content:
+        raise file.error('key points are not read', 'kpt_shape')
+    root = file.content.get('path') or ''
+    if not isinstance(root, str):
+        raise file.error(f'{root!r} is no folder', 'path')
+    splits = {}
+    for key in SPLITS:
+        value = file.content.get(key) or []  # `test:` without a value is usual
+        sources = [value] if isinstance(value, str) else value
+        if not isinstance(sources, list) or not all(
+            isinstance(source, str) and source for source in sources
+        ):
+            raise file.error(
+                f'{value!r} is neither a folder nor a .txt list, nor a list of these',
+                key,
+            )
+        if sources:
+            splits[key] = sources
+    if not splits:
+        raise file.error(f'the file has none of the keys {", ".join(SPLITS)}')
+    lines = {keys[0]: line for keys, line in file.lines.items() if len(keys) == 1}
+    return DataYAML(
+        classes=_read_class_names(file), splits=splits, path=root, lines=lines
+    )
+
+
+def _read_class_names(file: YAMLFile) -> tuple[str, ...]:
+    names = file.content.get('names')
+    if not isinstance(names, (list, dict)) or not names:
+        raise file.error(
+            f"{names!r} is no list of class names, as in `names: ['cat', 'dog']`",
+            'names',
+        )
+    keyed = isinstance(names, dict)
+    names = names if keyed else dict(enumerate(names))
+    wrong = [key for key in names if type(key) is not int]
+    missing = sorted(set(range(len(names))) - set(names))
+    if wrong or missing:
+        fault = f'{wrong[0]!r} is no integer' if wrong else f'{missing[0]} is missing'
+        raise file.error(f'the keys must be 0 to {len(names) - 1}: {fault}', 'names')
+    for key, name in names.items():
+        if type(name) not in (str, int) or name == '':  # YAML takes `no` for False
+            raise file.error(
+                f'class {key} of names is {name!r}: write it in quotes',
+                *('names', str(key) if keyed else key),
+            )
+    names = tuple(str(names[key]) for key in sorted(names))
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise file.error(f'{name!r} stands here {times} times', 'names')
+    number = file.content.get('nc', len(names))
+    if type(number) is not int or number != len(names):
+        raise file.error(
+            f'it is {number!r}, but names (line {file.line("names")}) has '
+            f'{len(names)}: write nc: {len(names)}',
+            'nc',
+        )
+    return names
+
+
+def find_sources(
+    path: str | Path, split: str, data_root: str | None = None
+) -> list[str]:
+    """The folders and list files of a split of a ``data.yaml``.
+
+    A source is looked for in ``path`` below the YAML file's folder, in ``path`` below
+    ``data_root``, and in these two folders themselves; then in the same without its
+    leading ``../``, as Roboflow's files need it. The first that exists is taken.
+
+    Raises:
+        MissingFileError: Where it has been looked for.
+        UserError: There is no such split.
+    """
+    content = read_data_yaml(path)
+    if split not in content['splits']:
+        raise UserError(
+            f'the file has no {split!r}: set split of the dataset to one of '
+            f'{", ".join(content["splits"])}, or write {split}: into the file',
+            file=path,
+        )
+    bases = list_bases(path, content['path'], data_root)
+    places = []
+    for source in content['splits'][split]:
+        names = dict.fromkeys((source, source.removeprefix('../')))
+        tried = [_join(base, name) for name in names for base in bases]
+        existing = [place for place in tried if os.path.exists(place)]
+        if not existing:
+            download = (
+                ' (download: is not run: fetch the data yourself)'
+                if 'download' in content['lines']
+                else ''
+            )
+            raise MissingFileError(
+                f'{source} does not exist, looked for '
+                f'{", ".join(dict.fromkeys(tried))}. Set path: in the file or '
+                f'data_root (now {data_root!r}) of the dataset{download}',
+                file=path,
+                line=content['lines'][split],
+                key=split,
+            )
+        places.append(existing[0])
+    return places
+
+
+def list_bases(path: str | Path, root: str, data_root: str | None) -> list[str]:
+    """The folders that a ``data.yaml``'s relative paths may count from.
+
+    Args:
+        path: The ``data.yaml``.
+        root: What stands in it at ``path``.
+        data_root: The dataset's.
+    """
+    here = os.path.dirname(os.path.abspath(path))
+    there = os.path.abspath(data_root) if data_root else here
+    return list(dict.fromkeys(_join(b, r) for r in (root, '') for b in (here, there)))
+
+
+def _join(base: str, name: str) -> str:
+    return os.path.abspath(os.path.join(base, name))
+
+
+def find_images(source: str, bases: Iterable[str] = ()) -> list[str]:
+    """The images in a folder and all below it, or those that a list file names.
+
+    Entries of a list that start with ``./`` count from the list's folder, other
+    relative ones from the first of that folder, ``bases`` and the working folder where
+    the first entry lies.
+
+    Raises:
+        UserError: There is none, or ``source`` is another type of file.
+    """
+    if os.path.isdir(source):
+        return _find_images_below(source)
+    if source.endswith('.txt'):
+        return _read_image_list(source, bases)
+    raise UserError('this is neither a folder nor a .txt list of images', file=source)
+
+
+def _find_images_below(folder: str) -> list[str]:
+    images = []
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # links may form a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith('.'))
+        images += [
+            os.path.join(here, name)
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith('.')
+        ]
+    if not images:
+        raise UserError(
+            f'the folder holds no image ({", ".join(SUFFIXES)})', file=folder
+        )
+    return images
+
+
+def _read_image_list(file: str, bases: Iterable[str]) -> list[str]:
+    try:
+        lines = Path(file).read_text(encoding='utf-8-sig').split('\n')
+    except UnicodeDecodeError as error:
+        raise UserError(f'the file is not text in UTF-8: {error}', file=file) from error
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
+        raise UserError('the file lists no images', file=file)
+    here = os.path.dirname(file)
+    base = here
+    plain = [n for n in lines if not n.startswith('./') and not os.path.isabs(n)]
+    if plain:
+        places = (here, *bases, os.getcwd())
+        existing = (p for p in places if os.path.exists(_join(p, plain[0])))
+        base = next(existing, here)
+    return [_join(here if line.startswith('./') else base, line) for line in lines]

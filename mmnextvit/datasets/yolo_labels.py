@@ -1,0 +1,186 @@
+"""Label files in YOLO's txt format, and the samples that MMDetection makes of them.
+
+Written from the documented format. A line of a label file is ``class x y w h`` (centre
+and size of a box) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), all values fractions
+of the image's width and height.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
+from ..utils.errors import UserError
+from .checks import find_box_fault
+
+TOLERANCE = 1e-6  # six decimals of centre and size move a side by 0.75e-6
+CLIPPED = 'lines with values out of range (clipped to the image)'
+REPEATED = 'repeated lines (dropped)'
+
+
+class Labels(TypedDict):
+    """What a label file holds, in types that JSON has.
+
+    Attributes:
+        rows: Line number, class and values of each line, as one list each.
+        broken: Line numbers with what is wrong.
+        repeated: Numbers of lines that say what an earlier line says.
+    """
+
+    rows: list[list]
+    broken: list[list]
+    repeated: list[int]
+
+
+class Record(NamedTuple):
+    """An image's size, and its labels if it has a label file."""
+
+    width: int
+    height: int
+    labels: Labels | None
+
+    @property
+    def rows(self) -> list[list]:
+        return self.labels['rows'] if self.labels else []
+
+
+class Sample(NamedTuple):
+    """An image as MMDetection's datasets list it, and what is to be reported of it.
+
+    Attributes:
+        info: Path, id, size and instances.
+        dropped: What is wrong with each box left out, with its ``file:line``.
+        remarks: What else is worth telling, with its ``file:line``.
+    """
+
+    info: dict
+    dropped: list[tuple[str, str]]
+    remarks: list[tuple[str, str]]
+
+
+def find_label_file(image: str) -> str:
+    """Where an image's labels lie: the last ``images`` of its folders is ``labels``.
+
+    Without such a folder they lie beside the image.
+    """
+    before, folder, after = image.rpartition(f'{os.sep}images{os.sep}')
+    if folder:
+        image = os.path.join(before, 'labels', after)
+    return os.path.splitext(image)[0] + '.txt'
+
+
+def parse_line(line: str, num_classes: int) -> tuple[int | float, ...]:
+    """``(class, x, y, w, h)`` or ``(class, x1, y1, x2, y2, x3, y3, ...)``.
+
+    Raises:
+        ValueError: What is wrong with the line.
+    """
+    values = [float(column) for column in line.split()]
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        raise UserError(
+            f'{len(values)} columns: 5 (class x y w h) or an odd number from 7 (class '
+            'and the points of a polygon) are wanted'
+        )
+    if not all(map(math.isfinite, values)):
+        raise UserError('NaN or infinite')
+    label = int(values[0])
+    if label != values[0]:
+        raise UserError(f'class {values[0]} is no integer')
+    if not 0 <= label < num_classes:
+        raise UserError(f'class {label} is not in 0 to {num_classes - 1}')
+    return label, *values[1:]
+
+
+def parse_labels(content: bytes, num_classes: int) -> Labels:
+    """Reads a label file.
+
+    Args:
+        content: What the file holds.
+        num_classes: Number of classes, which the labels lie below.
+    """
+    parsed = Labels(rows=[], broken=[], repeated=[])
+    try:
+        lines = content.decode('utf-8-sig').replace('\r\n', '\n').split('\n')
+    except UnicodeDecodeError:
+        lines = []
+        parsed['broken'].append([1, 'the file is not text'])
+    seen = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_line(line, num_classes)
+        except ValueError as error:
+            parsed['broken'].append([number, str(error)[:200]])
+            continue
+        if row in seen:
+            parsed['repeated'].append(number)
+        else:
+            parsed['rows'].append([number, *row])
+        seen.add(row)
+    return parsed
+
+
+def find_bounding_box(points: Sequence[float]) -> Sequence[float]:
+    """``x1, y1, x2, y2`` around a polygon; a box itself, which may be turned over."""
+    if len(points) == 4:
+        return points
+    xs, ys = points[::2], points[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def clip_values(values: Sequence[float]) -> tuple[list[float], str | None, bool]:
+    """A line's box or polygon inside the image.
+
+    Args:
+        values: ``x, y, w, h``, or the points of a polygon.
+
+    Returns:
+        ``x1, y1, x2, y2`` or the points, all in 0..1; what makes them useless, or
+        ``None``; whether they were out of range by more than rounding.
+    """
+    if len(values) == 4:
+        x, y, w, h = values
+        values = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    low, high = min(values), max(values)
+    fault = find_box_fault(find_bounding_box(values), 1, 1)
+    if low < 0 or high > 1:
+        values = [min(max(value, 0), 1) for value in values]
+        fault = fault or find_box_fault(find_bounding_box(values), 1, 1)
+    return list(values), fault, low < -TOLERANCE or high > 1 + TOLERANCE
+
+
+def build_sample(number: int, path: str, record: Record) -> Sample:
+    """Makes an image's record a sample of MMDetection's.
+
+    Args:
+        number: The image's id.
+        path: The image.
+        record: Its size and labels.
+    """
+    file = find_label_file(path)
+    sides = record.width, record.height
+    instances, dropped, remarks = [], [], []
+    for line, label, *values in record.rows:
+        place = f'{file}:{line}'
+        values, fault, is_clipped = clip_values(values)
+        if is_clipped:
+            remarks.append((CLIPPED, place))
+        if fault:
+            dropped.append((fault, place))
+            continue
+        bbox = [v * sides[i % 2] for i, v in enumerate(find_bounding_box(values))]
+        instance = dict(bbox=bbox, bbox_label=label, ignore_flag=0)
+        if len(values) > 4:
+            instance['mask'] = [[v * sides[i % 2] for i, v in enumerate(values)]]
+        instances.append(instance)
+    repeated = record.labels['repeated'] if record.labels else []
+    remarks += [(REPEATED, f'{file}:{line}') for line in repeated]
+    info = dict(
+        img_path=path,
+        img_id=number,
+        width=record.width,
+        height=record.height,
+        instances=instances,
+    )
+    return Sample(info, dropped, remarks)

@@ -1,0 +1,171 @@
+"""Reads the label files and image sizes of a data set, and keeps what it read."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.dist import get_rank
+from PIL import Image
+from rich.progress import track
+
+from ..utils.errors import MissingFileError, UserError
+from ..utils.files import atomic_write_text
+from .checks import warn
+from .images import read_image
+from .yolo_labels import Record, find_label_file, parse_labels
+
+CACHE_FORMAT = 1  # raise it with every change of what `parse_labels` returns
+ORIENTATION = 0x112  # EXIF's tag; 5 to 8 swap width and height
+
+# Size and time of an image file and of its label file, which may be absent.
+Signature = list[int | None]
+
+
+class Scan(NamedTuple):
+    """What `scan` read.
+
+    Attributes:
+        records: The images that can be used.
+        faults: What is wrong with the others.
+    """
+
+    records: dict[str, Record]
+    faults: dict[str, UserError]
+
+
+def read_image_size(path: str) -> tuple[int, int]:
+    """Width and height that the loaded image has, from the file's header.
+
+    Raises:
+        BrokenImageError: It is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            # To look for EXIF that a header lacks, Pillow would decode a whole PNG.
+            has_exif = 'exif' in image.info or image.format == 'TIFF'
+            turned = has_exif and image.getexif().get(ORIENTATION, 1) > 4
+            if not turned:
+                return image.size
+            if image.format in ('JPEG', 'MPO'):
+                return image.size[::-1]
+    except Exception:  # Pillow raises many types; what loads the image decides
+        pass
+    # Whether OpenCV turns other formats depends on its version.
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
+def sign(image: str) -> Signature | None:
+    """Changes with the image or its label file; ``None`` without an image."""
+    try:
+        of_image = os.stat(image)
+    except OSError:
+        return None
+    signature = [of_image.st_size, of_image.st_mtime_ns]
+    try:
+        of_labels = os.stat(find_label_file(image))
+    except OSError:
+        return [*signature, None, None]
+    return [*signature, of_labels.st_size, of_labels.st_mtime_ns]
+
+
+def read_record(image: str, has_labels: bool, num_classes: int) -> Record | UserError:
+    """An image's size and labels, or what is wrong with its files."""
+    try:
+        labels = None
+        if has_labels:
+            content = Path(find_label_file(image)).read_bytes()
+            labels = parse_labels(content, num_classes)
+        return Record(*read_image_size(image), labels)
+    except UserError as error:
+        return error
+    except OSError as error:
+        return UserError(
+            f'the file cannot be read ({error.strerror})', file=error.filename or image
+        )
+
+
+def scan_images(
+    images: Sequence[str], num_classes: int, cache: Path, title: str
+) -> Scan:
+    """Reads what is new since the last scan, with a progress bar.
+
+    Args:
+        images: Image files.
+        num_classes: Number of classes, which the labels lie below.
+        cache: File that the scan is kept in. The first process alone writes it.
+        title: What stands at the progress bar.
+    """
+    known = load_cache(cache, num_classes)
+    with ThreadPoolExecutor() as pool:
+        signatures = dict(zip(images, pool.map(sign, images)))
+        there = [path for path in images if signatures[path] is not None]
+        new = [p for p in there if known.get(p, [None])[0] != signatures[p]]
+        progress = track(
+            pool.map(
+                lambda path: read_record(
+                    path, signatures[path][3] is not None, num_classes
+                ),
+                new,
+            ),
+            description=title,
+            total=len(new),
+            disable=get_rank() != 0 or not new,
+        )
+        read_now = dict(zip(new, progress, strict=True))
+    results = {p: read_now[p] if p in read_now else Record(*known[p][1]) for p in there}
+    missing = {
+        path: MissingFileError('the image does not exist', file=path)
+        for path in images
+        if path not in results
+    }
+    scan = Scan(
+        {p: result for p, result in results.items() if isinstance(result, Record)},
+        missing | {p: r for p, r in results.items() if isinstance(r, UserError)},
+    )
+    if (new or len(known) != len(scan.records)) and get_rank() == 0:
+        entries = {p: [signatures[p], record] for p, record in scan.records.items()}
+        save_cache(cache, entries, num_classes)
+    return scan
+
+
+# --------------------------------------------------------------------------- cache
+
+
+def _make_header(body: str, num_classes: int) -> dict:
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return dict(format=CACHE_FORMAT, num_classes=num_classes, sha256=digest)
+
+
+def load_cache(path: Path, num_classes: int) -> dict[str, list]:
+    """What `save_cache` wrote; empty if it is absent, damaged or of another format."""
+    try:
+        header, _, body = path.read_text(encoding='utf-8').partition('\n')
+        if json.loads(header) == _make_header(body, num_classes):
+            return json.loads(body)
+    except (OSError, ValueError, RecursionError):
+        pass
+    return {}
+
+
+def save_cache(path: Path, entries: dict[str, list], num_classes: int) -> None:
+    """Writes each image's signature and record; warns where that is impossible.
+
+    Args:
+        path: The file.
+        entries: Signature and record of each image.
+        num_classes: Number of classes, which the labels lie below.
+    """
+    body = json.dumps(entries)
+    header = json.dumps(_make_header(body, num_classes))
+    try:
+        atomic_write_text(path, f'{header}\n{body}')
+    except OSError as error:
+        warn(
+            f'The scan is not kept for the next start: {path} cannot be written '
+            f'({error.strerror})'
+        )

@@ -1,0 +1,68 @@
+"""A hook that compares the head with the data, and counts the images skipped."""
+
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..utils.errors import UserError
+from ..utils.messages import first_few
+from .hooks import unwrapped
+
+
+def list_datasets(dataset: object) -> list:
+    """The datasets inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
+    if hasattr(dataset, 'datasets'):
+        return [inner for part in dataset.datasets for inner in list_datasets(part)]
+    return list_datasets(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
+
+
+@HOOKS.register_module()
+class DataReportHook(Hook):
+    """Compares head and data before they meet, and counts the images skipped.
+
+    Raises:
+        UserError: ``num_classes`` of a box or mask head is not the number of classes
+            of the data that it is trained, validated or tested on.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        self._check_num_classes(runner, 'train')
+        if runner.val_loop is not None:
+            self._check_num_classes(runner, 'val')
+
+    def before_val(self, runner: Runner) -> None:
+        self._check_num_classes(runner, 'val')
+
+    def before_test(self, runner: Runner) -> None:
+        self._check_num_classes(runner, 'test')
+
+    def _check_num_classes(self, runner: Runner, mode: str) -> None:
+        dataset = getattr(runner, f'{mode}_dataloader').dataset
+        classes = dataset.metainfo.get('classes', ())
+        # The innermost module is the one that the config sets.
+        for name, module in reversed(list(unwrapped(runner).named_modules())):
+            in_head = {'bbox_head', 'mask_head'} & set(name.split('.'))
+            number = getattr(module, 'num_classes', len(classes))
+            if in_head and number != len(classes):
+                raise UserError(
+                    f'The head has num_classes={number}, but the {mode} data has '
+                    f'{len(classes)} classes ({first_few(classes)}): set '
+                    f'model.{name}.num_classes={len(classes)}, or '
+                    f'{mode}_dataloader.dataset.metainfo=dict(classes=...) to the '
+                    f"head's {number} classes"
+                )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        for dataset in list_datasets(runner.train_dataloader.dataset):
+            if not getattr(dataset, 'skip_broken', False):
+                continue
+            broken = dataset.broken.int()
+            all_reduce(broken, 'max')  # each process meets its own share
+            indices = broken.nonzero().flatten().tolist()
+            if indices:
+                names = (dataset.get_data_info(i)['img_path'] for i in indices)
+                runner.logger.warning(
+                    f'{len(indices)} of {len(dataset)} images of {dataset.ann_file} '
+                    f'are broken and have been skipped: {first_few(names)}'
+                )
