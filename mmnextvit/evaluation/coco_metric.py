@@ -291,7 +291,8 @@ class VerifiedCocoMetric(CocoMetric):
         if self.use_mp_eval:
             return COCOevalMP
         numbered = all(isinstance(number, Integral) for number in self.img_ids)
-        # For the mAP pycocotools takes 100 boxes, faster_coco_eval the most given.
+        # For the mAP pycocotools takes 100 boxes, faster_coco_eval the largest number
+        # that is given.
         fast = numbered and max(self.proposal_nums) == 100
         return COCOeval_faster if fast else COCOeval
 

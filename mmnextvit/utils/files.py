@@ -37,6 +37,7 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
 
     Raises:
         FileExistsError: It exists, and is not to be replaced.
+        IsADirectoryError: It is a folder, which no file replaces.
         OSError: It cannot be written; ``filename`` says what.
     """
     path = Path(os.path.realpath(path))
@@ -75,9 +76,11 @@ def _put(written: Path, target: Path, before: Path, overwrite: bool) -> None:
         else:
             os.link(written, target)  # fails where another process was faster
         return
-    if not target.is_dir() or not written.is_dir():
-        os.replace(written, target)  # which refuses a file in the place of a folder
+    if not target.is_dir():
+        os.replace(written, target)
         return
+    if not written.is_dir():
+        raise IsADirectoryError(21, os.strerror(21), str(target))
     os.replace(target, before)  # a folder is not replaced by another
     try:
         os.replace(written, target)

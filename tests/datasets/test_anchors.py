@@ -14,7 +14,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.helpers.commands import run_here
-from tests.helpers.tiny_run import run_tool, write_tiny_run
+from tests.helpers.tiny_run import write_tiny_run
 
 
 def test_clusters_are_found():
@@ -23,12 +23,12 @@ def test_clusters_are_found():
                         (150, 90), (140, 200), (300, 280)])  # fmt: skip
     random = np.random.default_rng(1)
     sizes = np.concatenate([c * random.normal(1, 0.03, (50, 2)) for c in centres])
-    found = np.array(compute_anchors(sizes, levels=3, per_level=3))
-    assert found.shape == (3, 3, 2)
-    assert match_ratios(found.reshape(-1, 2), centres).max(axis=1).min() > 0.9
-    areas = found.prod(axis=2).reshape(-1)
+    anchors = np.array(compute_anchors(sizes, levels=3, per_level=3))
+    assert anchors.shape == (3, 3, 2)
+    assert match_ratios(anchors.reshape(-1, 2), centres).max(axis=1).min() > 0.9
+    areas = anchors.prod(axis=2).reshape(-1)
     assert (areas[1:] >= areas[:-1]).all()
-    assert possible_recall(sizes, found, 4.0) == 1.0
+    assert possible_recall(sizes, anchors, 4.0) == 1.0
 
 
 def test_they_beat_those_of_coco_on_other_boxes():
@@ -70,15 +70,14 @@ def test_a_config_with_anchors_of_the_data(tmp_path, capfd):
     config = write_tiny_run(tmp_path)
     with config.open('a') as file:
         file.write('model["bbox_head"]["prior_generator"] = dict(base_sizes=2)\n')
-    refused = run_tool('train.py', config, cwd=tmp_path, code=1)
-    assert 'train.py: The anchors are placeholders' in refused
+    here = partial(run_here, cwd=tmp_path, capfd=capfd)
+    refused = here('train', config, code=1)
+    assert 'train: The anchors are placeholders' in refused
     out = tmp_path / 'sub' / 'fitted.py'
-    run = partial(
-        run_here, 'compute_anchors', config, '-o', out, cwd=tmp_path, capfd=capfd
-    )
-    printed = run()
+    printed = here('compute_anchors', config, '-o', out)
     assert 'can match an anchor' in printed
     sizes = np.array(Config.fromfile(out).model.bbox_head.prior_generator.base_sizes)
     assert sizes.shape == (3, 2, 2) and sizes.min() >= 2
-    run_tool('train.py', out, '--cfg-options', 'train_cfg.max_epochs=1', cwd=tmp_path)
-    assert 'exists, and nothing is overwritten' in run(code=1)
+    here('train', out, '--cfg-options', 'train_cfg.max_epochs=1')
+    again = here('compute_anchors', config, '-o', out, code=1)
+    assert 'exists, and nothing is overwritten' in again

@@ -29,7 +29,8 @@ from tests.helpers.bad_data import (
     list_infos,
     write_image,
 )
-from tests.helpers.tiny_run import run_tool, write_tiny_run
+from tests.helpers.commands import run_here
+from tests.helpers.tiny_run import write_tiny_run
 
 NAMES = ('cat', 'dog')
 
@@ -181,9 +182,9 @@ def test_filters_indices_and_batch_shapes(yolo):
     assert len(yolo.build(filter_cfg=dict(min_size=min_size), test_mode=True)) == 8
     assert [i['img_id'] for i in list_infos(yolo.build(indices=[5, 2]))] == [5, 2]
     shapes = dict(type='BatchShapePolicy', batch_size=2, img_size=64)
-    found = list_infos(yolo.build(test_mode=True, batch_shapes_cfg=shapes))
-    ratios = [info['height'] / info['width'] for info in found]
-    assert ratios == sorted(ratios) and all('batch_shape' in info for info in found)
+    shaped = list_infos(yolo.build(test_mode=True, batch_shapes_cfg=shapes))
+    ratios = [info['height'] / info['width'] for info in shaped]
+    assert ratios == sorted(ratios) and all('batch_shape' in info for info in shaped)
 
 
 def test_truth_as_prediction_has_map_1(yolo):
@@ -203,7 +204,7 @@ def test_truth_as_prediction_has_map_1(yolo):
 
 
 @pytest.mark.slow
-def test_an_epoch_with_validation(tmp_path):
+def test_an_epoch_with_validation(tmp_path, capfd):
     config = write_tiny_run(tmp_path)
     data = tmp_path / 'data'
     for split in ('train', 'val'):
@@ -234,7 +235,7 @@ val_evaluator = test_evaluator = dict(ann_file=None)
 train_cfg = dict(max_epochs=1, val_interval=1)
 """
     )
-    output = run_tool('train.py', config.name, cwd=tmp_path)
+    output = run_here('train', config.name, cwd=tmp_path, capfd=capfd)
     assert 'Epoch(train) [1][3/3]' in output and 'coco/bbox_mAP:' in output
     assert 'data.yaml (val): 4 images, ' in output
     assert len(list(data.glob('images/*.mmnextvit-cache.json'))) == 2
@@ -410,9 +411,9 @@ def scanned(monkeypatch):
         return size(path)
 
     def look() -> list:
-        found = sorted(names)
+        changed = sorted(names)
         names.clear()
-        return found
+        return changed
 
     monkeypatch.setattr(yolo_scan, 'read_image_size', note)
     return look
@@ -432,10 +433,10 @@ def test_cache(yolo, scanned, capsys):
     yolo.write(7, '1 0.5 0.5 0.5 0.5')  # added
     yolo.label(5).unlink()  # removed
     write_image(yolo.images[1], 9, (30, 31))
-    found = list_infos(yolo.build())
+    again = list_infos(yolo.build())
     assert scanned() == ['1.jpg', '3.jpg', '5.jpg', '7.jpg']
-    assert [len(info['instances']) for info in found] == [3, 3, 3, 1, 3, 0, 3, 1]
-    assert (found[1]['width'], found[1]['height']) == (31, 30)
+    assert [len(info['instances']) for info in again] == [3, 3, 3, 1, 3, 0, 3, 1]
+    assert (again[1]['width'], again[1]['height']) == (31, 30)
 
     yolo.images[0].unlink()
     write_image(yolo.images[0].with_name('9.png'))

@@ -44,6 +44,16 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert everything(tmp_path) == ['x', 'x/new']
 
 
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path):
+    target = tmp_path / 'folder'
+    target.mkdir()
+    (target / 'mine').touch()
+    with pytest.raises(IsADirectoryError) as error:
+        atomic_write_text(target, 'text')
+    assert error.value.filename == str(target)
+    assert [p.name for p in tmp_path.rglob('*')] == ['folder', 'mine']
+
+
 def test_the_name_can_go_to_the_first_only(tmp_path):
     """Two processes at once: the second finds the name taken when it is done."""
     with (

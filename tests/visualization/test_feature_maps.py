@@ -55,9 +55,8 @@ def test_predict_draws_feature_maps(tiny_run):
     predictions = json.loads((out / 'predictions.json').read_text())['predictions']
     files = ['film.avi', *names]
     folders = {p['feature_maps'] for p in predictions if 'feature_maps' in p}
-    assert len(predictions) == 4 and folders == {
-        f'feature_maps/{name}' for name in files
-    }
+    assert len(predictions) == 4
+    assert folders == {f'feature_maps/{name}' for name in files}
     assert 'feature_maps' not in next(p for p in predictions if p.get('frame') == 1)
 
     expected = """
