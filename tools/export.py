@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
+from mmnextvit.apis import Predictor
 from mmnextvit.cli.arguments import existing_file, load_config
 from mmnextvit.datasets.images import BrokenImageError, read_image
 from mmnextvit.datasets.sources import IMG_EXTENSIONS, find_files
@@ -40,7 +41,6 @@ from mmnextvit.runtime import Detector
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import is_cuda_available
-from predict import Predictor
 from torch import nn
 
 COMPARED = 8  # images

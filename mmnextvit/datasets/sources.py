@@ -40,6 +40,21 @@ def find_files(source: str) -> list[Path]:
     return sorted(files)
 
 
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by its name."""
+    return path.suffix.lower() in VIDEO_EXTENSIONS
+
+
+def count_frames(path: Path) -> int:
+    """How many images a file seems to hold: 1, unless it is a longer video."""
+    return max(len(mmcv.VideoReader(str(path))), 1) if is_video(path) else 1
+
+
+def frame_rate(path: Path) -> float:
+    """Frames a second of a video, 25 where it does not say."""
+    return mmcv.VideoReader(str(path)).fps or 25
+
+
 def read_frames(path: Path) -> Iterator[np.ndarray]:
     """The image, or each frame of the video, in BGR.
 
@@ -49,7 +64,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
     Raises:
         BrokenImageError: There is nothing to read.
     """
-    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+    if not is_video(path):
         yield read_image(str(path))
         return
     empty = True

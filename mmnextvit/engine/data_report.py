@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 from ..utils.errors import UserError
 from ..utils.messages import first_few
-from .hooks import unwrapped
+from .runner import unwrap_model
 
 
 def list_datasets(dataset: object) -> list:
@@ -41,7 +41,7 @@ class DataReportHook(Hook):
         dataset = getattr(runner, f'{mode}_dataloader').dataset
         classes = dataset.metainfo.get('classes', ())
         # The innermost module is the one that the config sets.
-        for name, module in reversed(list(unwrapped(runner).named_modules())):
+        for name, module in reversed(list(unwrap_model(runner).named_modules())):
             in_head = {'bbox_head', 'mask_head'} & set(name.split('.'))
             number = getattr(module, 'num_classes', len(classes))
             if in_head and number != len(classes):

@@ -15,7 +15,11 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset
 from mmengine.device import is_cuda_available
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import (
+    MMDistributedDataParallel,
+    is_model_wrapper,
+    revert_sync_batchnorm,
+)
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
@@ -137,6 +141,11 @@ def build_runner(cfg: Config) -> Runner:
         keep_freed_memory()
     on_cpus = cfg.get('launcher', 'none') != 'none' and not is_cuda_available()
     return (CPURunner if on_cpus else Runner).from_cfg(cfg)
+
+
+def unwrap_model(runner: Runner) -> nn.Module:
+    """The runner's model, without what wraps it for several processes."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def check_amp(model: nn.Module) -> None:
