@@ -1,0 +1,61 @@
+"""What a machine without a GPU gets, and the memory that it keeps."""
+
+import os
+import re
+import sys
+from types import SimpleNamespace
+
+from mmnextvit.engine import runner
+
+import pytest
+
+from tests.helpers.tiny_run import ROOT, run_command
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='glibc is what is set')
+@pytest.mark.parametrize('kept', [True, False])
+def test_freed_memory_is_kept(kept):
+    """Tensors as big as ones that are gone take no new pages; without, all of theirs.
+
+    Not from the second one on: small blocks may nibble at what the first one left.
+    """
+    code = f"""
+import resource, torch
+from mmnextvit.engine.runner import keep_freed_memory
+if {kept}:
+    keep_freed_memory()
+for _ in range(20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    print('faults', resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    output = run_command(sys.executable, '-c', code, cwd=ROOT, env=env)
+    first, *faults = map(int, re.findall(r'faults (\d+)', output))
+    assert first > 20, output  # 64 MiB are 16384 pages, or 32 huge ones
+    if kept:
+        assert sum(faults[-10:]) < 100, output
+    else:
+        assert min(faults) > 20, output
+
+
+@pytest.mark.parametrize('most, asked', [(2**31, 2**31 - 1), (2**25, 2**25)])
+def test_freed_memory_with_older_glibc(most, asked, monkeypatch):
+    """It refuses more than 32 MiB; the other threshold alone is worse than none."""
+    settings = {}
+
+    def mallopt(key, value):
+        if key == -3 and value > most:
+            return 0
+        settings[key] = value
+        return 1
+
+    library = SimpleNamespace(mallopt=mallopt)
+    monkeypatch.setattr(runner.ctypes, 'CDLL', lambda name: library)
+    runner.keep_freed_memory()
+    assert settings == {-3: asked, -1: 2**31 - 1}
+    settings.clear()
+    library.mallopt = lambda key, value: key != -3 and mallopt(key, value)
+    runner.keep_freed_memory()
+    assert settings == {}
