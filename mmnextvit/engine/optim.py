@@ -14,6 +14,8 @@ from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, Opti
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import Tensor, nn
 
+from ..utils.errors import UserError
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
@@ -34,7 +36,7 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             multiplied. Then its three groups follow those of the rest.
 
     Raises:
-        ValueError: ``paramwise_cfg`` has another key.
+        UserError: ``paramwise_cfg`` has another key.
     """
 
     def __init__(
@@ -44,11 +46,11 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         allowed = {'base_total_batch_size', 'backbone_lr_mult'}
         unknown = sorted(set(self.paramwise_cfg) - allowed)
         if unknown:
-            raise ValueError(
-                f'optim_wrapper.paramwise_cfg has {unknown}, which '
-                f'{type(self).__name__} does not follow: allowed are '
-                f'{sorted(allowed)}. For others take constructor='
-                "'DefaultOptimWrapperConstructor' and its schedule."
+            raise UserError(
+                f'it has {unknown}, which {type(self).__name__} does not follow: '
+                f'allowed are {sorted(allowed)}. For others use constructor='
+                "'DefaultOptimWrapperConstructor' and its schedule.",
+                key='optim_wrapper.paramwise_cfg',
             )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -73,25 +75,38 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         ]
         lr_mult = self.paramwise_cfg.get('backbone_lr_mult')
         if lr_mult is not None:
-            params += _moved(params, set(model.backbone.parameters()))
-            for group in params[3:]:
-                group['lr'] = lr_mult * optimizer_cfg['lr']
+            lr = lr_mult * optimizer_cfg['lr']
+            params = split_groups(params, set(model.backbone.parameters()), lr)
         optimizer = OPTIMIZERS.build(dict(**optimizer_cfg, params=params))
         return OPTIM_WRAPPERS.build(
             self.optim_wrapper_cfg, default_args=dict(optimizer=optimizer)
         )
 
 
-def _moved(groups: list[dict], params: set[nn.Parameter]) -> list[dict]:
-    """Takes ``params`` out of groups; returns them in groups of the same settings."""
-    moved = []
-    for group in groups:
-        moved.append(dict(group, params=[p for p in group['params'] if p in params]))
-        group['params'] = [p for p in group['params'] if p not in params]
-    return moved
+def split_groups(
+    groups: list[dict[str, object]], params: set[nn.Parameter], lr: float
+) -> list[dict[str, object]]:
+    """Gives some parameters groups of their own, which follow those of the others.
+
+    Args:
+        groups: Parameter groups of an optimizer.
+        params: The parameters that get their own groups, of the same settings.
+        lr: Learning rate of those.
+    """
+    others = [
+        dict(group, params=[p for p in group['params'] if p not in params])
+        for group in groups
+    ]
+    own = [
+        dict(group, params=[p for p in group['params'] if p in params], lr=lr)
+        for group in groups
+    ]
+    return others + own
 
 
-def three_groups(model: nn.Module) -> tuple[list, list, list]:
+def three_groups(
+    model: nn.Module,
+) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Every trainable parameter of ``model``, once, in the order of its modules.
 
     Returns:
@@ -101,8 +116,10 @@ def three_groups(model: nn.Module) -> tuple[list, list, list]:
         ``bias`` or ``..._bias``). A parameter that modules share counts where it
         comes first, one that needs no gradient nowhere.
     """
-    weights, others, biases = groups = [], [], []
-    seen = set()
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
     for module in model.modules():
         # By name, since libraries have norm layers of their own beside torch's.
         is_norm = any('Norm' in cls.__name__ for cls in type(module).__mro__)
@@ -110,14 +127,14 @@ def three_groups(model: nn.Module) -> tuple[list, list, list]:
             if param in seen or not param.requires_grad:
                 continue
             seen.add(param)
-            kind = name.rpartition('_')[2]
-            if kind == 'bias':
+            last_word = name.rpartition('_')[2]
+            if last_word == 'bias':
                 biases.append(param)
-            elif kind == 'weight' and param.ndim > 1 and not is_norm:
+            elif last_word == 'weight' and param.ndim > 1 and not is_norm:
                 weights.append(param)
             else:
                 others.append(param)
-    return groups
+    return weights, others, biases
 
 
 class SummedGradients:
@@ -159,7 +176,7 @@ class SummedGradients:
             return super().should_sync()
         return self._inner_count + 1 - self._stepped_at >= self.batches_per_step
 
-    def step(self, **kwargs) -> None:
+    def step(self, **kwargs: object) -> None:
         super().step(**kwargs)
         self._stepped_at = self._inner_count
 
@@ -186,7 +203,7 @@ class AnyDeviceAmpOptimWrapper(SummedGradients, AmpOptimWrapper):
         self,
         loss_scale: str | float | dict = 'dynamic',
         dtype: str | torch.dtype | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> None:
         if get_device() != 'cpu':
             super().__init__(loss_scale=loss_scale, dtype=dtype, **kwargs)

@@ -106,14 +106,12 @@ def predict_file(
         drawn = drawn.with_name(f'{drawn.name}.mp4')
     with open_drawing(out_dir / drawn, frame_rate(path) if video else None) as write:
         for number, frame in enumerate(read_frames(path)):
-            maps: dict[str, str] = {}
+            extra: dict[str, str] = {}
             if with_maps and number == 0:
                 folder = Path('feature_maps', name)
-                sample, seen, feature_maps = predictor.detect_with_maps(
-                    frame, score_thr
-                )
-                write_feature_maps(out_dir / folder, seen, channels)
-                maps = {'feature_maps': str(folder)}
+                sample, seen, maps = predictor.detect_with_maps(frame, score_thr)
+                write_feature_maps(out_dir / folder, seen, maps)
+                extra = {'feature_maps': str(folder)}
             else:
                 sample = predictor.detect(frame, score_thr)
             write(predictor.draw(frame, sample))
@@ -122,7 +120,7 @@ def predict_file(
                 **({'frame': number} if video else {}),
                 'drawn': str(drawn),
                 'objects': predictor.list_objects(sample),
-                **maps,
+                **extra,
             }
 
 

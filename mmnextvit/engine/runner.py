@@ -24,6 +24,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
+from ..utils.errors import UserError
 from ..weights.loading import adapt, check
 
 OURS = Path(mmnextvit.__file__).parent, Path(sys.argv[0]).resolve().parent
@@ -121,9 +122,9 @@ class CPURunner(Runner):
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed, for the rest of the process.
+    """Makes glibc keep the memory that is freed, for the rest of the process.
 
-    It hands big blocks back to the kernel, which then clears every page of the next
+    By default it hands big blocks back to the kernel, which then clears every page of the next
     iteration's tensors anew: a tenth of a training iteration on two cores.
     """
     # Other C libraries have no mallopt; Windows has no library of that name.
@@ -149,14 +150,15 @@ def unwrap_model(runner: Runner) -> nn.Module:
 
 
 def check_amp(model: nn.Module) -> None:
-    """
+    """Refuses mixed precision where a model would predict boxes in it.
+
     Raises:
-        ValueError: In mixed precision the model would predict boxes in bfloat16.
+        UserError: In mixed precision the model would predict boxes in bfloat16.
     """
     on_cpu = next(model.parameters()).device.type == 'cpu'
     # There are no detectors of ours where MMYOLO is not installed.
     if on_cpu and not isinstance(model, getattr(mmnextvit, 'FittedYOLODetector', ())):
-        raise ValueError(
+        raise UserError(
             f'--amp: on a CPU {type(model).__name__} would predict boxes and scores in '
             'bfloat16, which has 8 bits for a coordinate. Leave --amp out.'
         )

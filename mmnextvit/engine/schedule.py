@@ -5,6 +5,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmyolo.engine.hooks import YOLOv5ParamSchedulerHook
 
+from ..utils.errors import UserError
+
 
 @HOOKS.register_module()
 class YOLOv5ScheduleHook(YOLOv5ParamSchedulerHook):
@@ -20,10 +22,10 @@ class YOLOv5ScheduleHook(YOLOv5ParamSchedulerHook):
         **kwargs: Arguments of MMYOLO's hook.
 
     Raises:
-        ValueError: The optimizer wrapper is none of those that sum gradients.
+        UserError: The optimizer wrapper is none of those that sum gradients.
     """
 
-    def __init__(self, nominal_batch_size: int | None = None, **kwargs) -> None:
+    def __init__(self, nominal_batch_size: int | None = None, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.nominal_batch_size = nominal_batch_size
 
@@ -32,7 +34,7 @@ class YOLOv5ScheduleHook(YOLOv5ParamSchedulerHook):
         if self.nominal_batch_size is None:
             return
         if not hasattr(runner.optim_wrapper, 'batches_per_step'):
-            raise ValueError(
+            raise UserError(
                 f'{type(runner.optim_wrapper).__name__} cannot sum gradients up to '
                 f'nominal_batch_size={self.nominal_batch_size}: set optim_wrapper.type '
                 "to 'SummingOptimWrapper', or "

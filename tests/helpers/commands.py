@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmnextvit.cli import main
+from mmnextvit.cli import call, main
+from mmnextvit.utils.errors import UserError
 
 import cv2
 import numpy as np
@@ -60,6 +61,36 @@ def fresh_process_state() -> Iterator[None]:
         )
 
 
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Makes a folder the current one."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def call_here(command: str, *args: object, cwd: Path) -> object:
+    """Runs a command in this process and returns what its ``run`` does.
+
+    Args:
+        command: Its name, as in ``mmnextvit COMMAND``.
+        args: Its arguments.
+        cwd: The folder that it runs in.
+    """
+    with working_in(cwd), fresh_process_state():
+        return call(command, *args)
+
+
+def refusal(command: str, *args: object, cwd: Path) -> str:
+    """The message of the :class:`UserError` with which a command must end."""
+    with pytest.raises(UserError) as error:
+        call_here(command, *args, cwd=cwd)
+    return str(error.value)
+
+
 def run_here(
     command: str,
     *args: object,
@@ -80,17 +111,13 @@ def run_here(
         All that it printed, its last message included.
     """
     capfd.readouterr()
-    before = Path.cwd()
-    os.chdir(cwd)
     ended, message = 0, ''
     try:
-        with fresh_process_state():
+        with working_in(cwd), fresh_process_state():
             main(command, [str(arg) for arg in args])
     except SystemExit as error:
         ended = error.code if isinstance(error.code, int) else int(bool(error.code))
         message = error.code if isinstance(error.code, str) else ''
-    finally:
-        os.chdir(before)
     printed = ''.join(capfd.readouterr()) + message
     assert (ended or 0) == code, printed
     return printed

@@ -1,0 +1,221 @@
+"""Testing and predicting as a user does, with a checkpoint of a tiny run."""
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+from mmnextvit.apis import Predictor
+from mmnextvit.weights.receipt import fit
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+
+from tests.helpers.commands import call_here, refusal, run_here
+from tests.helpers.tiny_run import run_tool
+
+pytestmark = pytest.mark.slow
+
+CHECKPOINT = 'work_dirs/tiny/epoch_2.pth'
+
+
+@pytest.fixture(scope='module')
+def tested(trained) -> SimpleNamespace:
+    """The folder, and the metrics of its checkpoint."""
+    options = '--show-dir', 'drawn', '--out', 'out.pkl'
+    metrics = call_here('test', 'tiny.py', CHECKPOINT, *options, cwd=trained.folder)
+    return SimpleNamespace(folder=trained.folder, metrics=metrics)
+
+
+def test_test(tested):
+    folder = tested.folder
+    work_dir = folder / 'work_dirs' / 'tiny'
+    (log,) = (work_dir / 'test').glob('*/*.log')
+    assert re.search(r"(\d+) of the model's \1 tensors fit", log.read_text())
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    validated = json.loads(scalars.read_text().splitlines()[-1])['coco/bbox_mAP_50']
+    assert round(tested.metrics['coco/bbox_mAP_50'], 4) == round(validated, 4)
+    names = sorted(p.name for p in (folder / 'data' / 'val').iterdir())
+    assert sorted(p.name for p in (folder / 'drawn').iterdir()) == names
+    # Prediction and truth side by side.
+    assert cv2.imread(str(folder / 'drawn' / names[0])).shape[:2] == (64, 128)
+    assert (work_dir / 'test').is_dir()
+
+
+def test_mixed_precision(tested, monkeypatch):
+    folder = tested.folder
+    options = ('--amp', '--out', 'mixed.pkl', '--work-dir', 'mixed')
+    call_here('test', 'tiny.py', CHECKPOINT, *options, cwd=folder)
+    exact, mixed = (
+        pickle.loads((folder / name).read_bytes()) for name in ('out.pkl', 'mixed.pkl')
+    )
+    for a, b in zip(exact, mixed, strict=True):
+        a, b = (sample['pred_instances']['scores'][:10] for sample in (a, b))
+        torch.testing.assert_close(a, b, rtol=0.1, atol=1e-3)
+        assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
+    options = ('--amp', '--out-dir', 'mixed_images')
+    call_here('predict', 'tiny.py', CHECKPOINT, 'data/val', *options, cwd=folder)
+    for command, rest in (('test', ()), ('predict', ('data/val',))):
+        message = refusal(command, 'tiny.py', 'a.onnx', *rest, '--amp', cwd=folder)
+        assert message.startswith('--amp: an exported file')
+    # nor with MMDetection's own detectors, which would predict boxes in bfloat16
+    monkeypatch.setattr('mmnextvit.FittedYOLODetector', type(None))
+    for command, rest in (('test', ()), ('predict', ('data/val',))):
+        message = refusal(command, 'tiny.py', CHECKPOINT, *rest, '--amp', cwd=folder)
+        assert message.startswith('--amp: on a CPU FittedYOLODetector')
+
+
+def test_predict(tested, capfd):
+    """Images, a video and broken files; the boxes are those of the test."""
+    folder = tested.folder
+    source = folder / 'input'
+    source.mkdir()
+    names = sorted(p.name for p in (folder / 'data' / 'val').iterdir())
+    images = [cv2.imread(str(folder / 'data' / 'val' / name)) for name in names]
+    for name in names[:3]:
+        shutil.copy(folder / 'data' / 'val' / name, source)
+    whole = (folder / 'data' / 'val' / names[3]).read_bytes()
+    (source / 'broken.jpg').write_bytes(whole[: len(whole) // 2])
+    (source / 'broken.mp4').write_bytes(b'no video')
+    (source / 'notes.txt').write_text('not an image')
+    video = cv2.VideoWriter(
+        str(source / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 64)
+    )
+    for image in images:
+        video.write(image)
+    video.release()
+
+    args = ('tiny.py', CHECKPOINT, source, '--out-dir', 'predicted')
+    options = ('--score-thr', '0', '--device', 'cpu')
+    output = run_here('predict', *args, *options, cwd=folder, capfd=capfd, code=1)
+    assert 'These files could not be read:\n' in output
+    assert 'broken.jpg' in output and 'broken.mp4' in output
+    result = json.loads((folder / 'predicted' / 'predictions.json').read_text())
+    assert result['classes'] == ['circle', 'square', 'triangle']
+    assert result['box_format'].startswith('x1, y1, x2, y2 in pixels')
+    unreadable = {Path(p).name for p in result['unreadable']}
+    assert unreadable == {'broken.jpg', 'broken.mp4'}
+    found = result['predictions']
+    assert [(Path(p['file']).name, p.get('frame')) for p in found] == [
+        *((name, None) for name in names[:3]),
+        *(('film.avi', i) for i in range(4)),
+    ]
+    assert {p['drawn'] for p in found} == {
+        *(f'drawn/{name}' for name in names[:3]),
+        'drawn/film.avi.mp4',
+    }
+    for name in names[:3]:
+        drawn = cv2.imread(str(folder / 'predicted' / 'drawn' / name))
+        assert drawn.shape == (64, 64, 3)
+    film = cv2.VideoCapture(str(folder / 'predicted' / 'drawn' / 'film.avi.mp4'))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 4
+    assert film.get(cv2.CAP_PROP_FPS) == 5
+
+    # written by our own test just now
+    dumped = pickle.loads((folder / 'out.pkl').read_bytes())
+    dumped = {Path(d['img_path']).name: d['pred_instances'] for d in dumped}
+    for prediction in found[:3]:
+        expected = dumped[Path(prediction['file']).name]
+        objects = prediction['objects']
+        assert len(objects) == len(expected['scores']) > 0
+        for i, name in enumerate(expected['labels'].tolist()):
+            assert objects[i]['class'] == result['classes'][name]
+            assert objects[i]['score'] == pytest.approx(
+                expected['scores'][i].item(), abs=2e-4
+            )
+            assert objects[i]['box'] == pytest.approx(
+                expected['bboxes'][i].tolist(), abs=0.05
+            )
+
+
+def test_predict_as_a_script(tested):
+    """Run by Python, from its path, as the README does."""
+    image = sorted((tested.folder / 'data' / 'val').iterdir())[0]
+    args = 'tiny.py', CHECKPOINT, image, '--device', 'cpu', '--out-dir', 'by_script'
+    output = run_tool('predict.py', *args, cwd=tested.folder)
+    assert re.search(r'\d+ objects in 1 files: by_script', output)
+    assert (tested.folder / 'by_script' / 'drawn' / image.name).is_file()
+
+
+def test_what_is_drawn(trained, monkeypatch):
+    """A box that is known lands where it belongs, in the image's own colours."""
+    cfg = Config.fromfile(trained.folder / 'tiny.py')
+    predictor = Predictor(cfg, trained.folder / CHECKPOINT, 'cpu')
+    image = np.full((100, 200, 3), (200, 0, 0), np.uint8)  # blue in OpenCV's order
+    sample = predictor.detect(image)
+    sample.pred_instances = type(sample.pred_instances)(
+        bboxes=torch.tensor([[50.0, 20.0, 150.0, 80.0], [1.0, 1.0, 9.0, 9.0]]),
+        scores=torch.tensor([0.9, 0.1]),
+        labels=torch.tensor([1, 0]),
+    )
+    monkeypatch.setattr(predictor.model, 'test_step', lambda batch: [sample.clone()])
+    assert predictor(image, 0.05)[1] == {
+        'class': 'circle',
+        'score': 0.1,
+        'box': [1, 1, 9, 9],
+    }
+    sample = predictor.detect(image, 0.5)
+    objects, drawn = predictor.list_objects(sample), predictor.draw(image, sample)
+    assert objects == [{'class': 'square', 'score': 0.9, 'box': [50, 20, 150, 80]}]
+    assert drawn[5, 5].tolist() == [200, 0, 0]  # nothing below the threshold
+    changed = np.abs(drawn.astype(int) - image).sum(2) > 60
+    rows, columns = np.nonzero(changed)
+    assert abs(columns.max() - 150) <= 3 and abs(rows.max() - 80) <= 3
+    assert abs(columns.min() - 50) <= 3
+
+
+def test_another_arch(trained):
+    """Read by predict; the runner's own check is tested with the hooks."""
+    message = refusal(
+        'predict',
+        *('tiny.py', CHECKPOINT, 'data/val', '--device=cpu'),
+        *('--cfg-options', 'model.backbone.arch.depths=[1,2,10,2]'),
+        cwd=trained.folder,
+    )
+    assert message.startswith(
+        f'{CHECKPOINT}: the weights do not fit, and all must: '
+    )
+    fits, total = map(int, re.search(r"(\d+) of the model's (\d+)", message).groups())
+    checkpoint = CheckpointLoader.load_checkpoint(str(trained.folder / CHECKPOINT))
+    state = checkpoint['state_dict']
+    assert 0 < fits < len(fit(state, state).fitting) < total
+    assert "has 10 blocks, the model's 15 blocks" in message
+    assert not (trained.folder / 'predictions').exists()
+
+
+def test_wrong_arguments(trained):
+    folder = trained.folder
+    (folder / 'nothing').mkdir()
+    for name, args, message in [
+        ('test', ['tiny.py', 'no.pth'], 'checkpoint no.pth does not exist'),
+        (
+            'test',
+            ['tiny.py', CHECKPOINT, '--out', 'x.json'],
+            r'--out x.json: .* in .pkl',
+        ),
+        ('predict', ['tiny.py', 'no.pth', 'data'], 'checkpoint no.pth does not exist'),
+        (
+            'predict',
+            ['tiny.py', CHECKPOINT, 'nothing'],
+            'no image or video in nothing',
+        ),
+        (
+            'predict',
+            ['tiny.py', CHECKPOINT, 'a*.jpg'],
+            r'a\*.jpg does not exist, and matches',
+        ),
+    ]:
+        assert re.search(message, refusal(name, *args, cwd=folder)), message
+    if not torch.cuda.is_available():
+        args = 'tiny.py', CHECKPOINT, 'data/val', '--device', 'cuda:0'
+        assert 'finds no CUDA GPU' in refusal('predict', *args, cwd=folder)
+    (folder / 'full').mkdir()
+    (folder / 'full' / 'mine.txt').touch()
+    args = 'tiny.py', CHECKPOINT, 'data/val', '--device=cpu', '--out-dir=full'
+    assert 'full is not empty' in refusal('predict', *args, cwd=folder)

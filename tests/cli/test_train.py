@@ -1,0 +1,147 @@
+"""Training as a user starts it: from another folder, on a CPU, on tiny data."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+
+from tests.helpers.commands import refusal, run_here
+from tests.helpers.tiny_run import run_tool
+
+pytestmark = pytest.mark.slow
+
+
+def read(path):
+    return CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+
+
+def snapshot(folder):
+    return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+def test_train(trained):
+    work_dir = trained.work_dir
+    assert {'epoch_1.pth', 'epoch_2.pth', 'last_checkpoint', 'tiny.py'} <= {
+        p.name for p in work_dir.iterdir()
+    }
+    (scalars,) = work_dir.glob('*/vis_data/scalars.json')
+    entries = [json.loads(line) for line in scalars.read_text().splitlines()]
+    losses = [entry['loss'] for entry in entries if 'loss' in entry]
+    assert len(losses) == 6 and np.isfinite(losses).all()
+    assert 'coco/bbox_mAP_50' in entries[-1]
+    assert not any('pin_memory' in warning for warning in trained.warnings)
+    checkpoint = read(work_dir / 'epoch_2.pth')
+    assert checkpoint['meta']['epoch'] == 2 and checkpoint['meta']['iter'] == 6
+    assert checkpoint['meta']['dataset_meta']['classes'] == (
+        'circle',
+        'square',
+        'triangle',
+    )
+    # The weight decay is that of two images a step: 64 / 64 of the config's.
+    groups = checkpoint['optimizer']['param_groups']
+    assert [g['weight_decay'] for g in groups[:3]] == [0.0005, 0, 0]
+
+
+def test_resume_goes_on_as_if_it_had_not_stopped(copy, trained):
+    """One epoch, then one more in a moved folder, with spawned workers."""
+    work_dir = copy / 'work_dirs' / 'tiny'
+    straight = read(work_dir / 'epoch_2.pth')
+    for path in (*work_dir.glob('best*'), work_dir / 'epoch_2.pth'):
+        path.unlink()
+    # It names the old folder, which is still there.
+    (work_dir / 'last_checkpoint').write_text(str(trained.work_dir / 'epoch_1.pth'))
+    output = run_tool(
+        'train.py',
+        'tiny.py',
+        '--resume',
+        '--cfg-options',
+        'env_cfg.mp_cfg.mp_start_method=spawn',
+        'train_dataloader.num_workers=1',
+        cwd=copy,
+    )
+    assert 'Load checkpoint from work_dirs/tiny/epoch_1.pth' in output
+    assert 'resumed epoch: 1, iter: 3' in output
+    assert 'Epoch(train) [1]' not in output and 'Epoch(train) [2]' in output
+    resumed = read(work_dir / 'epoch_2.pth')
+    assert resumed['meta']['iter'] == 6
+    for key in ('state_dict', 'ema_state_dict'):
+        for name, tensor in straight[key].items():
+            assert torch.allclose(resumed[key][name], tensor, atol=1e-6), name
+    states = resumed['optimizer']['state'], straight['optimizer']['state']
+    assert states[0].keys() == states[1].keys() and states[0]
+    for number, state in states[0].items():
+        momentum = states[1][number]['momentum_buffer']
+        assert torch.allclose(state['momentum_buffer'], momentum, atol=1e-5)
+
+
+def test_amp_and_a_bad_loss(copy, capfd):
+    """A third epoch in bfloat16, and a fourth that an infinite loss stops."""
+    work_dir = copy / 'work_dirs' / 'tiny'
+    output = run_here(
+        *('train', 'tiny.py', '--amp', '--resume'),
+        *('--cfg-options', 'train_cfg.max_epochs=4'),
+        'model.bbox_head.loss_obj.loss_weight=1e39',  # infinite in float32
+        cwd=copy,
+        capfd=capfd,
+        code=1,
+    )
+    message = output.strip().splitlines()[-1]
+    assert message.startswith(
+        'mmnextvit train: loss_obj is inf in epoch 3, iteration 7. '
+    )
+    assert re.search('The last checkpoint is .*/epoch_2.pth.$', message)
+    assert 'Traceback' not in output
+    assert not (work_dir / 'epoch_3.pth').exists()
+    state = read(work_dir / 'epoch_2.pth')['state_dict']
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+    output = run_here(
+        *('train', 'tiny.py', '--amp', '--resume'),
+        *('--cfg-options', 'train_cfg.max_epochs=3'),
+        cwd=copy,
+        capfd=capfd,
+    )
+    assert "type='AnyDeviceAmpOptimWrapper'" in output
+    assert 'resumed epoch: 2, iter: 6' in output
+    assert read(work_dir / 'epoch_3.pth')['optimizer']['loss_scaler'] == {}
+
+
+def test_a_folder_with_another_run_is_refused(copy):
+    before = snapshot(copy)
+    message = refusal('train', 'tiny.py', cwd=copy)
+    assert message.startswith('work_dirs/tiny holds another run')
+    assert '--resume' in message and '--work-dir' in message
+    other = copy / 'other.pth'
+    shutil.copy(copy / 'work_dirs' / 'tiny' / 'epoch_1.pth', other)
+    message = refusal('train', 'tiny.py', '--resume', other, cwd=copy)
+    assert 'holds another run' in message
+    other.unlink()
+    assert snapshot(copy) == before
+    (copy / 'work_dirs' / 'tiny' / 'last_checkpoint').unlink()
+    message = refusal('train', 'tiny.py', '--resume', cwd=copy)
+    assert 'say which of its checkpoints' in message and 'epoch_1.pth' in message
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['no.py'], 'config no.py does not exist'),
+        (['tiny.py', '--work-dir=n', '--resume=no.pth'], 'checkpoint no.pth'),
+        (
+            ['tiny.py', '--work-dir=n', '--cfg-options', 'load_from=no.pth'],
+            'load_from: checkpoint no.pth does not exist',
+        ),
+        (
+            ['tiny.py', '--work-dir=n', '--auto-scale-lr', '--cfg-options']
+            + ['auto_scale_lr=None'],
+            'tiny.py: .*Add auto_scale_lr = dict',
+        ),
+    ],
+)
+def test_wrong_arguments(trained, args, message):
+    assert re.search(message, refusal('train', *args, cwd=trained.folder))
+    assert not (trained.folder / 'n').exists()
