@@ -124,8 +124,8 @@ class CPURunner(Runner):
 def keep_freed_memory() -> None:
     """Makes glibc keep the memory that is freed, for the rest of the process.
 
-    By default it hands big blocks back to the kernel, which then clears every page of the next
-    iteration's tensors anew: a tenth of a training iteration on two cores.
+    By default it hands big blocks back to the kernel, which then clears every page of
+    the next iteration's tensors anew: a tenth of a training iteration on two cores.
     """
     # Other C libraries have no mallopt; Windows has no library of that name.
     with contextlib.suppress(AttributeError, OSError, TypeError):

@@ -28,6 +28,8 @@ class YOLOv5ScheduleHook(YOLOv5ParamSchedulerHook):
     def __init__(self, nominal_batch_size: int | None = None, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.nominal_batch_size = nominal_batch_size
+        self._batches = 1.0  # that are summed for a step after the warm-up
+        self._warm_up = 0  # iterations
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
