@@ -18,10 +18,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+sys.path[:0] = [str(ROOT)]
 
 import mmnextvit  # noqa: E402, F401  (first)
-from mmnextvit.datasets.images import read_image  # noqa: E402
+from mmnextvit.apis import Predictor  # noqa: E402
+from mmnextvit.benchmark.timing import (  # noqa: E402
+    measure_matrix_rate,
+    time_in_turn,
+)
+from mmnextvit.datasets.checks import read_image  # noqa: E402
 from mmnextvit.datasets.sources import find_files  # noqa: E402
 from mmnextvit.deploy.candidates import Candidates, metadata, resized  # noqa: E402
 from mmnextvit.deploy.formats import FORMATS, Job  # noqa: E402
@@ -35,10 +40,8 @@ import onnxruntime  # noqa: E402
 import openvino  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
-from benchmark import in_turn, matrix_rate  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
-from predict import Predictor  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -161,9 +164,9 @@ def main():
                     runs[f'detector, {title}, from image to boxes'] = (
                         lambda exported=exported: exported.detect(images[:1])
                     )
-        times = in_turn(runs, args.rounds)
+        times = time_in_turn(runs, args.rounds)
 
-    rate = matrix_rate('cpu')
+    rate = measure_matrix_rate('cpu')
     base = times['timm, torch eager']
     libraries = ('torch', 'timm', 'onnxruntime', 'openvino', 'nncf')
     print(

@@ -1,31 +1,33 @@
-"""What a run's loops cost beside the work they are for, in seconds.
+"""What a run's loops cost beside the work that they are for.
 
 Everything is measured in consecutive iterations: a loader that fills its queue while
 something else is timed would seem to cost nothing.
 """
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
+from statistics import median
 from typing import NamedTuple
-
-from mmnextvit.deploy.candidates import resized
-from mmnextvit.models.fold import deployed
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
 from mmengine.runner import Runner
-from mmyolo.models import YOLODetector
 from torch.utils.data import DataLoader
 
-from .runner import build_runner
+from ..deploy.candidates import resized
+from ..engine.runner import build_runner
+from ..models.fold import deployed
+from ..utils.errors import UserError
+from .backbones import Contestant, Settings, build_network, train_step
+from .timing import clock, time_call, time_in_turn
 
 
 class Training(NamedTuple):
     """Seconds a batch, an entry for each batch, and the shape of its images."""
 
-    whole: list[float]  # iterations of the train loop, from batch to batch
+    iterations: list[float]  # of the train loop, from batch to batch
     waiting: list[float]  # of them, for the loader
     model: list[float]  # forward, backward and step alone, with one batch
     loader: list[float]  # the loader alone
@@ -35,7 +37,7 @@ class Training(NamedTuple):
 class Validation(NamedTuple):
     """Seconds an image, an entry for each round."""
 
-    whole: list[float]  # the validation loop: data, network, boxes, mAP, hooks
+    loop: list[float]  # the validation loop: data, network, boxes, mAP, hooks
     forward: list[float]  # the network alone in deploy mode, with the same batches
 
 
@@ -46,20 +48,62 @@ class Detection(NamedTuple):
     forward: list[float]  # the network alone
 
 
-def synchronize() -> None:
-    """Waits for what a GPU has been given to do."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+class LoopCost(NamedTuple):
+    """Seconds of something, of what it is compared with, and the target's ratio."""
+
+    what: str
+    seconds: float
+    beside: str
+    base_seconds: float
+    target: float | None
 
 
-@contextmanager
-def timed(into: list[float]) -> Iterator[None]:
-    """Appends the seconds that the context takes."""
-    synchronize()
-    start = time.perf_counter()
-    yield
-    synchronize()
-    into.append(time.perf_counter() - start)
+def measure_loops(cfg: Config, settings: Settings) -> tuple[list[LoopCost], torch.Size]:
+    """A detector's loops, and timm's step in the shape of the config's batches.
+
+    Args:
+        cfg: Config of a detector of MMYOLO's, with a ``work_dir``. Its ``load_from``
+            has trained weights: others detect other numbers of boxes.
+        settings: Rounds, the backbone's ``arch`` and the ``size`` of detection.
+
+    Returns:
+        The costs, and the shape of the batches (B, 3, H, W).
+
+    Raises:
+        UserError: The device is not the one that a run would use, or the detector is
+            not one of MMYOLO's.
+    """
+    device, rounds = settings.device, settings.rounds
+    if device != get_device():
+        raise UserError(f'loops run on {get_device()}: say --device {get_device()}')
+    train = measure_training(cfg, rounds)
+    timm = Contestant('timm')
+    net = build_network(timm, settings.arch, device).train()
+    step = partial(train_step, net, timm, torch.randn(train.shape, device=device))
+    timm_step = time_in_turn({'timm': step}, rounds)['timm']
+    val = measure_validation(cfg, max(rounds // 3, 1))
+    size = settings.size or 640
+    detect = measure_detection(cfg, size, rounds)
+
+    iteration, forward = median(train.iterations), 'its forward pass'
+    alone = median(train.model) + median(train.loader)
+    costs = [
+        ('training iteration', iteration, "timm's backbone step", timm_step, 1.12),
+        ('training iteration', iteration, 'model and loader alone', alone, 1.10),
+        (
+            *('waiting for the loader', median(train.waiting)),
+            *('training iteration', iteration, None),
+        ),
+        (
+            *('validation, an image', median(val.loop)),
+            *(forward, median(val.forward), 1.25),
+        ),
+        (
+            *(f'detection, {size}x{size}', median(detect.predict)),
+            *(forward, median(detect.forward), 1.10),
+        ),
+    ]
+    return [LoopCost(*cost) for cost in costs], train.shape
 
 
 def ready_runner(cfg: Config, mode: str) -> Runner:
@@ -68,10 +112,12 @@ def ready_runner(cfg: Config, mode: str) -> Runner:
     cfg.log_level = 'WARNING'
     cfg.default_hooks.checkpoint = None  # files are no part of a loop
     runner = build_runner(cfg)
-    if not isinstance(runner.model, YOLODetector):
-        raise ValueError(
-            f'{cfg.filename}: {type(runner.model).__name__} is none of the YOLO '
-            'detectors, whose loops are measured'
+    # By name, since the package works without MMYOLO.
+    if all(cls.__name__ != 'YOLODetector' for cls in type(runner.model).__mro__):
+        raise UserError(
+            f'{type(runner.model).__name__} is none of the YOLO detectors, whose loops '
+            'are measured',
+            file=cfg.filename,
         )
     if mode == 'train':
         runner._train_loop = runner.build_train_loop(runner._train_loop)
@@ -99,69 +145,83 @@ def measure_training(cfg: Config, batches: int, warm_up: int = 3) -> Training:
 
     Args:
         cfg: Config of a detector.
-        batches: Number of measured ones of each kind.
+        batches: Number of measurements of each.
         warm_up: Number of batches before them.
     """
     runner = ready_runner(cfg, 'train')
-    loop, loader = runner.train_loop, runner.train_dataloader
+    loader = runner.train_dataloader
     runner.model.train()
-    runner.optim_wrapper.initialize_count_status(runner.model, 0, loop.max_iters)
+    max_iters = runner.train_loop.max_iters
+    runner.optim_wrapper.initialize_count_status(runner.model, 0, max_iters)
     runner.call_hook('before_train')
     runner.call_hook('before_train_epoch')
-    times = [], [], [], []
-    into_whole, into_waiting, into_model, into_loader = times
-
-    stream = endless(loader)
-    for _ in range(warm_up + batches):
-        with timed(into_whole):
-            with timed(into_waiting):
-                number, batch = next(stream)
-            loop.run_iter(number, batch)
-    stream.close()
-    close(loader)
-
+    iterations, waiting = time_iterations(runner, warm_up + batches)
     batch = next(iter(loader))
     close(loader)
-    for _ in range(warm_up + batches):
-        fresh = cloned(batch)  # heads write into their labels
-        with timed(into_model):
-            runner.model.train_step(fresh, runner.optim_wrapper)
+    model = [time_train_step(runner, batch) for _ in range(warm_up + batches)]
+    return Training(
+        iterations[warm_up:],
+        waiting[warm_up:],
+        model[warm_up:],
+        time_loader(loader, batches, warm_up),
+        batch['inputs'].shape,
+    )
 
+
+def time_iterations(runner: Runner, count: int) -> tuple[list[float], list[float]]:
+    """Seconds of iterations of the train loop, and of their wait for the loader."""
+    stream = endless(runner.train_dataloader)
+    iterations, waiting = [], []
+    for _ in range(count):
+        start = clock()
+        number, batch = next(stream)
+        loaded = clock()
+        runner.train_loop.run_iter(number, batch)
+        iterations.append(clock() - start)
+        waiting.append(loaded - start)
+    stream.close()
+    close(runner.train_dataloader)
+    return iterations, waiting
+
+
+def time_train_step(runner: Runner, batch: dict) -> float:
+    """Seconds of forward, backward and step with a batch."""
+    fresh = clone_tensors(batch)  # heads write into their labels
+    return time_call(lambda: runner.model.train_step(fresh, runner.optim_wrapper))
+
+
+def time_loader(loader: DataLoader, batches: int, warm_up: int) -> list[float]:
+    """Seconds that a loader takes for each of a number of batches."""
     stream = endless(loader)
-    # as many as the workers hold ready; from then on each takes its time
+    # As many as the workers hold ready; from then on each takes its time.
     for _ in range(max(warm_up, loader.num_workers * (loader.prefetch_factor or 0))):
         next(stream)
-    for _ in range(batches):
-        with timed(into_loader):
-            next(stream)
+    times = [time_call(lambda: next(stream)) for _ in range(batches)]
     stream.close()
     close(loader)
-    return Training(*(part[-batches:] for part in times), batch['inputs'].shape)
+    return times
 
 
 def measure_validation(cfg: Config, rounds: int) -> Validation:
     """Times validations, and the network over the same images, in turn.
 
     Args:
-        cfg: Config of a detector, whose ``load_from`` has trained weights: others find
-            unlike numbers of boxes.
-        rounds: Number of measured ones; one more comes before.
+        cfg: Config of a detector, whose ``load_from`` has trained weights: others
+            detect other numbers of boxes.
+        rounds: Number of measurements; one more comes before.
     """
     runner = ready_runner(cfg, 'val')
     loader = runner.val_dataloader
-    times = Validation([], [])
+    loop, forward = [], []
     for _ in range(1 + rounds):
-        with timed(times.whole):
-            runner.val_loop.run()
-        network, passes = deployed(runner.model.eval()), []
-        for batch in loader:
-            inputs = network.data_preprocessor(batch, False)['inputs']
-            with torch.inference_mode(), timed(passes):
-                network._forward(inputs)
-        times.forward.append(sum(passes))
+        loop.append(time_call(runner.val_loop.run))
+        network = deployed(runner.model.eval())
+        with torch.inference_mode():
+            inputs = (network.data_preprocessor(b, False)['inputs'] for b in loader)
+            forward.append(sum(time_call(partial(network._forward, x)) for x in inputs))
     close(loader)
     images = len(loader.dataset)
-    return Validation(*([s / images for s in part[1:]] for part in times))
+    return Validation(*([s / images for s in part[1:]] for part in (loop, forward)))
 
 
 def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
@@ -170,7 +230,7 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
     Args:
         cfg: As for :func:`measure_validation`.
         size: Height and width in pixels.
-        rounds: Number of measured ones; two more come before.
+        rounds: Number of measurements; two more come before.
     """
     cfg = cfg.copy()
     cfg.test_dataloader.dataset = cfg.val_dataloader.dataset
@@ -180,14 +240,12 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
     network = deployed(runner.model.eval())
     batch = pseudo_collate([runner.val_dataloader.dataset[0]])
     data = network.data_preprocessor(batch, False)
-    times = Detection([], [])
+    predict, forward = [], []
     with torch.inference_mode():
         for _ in range(2 + rounds):
-            with timed(times.predict):
-                network(**data, mode='predict')
-            with timed(times.forward):
-                network._forward(data['inputs'])
-    return Detection(*(part[2:] for part in times))
+            predict.append(time_call(partial(network, **data, mode='predict')))
+            forward.append(time_call(partial(network._forward, data['inputs'])))
+    return Detection(predict[2:], forward[2:])
 
 
 def endless(loader: DataLoader) -> Iterator[tuple[int, dict]]:
@@ -196,12 +254,12 @@ def endless(loader: DataLoader) -> Iterator[tuple[int, dict]]:
         yield from enumerate(loader)
 
 
-def cloned(data: object) -> object:
+def clone_tensors(data: object) -> object:
     """A copy of nested data, with its tensors."""
     if isinstance(data, torch.Tensor):
         return data.clone()
     if isinstance(data, dict):
-        return {key: cloned(value) for key, value in data.items()}
+        return {key: clone_tensors(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return type(data)(map(cloned, data))
+        return type(data)(map(clone_tensors, data))
     return data

@@ -1,0 +1,172 @@
+"""Tables in Markdown and a plot of what was measured, and the machine in a line."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .backbones import SIZES, Growth, Measurement, Ratio
+from .startup import IMPORTS, Startup
+from .timing import measure_matrix_rate
+
+if TYPE_CHECKING:
+    from .loops import LoopCost
+
+Cells = list[str]
+
+
+@dataclass
+class Table:
+    """A table with a title, whose cells are texts."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def to_markdown(self) -> str:
+        """The table as Markdown, without a line break at its end."""
+        lines = [self.columns, ['---'] * len(self.columns), *self.rows]
+        body = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+        return f'## {self.title}\n\n{body}'
+
+
+def show_shape(shape: Sequence[int]) -> str:
+    """The sizes of a tensor as ``1x3x640x640``."""
+    return 'x'.join(map(str, shape))
+
+
+def ratio_cells(ratio: Ratio, first: str) -> Cells:
+    """A ratio and its target; another contestant than the first is named."""
+    of = '' if ratio.base == first else f' of {ratio.base}'
+    target = '' if ratio.target is None else f'{ratio.target:.2f}'
+    return [f'{ratio.value:.2f}{of}', target]
+
+
+def suite_table(
+    suite: str, results: Sequence[Measurement], shape: Sequence[int], arch: str
+) -> Table:
+    """The results of :func:`~.backbones.measure_suite`.
+
+    Args:
+        suite: Name of the suite.
+        results: One for each contestant; all have their memory, or none.
+        shape: Of the images, (B, 3, H, W).
+        arch: Of the backbone.
+    """
+    columns = ['what', 'ms', 'images/s', 'of the matrix rate', 'time', 'target']
+    if results[0].peak:
+        columns += ['tensors, MB', 'of timm', 'target', 'process, MB', 'ratio']
+    rows = [suite_row(result, shape[0], results[0].name) for result in results]
+    title = f'{suite.capitalize()}, NextViT-{arch}, {show_shape(shape)}'
+    return Table(title, columns, rows)
+
+
+def suite_row(result: Measurement, images: int, first: str) -> Cells:
+    """The cells of a contestant, in a suite whose first contestant is ``first``."""
+    cells = [
+        result.name,
+        f'{1000 * result.seconds:.0f}',
+        f'{images / result.seconds:.2f}',
+        f'{result.share:.2f}',
+        *ratio_cells(result.time, first),
+    ]
+    if result.peak and result.tensors and result.process:
+        cells += [f'{result.peak.tensors:.0f}', *ratio_cells(result.tensors, first)]
+        cells += [f'{result.peak.process:.0f}', ratio_cells(result.process, first)[0]]
+    return cells
+
+
+def growth_table(results: Sequence[Growth], arch: str) -> Table:
+    """The results of :func:`~.backbones.measure_growth`."""
+    columns = 'images', 'timm, ms an image', 'ours, deploy mode, ms an image'
+    rows = [
+        [
+            show_shape((r.batch, 3, r.size, r.size)),
+            f'{1000 * r.timm:.0f}',
+            f'{1000 * r.ours:.0f}',
+            f'{r.ours / r.timm:.2f}',
+            f'{1e9 * r.ours / r.size**2:.0f}',
+        ]
+        for r in results
+    ]
+    return Table(
+        f'Growth, NextViT-{arch}', [*columns, 'ratio', 'ours, ns a pixel'], rows
+    )
+
+
+def plot_growth(results: Sequence[Growth], path: Path) -> None:
+    """Draws :func:`~.backbones.measure_growth` over sizes and over batches."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), dpi=80)
+    over_sizes, over_batches = results[: len(SIZES)], results[len(SIZES) :]
+    for key, name in (('timm', 'timm'), ('ours', 'ours, deploy mode')):
+        for ax, x, part in zip(axes, ('size', 'batch'), (over_sizes, over_batches)):
+            xs = [getattr(r, x) for r in part]
+            ax.plot(xs, [1000 * getattr(r, key) for r in part], 'o-', label=name)
+    axes[0].set(xlabel='size, pixels', ylabel='ms an image', title='1 image')
+    axes[1].set(xlabel='batch', title=f'{results[-1].size} pixels')
+    for ax in axes:
+        ax.set_ylim(0)
+        ax.grid(alpha=0.3)
+        ax.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def loops_table(costs: Sequence['LoopCost'], name: str, shape: Sequence[int]) -> Table:
+    """The results of :func:`~.loops.measure_loops`.
+
+    Args:
+        costs: One for each row.
+        name: The config's name.
+        shape: Of the training batches, (B, 3, H, W).
+    """
+    rows = [
+        [
+            cost.what,
+            f'{1000 * cost.seconds:.0f}',
+            cost.beside,
+            f'{1000 * cost.base_seconds:.0f}',
+            f'{cost.seconds / cost.base_seconds:.2f}',
+            '' if cost.target is None else f'{cost.target:.2f}',
+        ]
+        for cost in costs
+    ]
+    columns = 'what', 'ms', 'beside', 'ms', 'ratio', 'target'
+    return Table(f'Loops, {name}, {show_shape(shape)}', columns, rows)
+
+
+def startup_table(result: Startup, arch: str) -> Table:
+    """The result of :func:`~.startup.measure_startup`."""
+    libraries = next(iter(IMPORTS))
+    ratio = f'{result.package / result.libraries:.2f}'
+    rows = [
+        [f'import {libraries}', f'{result.libraries:.2f}', '', ''],
+        [f'import mmnextvit, {libraries}', f'{result.package:.2f}', ratio, '1.10'],
+        [f"NextViT('{arch}')", f'{result.build:.2f}', '', '1.00 s'],
+    ]
+    return Table('Startup', ('what', 's', 'ratio', 'target'), rows)
+
+
+def describe_machine(device: str) -> str:
+    """The machine and the versions, in a line."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [x.partition(': ')[2] for x in lines if x.startswith('model name')]
+    parts = [
+        f'{names[0] if names else platform.processor()} '
+        f'({torch.backends.cpu.get_cpu_capability()})',
+        f'{torch.get_num_threads()} threads',
+        f'Python {platform.python_version()}',
+        *(f'{p} {version(p)}' for p in ('torch', 'timm', 'mmengine', 'mmdet')),
+    ]
+    if device != 'cpu':
+        parts.insert(0, torch.cuda.get_device_name(device))
+    rate = measure_matrix_rate(device) / 1e9
+    return f'{", ".join(parts)}. A product of float32 matrices: {rate:.0f} GMAC/s.'

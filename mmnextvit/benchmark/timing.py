@@ -1,0 +1,52 @@
+"""How calls are timed, and how fast the machine multiplies matrices."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from statistics import median
+
+import torch
+from rich.progress import track
+from torch.nn import functional as F
+
+WARM_UP = 2  # rounds that do not count
+
+
+def clock() -> float:
+    """Seconds, when a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def time_call(call: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    start = clock()
+    call()
+    return clock() - start
+
+
+def time_in_turn(
+    runs: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, float]:
+    """Median seconds of each call, after two rounds that warm up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in track(range(WARM_UP + rounds), 'Measuring'):
+        for name, call in runs.items():
+            times[name].append(time_call(call))
+    return {name: median(values[WARM_UP:]) for name, values in times.items()}
+
+
+@cache
+def measure_matrix_rate(device: str) -> float:
+    """Multiply-accumulates a second of a product of large float32 matrices.
+
+    Also as a 1x1 convolution, since that may be another library's work: on AMD's
+    processors MKL leaves AVX-512 unused, oneDNN does not. The faster one counts.
+    """
+    size = 2048 if device == 'cpu' else 8192
+    a, b = torch.rand(2, size, size, device=device)
+    maps = a.view(1, 32, -1, size).permute(0, 3, 1, 2)  # channels-last
+    kernel = b.view(size, size, 1, 1)
+    ways = {'product': lambda: a @ b, 'convolution': lambda: F.conv2d(maps, kernel)}
+    return size**3 / min(time_in_turn(ways, 7).values())

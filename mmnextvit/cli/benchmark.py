@@ -1,0 +1,170 @@
+"""Measure speed and memory beside timm's NextViT.
+
+Contestants of a suite take turns in one process. Memory is that of a child process
+each: what tensors take at their peak, and by how much the process grows (on Linux).
+The tables are in Markdown; -o writes them into a file, too.
+"""
+
+import argparse
+import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..utils.errors import UserError
+from ..utils.files import atomic_write, atomic_write_text
+from .arguments import ConfigOptions, existing_file, load_config
+
+if TYPE_CHECKING:
+    from ..benchmark.backbones import Settings
+    from ..benchmark.report import Table
+
+SUITES = {
+    'inference': 'the backbone in eval mode',
+    'compiled': 'the same under torch.compile; on a GPU with CUDA graphs, too',
+    'training': 'a step of the backbone, forward and backward, and its memory',
+    'growth': 'inference over sizes and batches; --plot FILE.png draws it',
+    'loops': (
+        "a detector's iterations and validation beside their parts; needs --config, "
+        'and --checkpoint of trained weights'
+    ),
+    'startup': 'importing the package, building the model',
+}
+
+
+def suite_name(name: str) -> str:
+    """A suite on the command line."""
+    if name not in SUITES:
+        raise argparse.ArgumentTypeError(
+            f'there is no suite {name!r}: there are {", ".join(SUITES)}'
+        )
+    return name
+
+
+def new_file(path: str) -> Path:
+    """A file on the command line that does not exist, in a folder that does."""
+    if Path(path).exists():
+        raise argparse.ArgumentTypeError(
+            f'{path} exists, and nothing is overwritten: choose another'
+        )
+    if not Path(path).resolve().parent.is_dir():
+        raise argparse.ArgumentTypeError(f'{path}: there is no such folder')
+    return Path(path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    suites = '; '.join(f'{name}: {text}' for name, text in SUITES.items())
+    parser.add_argument(
+        'suites',
+        nargs='*',
+        type=suite_name,
+        metavar='SUITE',
+        help=f'{suites} (all; loops with --config only)',
+    )
+    parser.add_argument(
+        '--arch', default='small', choices=['small', 'base', 'large'], help='of NextViT'
+    )
+    parser.add_argument('--size', type=int, help='pixels (640, of training 320)')
+    parser.add_argument('--batch', type=int, help='images (1, of training 8)')
+    parser.add_argument('--rounds', type=int, default=9, help='measurements of each')
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    parser.add_argument('--config', help='detector of the loops')
+    parser.add_argument('--checkpoint', help='its trained weights')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config',
+    )
+    parser.add_argument('-o', '--out', type=new_file, help='a new file for the tables')
+    parser.add_argument(
+        '--plot', type=Path, metavar='FILE.png', help='image of the growth'
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+    from mmengine.logging import MMLogger
+
+    from ..benchmark.backbones import Settings
+    from ..benchmark.report import describe_machine
+
+    if args.device != 'cpu' and not torch.cuda.is_available():
+        raise UserError(f'--device {args.device}: torch finds no CUDA GPU here')
+    if 'loops' in args.suites and not args.config:
+        raise UserError('loops: name the detector with --config, and --checkpoint')
+    MMLogger.get_current_instance().setLevel('ERROR')
+    settings = Settings(args.arch, args.device, args.size, args.batch, args.rounds)
+    suites = args.suites or [x for x in SUITES if x != 'loops' or args.config]
+    with exact_products():
+        texts = [f'    {command_line(args)}\n\n{describe_machine(args.device)}']
+        for suite in suites:
+            texts.append(measure(suite, settings, args).to_markdown())
+            if args.out:  # after each: a run takes minutes
+                atomic_write_text(args.out, '\n\n'.join(texts) + '\n')
+    print('\n\n'.join(texts))
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Convolutions in float32 as products are, whose rate is measured."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command with all that it was told to measure."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ['mmnextvit', 'benchmark', *args.suites]
+    for name in ('arch', 'size', 'batch', 'rounds', 'device', 'config', 'checkpoint'):
+        value = getattr(args, name)
+        if value != parser.get_default(name):
+            words += [f'--{name}', str(value)]
+    if args.cfg_options:
+        options = [f'{key}={value}' for key, value in args.cfg_options.items()]
+        words += ['--cfg-options', *options]
+    return shlex.join(words)
+
+
+def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Table':
+    """Measures a suite."""
+    from ..benchmark import backbones, memory, report
+
+    if suite in backbones.SUITES:
+        train = suite == 'training'
+        results = backbones.measure_suite(
+            suite, settings, memory.measure_peak if train else None
+        )
+        shape = backbones.make_images(settings, train).shape
+        return report.suite_table(suite, results, shape, settings.arch)
+    if suite == 'growth':
+        growth = backbones.measure_growth(settings)
+        if args.plot:
+            with atomic_write(args.plot) as scratch:
+                report.plot_growth(growth, scratch)
+        return report.growth_table(growth, settings.arch)
+    if suite == 'startup':
+        from ..benchmark.startup import measure_startup
+
+        return report.startup_table(measure_startup(settings), settings.arch)
+    from ..benchmark.loops import measure_loops
+
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = load_config(
+            argparse.Namespace(**vars(args), work_dir=folder, launcher='none')
+        )
+        if args.checkpoint:
+            cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
+        costs, shape = measure_loops(cfg, settings)
+    return report.loops_table(costs, Path(args.config).stem, shape)

@@ -1,0 +1,210 @@
+"""What the benchmark counts, and what its tables hold."""
+
+import sys
+from pathlib import Path
+
+from mmnextvit.benchmark import backbones, report
+from mmnextvit.benchmark.backbones import (
+    SUITES,
+    Growth,
+    Peak,
+    Ratio,
+    Settings,
+    Target,
+    divide,
+    measure_growth,
+    measure_suite,
+    prepare,
+)
+from mmnextvit.benchmark.loops import LoopCost
+from mmnextvit.benchmark.memory import measure_allocated, measure_peak
+from mmnextvit.benchmark.startup import Startup, measure_startup
+from mmnextvit.benchmark.timing import time_in_turn
+
+import cv2
+import pytest
+import torch
+
+SMALL = Settings(size=64, batch=2, rounds=1)
+
+
+@pytest.fixture(autouse=True)
+def matrix_rate(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Of a machine that takes a second for 10**9 multiply-accumulates."""
+    for module in (backbones, report):
+        monkeypatch.setattr(module, 'measure_matrix_rate', lambda device: 1e9)
+    return 1e9
+
+
+def test_allocated_is_the_peak():
+    def step():
+        a = torch.ones(2**20)  # 4 MB
+        b = a * 2
+        del a, b
+        torch.ones(2**19)
+
+    assert measure_allocated(step) == pytest.approx(8, abs=0.01)
+
+
+def test_medians_of_turns_without_the_first():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in 'ab'}
+    times = time_in_turn(runs, 3)
+    assert calls == ['a', 'b'] * 5
+    assert all(0 < seconds < 1 for seconds in times.values())
+
+
+def test_ratios():
+    times = {'timm': 2.0, 'ours': 1.5, 'ours, with_cp': 3.0}
+    ratios = [
+        divide(times, 'timm'),
+        divide(times, 'ours', Target(0.9, 'timm')),
+        divide(times, 'ours, with_cp', Target(1.4, 'ours')),
+    ]
+    assert ratios == [
+        Ratio(1, 'timm', None),
+        Ratio(0.75, 'timm', 0.9),
+        Ratio(2, 'ours', 1.4),
+    ]
+    assert [report.ratio_cells(ratio, 'timm') for ratio in ratios] == [
+        ['1.00', ''],
+        ['0.75', '0.90'],
+        ['2.00 of ours', '1.40'],
+    ]
+
+
+def test_contestants_compute_what_they_are_called():
+    """Ours have timm's shapes; deploy mode has no norms; gradients come in training."""
+    maps = {}
+    for name, contestant in SUITES['inference'].items():
+        net, call = prepare(contestant, SMALL)
+        maps[name] = [y.shape for y in call()]
+        norms = [m for m in net.modules() if 'BatchNorm' in type(m).__name__]
+        assert bool(norms) == ('deploy' not in name)
+        assert next(net.parameters()).dtype == contestant.dtype
+    assert len(set(map(tuple, maps.values()))) == 1
+    for contestant in SUITES['training'].values():
+        net, step = prepare(contestant, SMALL, train=True)
+        step()
+        assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_inference(monkeypatch, matrix_rate):
+    names = 'timm', 'ours, deploy mode'
+    suite = {name: SUITES['inference'][name] for name in names}
+    monkeypatch.setitem(SUITES, 'inference', suite)
+    timm, ours = results = measure_suite('inference', Settings(size=64, rounds=1))
+    assert [result.name for result in results] == [*names]
+    assert timm.time == Ratio(1, 'timm', None)
+    assert ours.seconds > 0
+    assert ours.time == Ratio(ours.seconds / timm.seconds, 'timm', 0.65)
+    macs = timm.share * timm.seconds * matrix_rate
+    assert macs == pytest.approx(5.8e9 * 64**2 / 224**2, rel=0.02)
+    assert ours.share * ours.seconds * matrix_rate == pytest.approx(macs)
+    assert not any(result.peak for result in results)
+    table = report.suite_table('inference', results, (1, 3, 64, 64), 'small')
+    assert table.title == 'Inference, NextViT-small, 1x3x64x64'
+    assert len(table.columns) == 6
+    assert table.rows[1] == [
+        'ours, deploy mode',
+        f'{1000 * ours.seconds:.0f}',
+        f'{1 / ours.seconds:.2f}',
+        f'{ours.share:.2f}',
+        f'{ours.seconds / timm.seconds:.2f}',
+        '0.65',
+    ]
+
+
+def test_training_with_its_memory(monkeypatch):
+    names = ('timm', 'ours', 'ours, with_cp')
+    suite = {name: SUITES['training'][name] for name in names}
+    monkeypatch.setitem(SUITES, 'training', suite)
+    peaks = dict(zip(names, (Peak(100, 200), Peak(80, 150), Peak(20, 75))))
+    results = measure_suite('training', SMALL, lambda suite, name, _: peaks[name])
+    assert [result.name for result in results] == [*names]
+    assert [result.peak for result in results] == [*peaks.values()]
+    _, ours, with_cp = results
+    assert ours.tensors == Ratio(0.8, 'timm', 0.9)
+    assert ours.process == Ratio(0.75, 'timm', None)
+    assert with_cp.time[1:] == ('ours', 1.4)
+    assert with_cp.tensors == Ratio(0.25, 'ours', 0.45)
+    assert with_cp.process == Ratio(0.5, 'ours', None)
+    table = report.suite_table('training', results, (2, 3, 64, 64), 'small')
+    assert table.rows[1][6:] == ['80', '0.80', '0.90', '150', '0.75']
+    assert table.rows[2][5] == '1.40'
+    assert table.rows[2][6:] == ['20', '0.25 of ours', '0.45', '75', '0.50 of ours']
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_compiled(monkeypatch):
+    contestant = SUITES['compiled']['ours, deploy mode, compiled']
+    compiled = []
+    monkeypatch.setattr(
+        torch, 'compile', lambda net, mode: compiled.append(mode) or net
+    )
+    _, call = prepare(contestant, SMALL)
+    assert len(call()) == 4 and compiled == ['default']
+
+
+@pytest.mark.slow
+def test_memory_of_a_child_process():
+    tensors, process = measure_peak('training', 'ours', Settings(size=64, batch=8))
+    weights = 4 * 30_738_368 / 2**20
+    assert 2 * weights < tensors < 4 * weights  # with the gradients, and the maps
+    if sys.platform == 'linux':
+        assert process > 2 * weights
+
+
+def test_growth(monkeypatch):
+    monkeypatch.setattr(backbones, 'SIZES', (32, 64))
+    monkeypatch.setattr(backbones, 'BATCHES', (1, 2))
+    results = measure_growth(SMALL)
+    shapes = [(result.batch, result.size) for result in results]
+    assert shapes == [(1, 32), (1, 64), (1, 64), (2, 64)]
+    assert all(result.timm > 0 and result.ours > 0 for result in results)
+
+
+def test_growth_as_table_and_plot(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(report, 'SIZES', (100, 200))
+    results = [Growth(1, 100, 0.2, 0.1), Growth(1, 200, 0.6, 0.2), Growth(2, 100, 1, 1)]
+    table = report.growth_table(results, 'small')
+    assert table.rows[:2] == [
+        ['1x3x100x100', '200', '100', '0.50', '10000'],
+        ['1x3x200x200', '600', '200', '0.33', '5000'],
+    ]
+    report.plot_growth(results, tmp_path / 'growth.png')
+    assert cv2.imread(str(tmp_path / 'growth.png')).std() > 10
+
+
+def test_loops_as_table():
+    costs = [LoopCost('a', 0.2, 'b', 0.1, 1.5), LoopCost('c', 0.1, 'd', 0.4, None)]
+    assert report.loops_table(costs, 'tiny', (2, 3, 64, 64)) == report.Table(
+        'Loops, tiny, 2x3x64x64',
+        ('what', 'ms', 'beside', 'ms', 'ratio', 'target'),
+        [
+            ['a', '200', 'b', '100', '2.00', '1.50'],
+            ['c', '100', 'd', '400', '0.25', ''],
+        ],
+    )
+
+
+@pytest.mark.slow
+def test_startup():
+    result = measure_startup(SMALL)
+    assert result.libraries > 0 and result.build > 0
+    assert 0.5 < result.package / result.libraries < 2
+
+
+def test_startup_as_table():
+    libraries = 'mmdet.models, mmyolo.models'
+    assert report.startup_table(Startup(4, 5, 0.5), 'small').rows == [
+        [f'import {libraries}', '4.00', '', ''],
+        [f'import mmnextvit, {libraries}', '5.00', '1.25', '1.10'],
+        ["NextViT('small')", '0.50', '', '1.00 s'],
+    ]
+
+
+def test_markdown():
+    table = report.Table('Speed', ['what', 'ms'], [['a', '1'], ['b', '2']])
+    lines = ['## Speed', '', '| what | ms |', '| --- | --- |', '| a | 1 |', '| b | 2 |']
+    assert table.to_markdown() == '\n'.join(lines)
