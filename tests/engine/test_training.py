@@ -1,6 +1,8 @@
 """Which checkpoint a run continues from, and what options make of a config."""
 
-from mmnextvit.engine.training import checkpoint_to_resume
+import copy
+
+from mmnextvit.engine.training import checkpoint_to_resume, config_to_train
 
 import pytest
 
@@ -29,3 +31,49 @@ def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
         FileNotFoundError, match='checkpoint nowhere.pth does not exist'
     ):
         resume(run, 'nowhere.pth')
+
+
+@pytest.fixture
+def cfg(load_config, tmp_path):
+    cfg = load_config('yolov5_nextvit_s')
+    cfg.work_dir = str(tmp_path / 'run')
+    return cfg
+
+
+def test_options_change_a_copy_of_the_config(cfg):
+    before = copy.deepcopy(cfg._cfg_dict)
+    changed = config_to_train(cfg, amp=True, auto_scale_lr=True)
+    assert cfg._cfg_dict == before
+    assert changed.optim_wrapper.type == 'AnyDeviceAmpOptimWrapper'
+    batch_size = changed.optim_wrapper.optimizer.batch_size_per_gpu
+    assert batch_size == cfg.train_dataloader.batch_size
+    assert changed.auto_scale_lr.enable and not cfg.auto_scale_lr.enable
+    assert changed.default_hooks.param_scheduler.nominal_batch_size is None
+    plain = config_to_train(cfg)
+    assert plain.optim_wrapper.type == 'SummingOptimWrapper'
+    assert plain.default_hooks.param_scheduler.nominal_batch_size == 64
+    assert plain.resume is False and not plain.auto_scale_lr.enable
+
+
+def test_the_configs_own_resume_counts(cfg, tmp_path):
+    (tmp_path / 'run').mkdir()
+    checkpoint = tmp_path / 'run' / 'epoch_3.pth'
+    checkpoint.touch()
+    (tmp_path / 'run' / 'last_checkpoint').write_text(str(checkpoint))
+    cfg.resume = True
+    resumed = config_to_train(cfg)
+    assert (resumed.resume, resumed.load_from) == (True, str(checkpoint))
+    cfg.load_from = str(tmp_path / 'no.pth')
+    with pytest.raises(FileNotFoundError, match=r'checkpoint .*no\.pth does not exist'):
+        config_to_train(cfg)
+
+
+def test_what_does_not_fit_is_refused(cfg):
+    cfg.load_from = 'no.pth'
+    message = 'load_from: checkpoint no.pth does not exist'
+    with pytest.raises(FileNotFoundError, match=message):
+        config_to_train(cfg)
+    cfg.load_from = cfg.auto_scale_lr = None
+    message = r'yolov5_nextvit_s\.py: --auto-scale-lr: .* Add auto_scale_lr = dict'
+    with pytest.raises(ValueError, match=message):
+        config_to_train(cfg, auto_scale_lr=True)
