@@ -73,6 +73,7 @@ def test_ratios():
     ]
 
 
+@pytest.mark.slow
 def test_contestants_compute_what_they_are_called():
     """Ours have timm's shapes; deploy mode has no norms; gradients come in training."""
     maps = {}

@@ -302,6 +302,7 @@ def test_every_config_has_it(name):
     assert cfg.default_hooks.deploy == dict(type='DeployHook')
 
 
+@pytest.mark.slow
 def test_a_run_of_a_recipe(tmp_path):
     torch.set_default_dtype(torch.float32)
     cfg = Config.fromfile(write_tiny_run(tmp_path))

@@ -16,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.helpers.tiny_run import run_tool, write_tiny_run
 
+pytestmark = pytest.mark.slow
+
 
 def gradients(config, state, batch) -> dict:
     """Of this process's share of the batch, as MMEngine's train step makes them."""
