@@ -186,6 +186,20 @@ class ImagePredictor:
         """The same as MMDetection's data sample, with ``pred_instances``."""
         raise NotImplementedError
 
+    def detect_with_maps(
+        self, image: np.ndarray, score_thr: float = 0.3
+    ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
+        """As :meth:`detect`, with what the network computes on the way.
+
+        Returns:
+            The sample; the image as the network sees it (h, w, 3), RGB, uint8; and the
+            feature maps of :func:`~mmnextvit.visualization.predictions.feature_maps`.
+
+        Raises:
+            UserError: The predictor does not see the network's inside.
+        """
+        raise UserError('--feature-maps needs a checkpoint: exported files keep none')
+
     def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]:
         """The detections of a sample, as calling the predictor gives them."""
         detections = sample.pred_instances
@@ -247,12 +261,6 @@ class Predictor(ImagePredictor):
     def detect_with_maps(
         self, image: np.ndarray, score_thr: float = 0.3
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
-        """As :meth:`detect`, with what the network computes on the way.
-
-        Returns:
-            The sample; the image as the network sees it (h, w, 3), RGB, uint8; and the
-            feature maps of :func:`~mmnextvit.visualization.predictions.feature_maps`.
-        """
         batch = self._prepare(image)
         resized = batch['inputs'][0].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
         with feature_maps(self.model) as maps:

@@ -4,7 +4,7 @@ Everything is measured in consecutive iterations: a loader that fills its queue 
 something else is timed would seem to cost nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from statistics import median
 from typing import NamedTuple
@@ -248,7 +248,7 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
     return Detection(predict[2:], forward[2:])
 
 
-def endless(loader: DataLoader) -> Iterator[tuple[int, dict]]:
+def endless(loader: DataLoader) -> Generator[tuple[int, dict], None, None]:
     """Batches with their number in the epoch, epoch after epoch."""
     while True:
         yield from enumerate(loader)

@@ -46,7 +46,8 @@ def measure_startup(settings: Settings) -> Startup:
         for name, code in IMPORTS.items():
             times[name].append(time_code(code))
         builds.append(time_call(lambda: NextViT(settings.arch)))
-    return Startup(*map(median, times.values()), median(builds))
+    libraries, package = map(median, times.values())
+    return Startup(libraries, package, median(builds))
 
 
 def time_code(code: str) -> float:

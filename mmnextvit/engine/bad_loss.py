@@ -141,7 +141,7 @@ def first_bad_loss(losses: Losses) -> tuple[str, float] | None:
 def mean_loss(loss: Tensor | list[Tensor]) -> Tensor:
     """The number that MMEngine adds to the total."""
     parts = [loss] if isinstance(loss, Tensor) else loss
-    return sum(part.detach().float().mean() for part in parts)
+    return torch.stack([part.detach().float().mean() for part in parts]).sum()
 
 
 def first_bad_tensor(

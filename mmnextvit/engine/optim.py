@@ -137,7 +137,7 @@ def three_groups(
     return weights, others, biases
 
 
-class SummedGradients:
+class SummedGradients(OptimWrapper):
     """What an optimizer wrapper needs for steps of several summed batches.
 
     MMEngine's ``accumulative_counts`` averages, and its number is fixed.
@@ -182,7 +182,7 @@ class SummedGradients:
 
 
 @OPTIM_WRAPPERS.register_module()
-class SummingOptimWrapper(SummedGradients, OptimWrapper):
+class SummingOptimWrapper(SummedGradients):
     """MMEngine's ``OptimWrapper``, and for ``YOLOv5ScheduleHook``."""
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from mmdet.structures import DetDataSample
@@ -20,7 +20,7 @@ from ..utils.files import atomic_write_text
 from ..visualization.writers import open_drawing, write_feature_maps
 
 BOX_FORMAT = "x1, y1, x2, y2 in pixels, from the image's top left corner"
-Entry = dict[str, object]
+Entry = dict[str, Any]
 
 
 class FramePredictor(Protocol):
@@ -32,15 +32,11 @@ class FramePredictor(Protocol):
 
     def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]: ...
 
-    def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray: ...
-
-
-class MapPredictor(FramePredictor, Protocol):
-    """One that has the feature maps, too."""
-
     def detect_with_maps(
         self, image: np.ndarray, score_thr: float
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]: ...
+
+    def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray: ...
 
 
 @dataclass
@@ -91,14 +87,14 @@ def predict_file(
         name: Path of what is drawn, in ``drawn`` and ``feature_maps`` of ``out_dir``.
         out_dir: Folder to write into.
         score_thr: Minimum score, 0 to 1.
-        with_maps: Whether to draw the feature maps of the (first) image;
-            ``predictor`` is a :class:`MapPredictor` then.
+        with_maps: Whether to draw the feature maps of the (first) image.
 
     Yields:
         The entry in ``predictions.json`` of the image, or of each frame.
 
     Raises:
         BrokenImageError: It cannot be read.
+        UserError: The predictor has no feature maps.
     """
     video = is_video(path)
     drawn = Path('drawn', name)

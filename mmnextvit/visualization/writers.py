@@ -1,6 +1,6 @@
 """Files of what is drawn: images, videos and folders of feature maps."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ def open_drawing(path: Path, fps: float | None = None) -> Iterator[Write]:
 
 
 def write_feature_maps(
-    folder: Path, image: np.ndarray, maps: Mapping[str, Tensor]
+    folder: Path, image: np.ndarray, maps: dict[str, Tensor]
 ) -> None:
     """Draws feature maps into a folder: a PNG for each, and ``overview.png`` of all.
 
