@@ -1,4 +1,4 @@
-"""What the tools share. It imports mmnextvit before anything that needs mmcv's ops."""
+"""Models, data sets and runners, built from a config for this machine."""
 
 import argparse
 import contextlib
@@ -7,8 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-
-import mmnextvit
 
 import torch
 from mmdet.registry import DATASETS, MODELS
@@ -27,7 +25,7 @@ from torch import nn
 from ..utils.errors import UserError
 from ..weights.loading import adapt, check
 
-OURS = Path(mmnextvit.__file__).parent, Path(sys.argv[0]).resolve().parent
+OURS = Path(__file__).parents[1], Path(sys.argv[0]).resolve().parent
 
 
 def parser(description: str, launcher: bool = True) -> argparse.ArgumentParser:
@@ -156,8 +154,7 @@ def check_amp(model: nn.Module) -> None:
         UserError: In mixed precision the model would predict boxes in bfloat16.
     """
     on_cpu = next(model.parameters()).device.type == 'cpu'
-    # There are no detectors of ours where MMYOLO is not installed.
-    if on_cpu and not isinstance(model, getattr(mmnextvit, 'FittedYOLODetector', ())):
+    if on_cpu and not getattr(model, 'predicts_in_float32', False):  # ours does
         raise UserError(
             f'--amp: on a CPU {type(model).__name__} would predict boxes and scores in '
             'bfloat16, which has 8 bits for a coordinate. Leave --amp out.'

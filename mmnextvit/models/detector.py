@@ -49,6 +49,8 @@ class FittedYOLODetector(YOLODetector):
             config to change, and the message has the numbers to write.
     """
 
+    predicts_in_float32 = True  # boxes and scores, in mixed precision too
+
     def __init__(
         self,
         backbone: dict,

@@ -3,7 +3,7 @@
 import json
 import re
 
-import mmnextvit  # noqa: F401  (first)
+from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.weights.loading import adapt
 
 import pytest
@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import ROOT, TINY
-from tests.helpers.tiny_run import load_tool, run_tool
+from tests.helpers.tiny_run import run_tool
 
 PARAMS = dict(s=51_124_912, b=64_180_400, l=77_235_888)
 GMACS = dict(s=290, b=340, l=391)  # printed as FLOPs
@@ -153,7 +153,7 @@ randomness = dict(seed=0)
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('mask_rcnn')
     data = folder / 'data'
-    load_tool('make_demo_data').make_demo_data(data, train=4, val=2, size=64, seed=0)
+    make_demo_data(data, train=4, val=2, size=64, seed=0)
     (folder / 'tiny.py').write_text(TINY_CONFIG.replace('DATA', str(data)))
     return folder
 
