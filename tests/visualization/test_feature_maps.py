@@ -19,7 +19,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from tests.helpers.tiny_run import run_tool, write_tiny_run
+from tests.helpers.commands import call_here
+from tests.helpers.tiny_run import write_tiny_run
 
 
 @pytest.fixture(scope='module')
@@ -46,8 +47,8 @@ def test_predict_draws_feature_maps(tiny_run):
         cv2.imwrite(str(source / name), image)
         video.write(image)
     video.release()
-    run_tool(
-        *('predict.py', 'tiny.py', 'random.pth', source, '--out-dir', 'predicted'),
+    call_here(
+        *('predict', 'tiny.py', 'random.pth', source, '--out-dir', 'predicted'),
         *('--feature-maps', '--device', 'cpu'),
         cwd=tiny_run,
     )
