@@ -68,12 +68,13 @@ def user_error(error: BaseException) -> UserError | OSError | None:
     Another exception that is raised while such an error is handled, and not ``from``
     it, is a bug.
     """
-    chain = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        mendable = isinstance(error, (UserError, OSError))
-        error = error.__cause__ or (error.__context__ if mendable else None)
-    ours = [link for link in chain if isinstance(link, UserError)]
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        mendable = isinstance(link, (UserError, OSError))
+        link = link.__cause__ or (link.__context__ if mendable else None)
+    ours = [one for one in chain if isinstance(one, UserError)]
     for outer, inner in zip(ours, ours[1:]):
         if str(inner) not in str(outer):
             return outer

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 def first_few(items: Iterable[object], max_items: int = 5) -> str:
     """The first few of many items: ``'a, b, c and 7 more'``."""
-    items = [str(item) for item in items]
-    rest = len(items) - max_items
-    return ', '.join(items[:max_items]) + (f' and {rest} more' if rest > 0 else '')
+    texts = [str(item) for item in items]
+    rest = len(texts) - max_items
+    return ', '.join(texts[:max_items]) + (f' and {rest} more' if rest > 0 else '')
 
 
 def list_lines(items: Iterable[object], max_lines: int = 20) -> str:
@@ -27,6 +27,6 @@ def did_you_mean(name: object, known: Iterable[object], max_names: int = 3) -> s
         known: The names that are possible.
         max_names: How many of them are offered.
     """
-    known = [str(item) for item in known]
-    near = difflib.get_close_matches(str(name)[:50], known, max_names, 0.5)
+    names = [str(item) for item in known]
+    near = difflib.get_close_matches(str(name)[:50], names, max_names, 0.5)
     return f'did you mean {" or ".join(near)}?' if near else ''

@@ -1,4 +1,4 @@
-"""Builds wheels and installs them into fresh environments, without network."""
+"""Builds wheels and sdists, and installs into fresh environments, without network."""
 
 import os
 import sys
@@ -44,3 +44,10 @@ def build_wheel(source: Path, folder: Path) -> Path:
     pip = sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', folder
     run(*pip, '--no-build-isolation', source, cwd=folder)
     return next(folder.glob('*.whl'))
+
+
+def build_sdist(source: Path, folder: Path) -> Path:
+    """Builds the sdist of a source folder into ``folder``; its path."""
+    command = f'from setuptools import build_meta as b; b.build_sdist({str(folder)!r})'
+    run(sys.executable, '-c', command, cwd=source)
+    return next(folder.glob('*.tar.gz'))

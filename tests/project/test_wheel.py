@@ -3,18 +3,27 @@
 The environments are fresh, and take what mmnextvit needs from this one by a path.
 """
 
+import re
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shutil import copytree, ignore_patterns
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.helpers.tiny_run import write_tiny_run
-from tests.helpers.wheel import SITE, build_wheel, environment, install, run
+from tests.helpers.wheel import (
+    SITE,
+    build_sdist,
+    build_wheel,
+    environment,
+    install,
+    run,
+)
 
+pytestmark = pytest.mark.slow
 TOP = 'configs', 'tools', 'model-index.yml'
 INHERITED = "__import__('mmnextvit').config_file('yolov5_nextvit_s')"
 
@@ -30,6 +39,11 @@ def repository(tmp_path_factory):
 @pytest.fixture(scope='module')
 def wheel(repository, tmp_path_factory):
     return build_wheel(repository, tmp_path_factory.mktemp('wheel'))
+
+
+@pytest.fixture(scope='module')
+def sdist(repository, tmp_path_factory):
+    return build_sdist(repository, tmp_path_factory.mktemp('sdist'))
 
 
 @pytest.fixture(scope='module')
@@ -72,23 +86,59 @@ def ours(root: Path) -> set[str]:
     }
 
 
-def test_wheel_and_sdist_carry_what_mim_looks_for(wheel, repository, tmp_path):
+def names_in(sdist: Path) -> set[str]:
+    with tarfile.open(sdist) as file:
+        return {name.partition('/')[2] for name in file.getnames()}
+
+
+def test_wheel_has_every_module_and_says_what_it_is(wheel, repository):
+    with zipfile.ZipFile(wheel) as archive:
+        built = {PurePosixPath(name) for name in archive.namelist()}
+        (metadata,) = (x for x in built if x.match('*.dist-info/METADATA'))
+        text = archive.read(str(metadata)).decode()
+        entry_points = archive.read(str(metadata.with_name('entry_points.txt')))
+    modules = (repository / 'mmnextvit').rglob('*.py')
+    wanted = {PurePosixPath(path.relative_to(repository)) for path in modules}
+    inside = {x for x in built if x.parts[0] == 'mmnextvit' and x.parts[1] != '.mim'}
+    assert inside == wanted | {PurePosixPath('mmnextvit/py.typed')}
+    assert metadata.parent / 'licenses' / 'LICENSE' in built
+    assert 'License-Expression: Apache-2.0\n' in text
+    assert 'Author: mmnextvit contributors\n' in text
+    assert b'mmnextvit = mmnextvit.cli:main\n' in entry_points
+
+
+def test_console_script(python, tmp_path):
+    said = run(python.with_name('mmnextvit'), 'compute_anchors', '--help', cwd=tmp_path)
+    assert 'usage: mmnextvit compute_anchors' in said
+
+
+def test_wheel_and_sdist_carry_what_mim_looks_for(wheel, sdist, repository, tmp_path):
     wanted = {f'mmnextvit/.mim/{name}' for name in ours(repository)}
     assert 'mmnextvit/.mim/model-index.yml' in wanted
     assert 'mmnextvit/.mim/configs/_base_/yolov5_recipe.py' in wanted
     built = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in built if '/.mim/' in name} == wanted
 
-    command = (
-        f'from setuptools import build_meta as b; b.build_sdist({str(tmp_path)!r})'
-    )
-    run(sys.executable, '-c', command, cwd=repository)
-    sdist = next(tmp_path.glob('*.tar.gz'))
-    with tarfile.open(sdist) as file:
-        names = {name.partition('/')[2] for name in file.getnames()}
-    assert wanted | ours(repository) <= names
+    assert wanted | ours(repository) <= names_in(sdist)
     again = build_wheel(sdist, tmp_path)
     assert set(zipfile.ZipFile(again).namelist()) == built
+
+
+def test_sdist_runs_its_tests(sdist, repository, tmp_path):
+    """Nearly all are collected, which reads the files they name, and a few run."""
+    folders = 'benchmarks', 'configs', 'docs', 'requirements', 'tests', 'tools'
+    files = (path for x in folders for path in (repository / x).rglob('*.*'))
+    kept = {x for x in files if x.is_file() and '__pycache__' not in x.parts}
+    missing = {x.relative_to(repository).as_posix() for x in kept} - names_in(sdist)
+    assert not missing
+    with tarfile.open(sdist) as file:
+        file.extractall(tmp_path, filter='data')
+    (source,) = tmp_path.iterdir()
+    few = 'test_packaging or test_errors or test_files or yolov5_nextvit_s_demo'
+    pytest_here = sys.executable, '-m', 'pytest', '-q', '--ignore=tests/deploy'
+    said = run(*pytest_here, '-k', few, cwd=source)
+    passed = re.search(r'(\d+) passed', said.splitlines()[-1])
+    assert passed and int(passed[1]) >= 20, said
 
 
 def test_wheel_in_an_empty_folder(python, tmp_path):
