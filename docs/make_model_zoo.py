@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mmnextvit.utils.files import atomic_write_text
+
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +52,7 @@ def sources(models: list[dict]) -> list[str]:
 
 
 def metric(model: dict, name: str) -> float | str:
+    """A published figure, or the words that there is none."""
     every = [result['Metrics'] for result in model.get('Results', [])]
     return next((metrics[name] for metrics in every if name in metrics), UNTRAINED)
 
@@ -96,4 +99,4 @@ def page() -> str:
 
 
 if __name__ == '__main__':
-    PAGE.write_text(page())
+    atomic_write_text(PAGE, page())

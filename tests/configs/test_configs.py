@@ -114,6 +114,7 @@ def no_denormals():
     torch.set_flush_denormal(False)
 
 
+@pytest.mark.slow
 def test_trains_a_step_and_predicts(cfg, no_denormals):
     torch.manual_seed(0)
     model = MODELS.build(without_chance(cfg))
@@ -178,6 +179,7 @@ def test_mean_and_std_are_those_of_the_weights(cfg):
     assert cfg.model.backbone.get('model_name', f'nextvit_{arch}') in name
 
 
+@pytest.mark.slow
 def test_is_dumped_and_read_again(cfg, tmp_path):
     file = tmp_path / 'dumped.py'
     cfg.dump(file)

@@ -3,14 +3,16 @@
 import json
 import re
 
+from mmnextvit.cli import COMMANDS
 from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine import runner
 from mmnextvit.models.timm_features import timm_mean_std
 
+import pytest
 from mmengine.config import Config
 
 from tests.conftest import ROOT
-from tests.helpers.tiny_run import run_tool
+from tests.helpers.commands import run_here
 
 README = (ROOT / 'README.md').read_text()
 
@@ -20,7 +22,8 @@ def code(language: str, containing: str) -> str:
     return next(block for block in blocks if containing in block)
 
 
-def test_the_config_for_own_data_trains_as_it_stands(tmp_path):
+@pytest.mark.slow
+def test_the_config_for_own_data_trains_as_it_stands(tmp_path, capfd):
     """With two classes, a file a split, and no change but what saves time."""
     config = code('python', 'my_data')
     assert len(config.splitlines()) <= 15
@@ -40,7 +43,8 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path):
         'train_cfg.val_interval=1',
         'train_dataloader.batch_size=2',
     ]
-    printed = run_tool('train.py', path, '--cfg-options', *options, cwd=tmp_path)
+    command = 'train', path, '--cfg-options', *options
+    printed = run_here(*command, cwd=tmp_path, capfd=capfd)
     assert 'coco/bbox_mAP_50' in printed
     assert (tmp_path / 'work_dirs' / 'my_data' / 'last_checkpoint').is_file()
 
@@ -70,10 +74,12 @@ def test_the_backbone_example():
     assert str((backbone.out_channels, backbone.strides)) == f'({expected})'
 
 
-def test_every_file_that_it_names_is_there():
-    listing = README.split('## In this folder')[1].split('```')[1]
-    modules = {path.name for path in (ROOT / 'mmnextvit').glob('*.py')}
-    named = set(re.findall(r'mmnextvit/(\w+\.py)', listing))
-    assert named == modules - {'__init__.py'}
-    for tool in re.findall(r'tools/\w+\.(?:py|sh)', README):
-        assert (ROOT / tool).is_file(), tool
+def test_every_file_and_command_that_it_names_is_there():
+    links = re.findall(r'\]\((?!https?:|#)([^)]+)\)', README)
+    scripts = re.findall(r'tools/\w+\.(?:py|sh)', README)
+    assert links and scripts
+    assert not [name for name in (*links, *scripts) if not (ROOT / name).is_file()]
+    blocks = '\n'.join(re.findall(r'```bash\n(.*?)```', README, re.S))
+    commands = re.findall(r'`mmnextvit (\w+)', README)
+    commands += re.findall(r'^mmnextvit (\w+)', blocks, re.M)
+    assert {'train', 'export'} <= set(commands) <= set(COMMANDS)
