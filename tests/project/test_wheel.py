@@ -170,11 +170,11 @@ def test_tools_of_other_packages(python, trained):
     def tool(name: str, *arguments: object) -> None:
         run(python.with_name('mmnextvit'), name, *arguments, cwd=trained)
 
-    tool('test', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '--out', 'found.pkl')
+    tool('test', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '--out', 'detections.pkl')
     for package in ('mmdet', 'mmyolo'):
         analysis = f'{package}/analysis_tools/'
         matrix = f'matrix_{package}'
-        tool(f'{analysis}confusion_matrix', 'tiny.py', 'found.pkl', matrix)
+        tool(f'{analysis}confusion_matrix', 'tiny.py', 'detections.pkl', matrix)
         assert (trained / matrix / 'confusion_matrix.png').is_file()
     analysis = 'mmyolo/analysis_tools/'
     tool(f'{analysis}browse_dataset', 'tiny.py', '--out-dir', 'seen', '--not-show')
