@@ -13,7 +13,8 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,18 +22,28 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
 import mmnextvit  # noqa: E402, F401  (first)
-from mmnextvit.apis import Predictor  # noqa: E402
 from mmnextvit.benchmark.timing import (  # noqa: E402
     measure_matrix_rate,
     time_in_turn,
 )
-from mmnextvit.datasets.checks import read_image  # noqa: E402
+from mmnextvit.datasets.images import read_image  # noqa: E402
 from mmnextvit.datasets.sources import find_files  # noqa: E402
-from mmnextvit.deploy.candidates import Candidates, metadata, resized  # noqa: E402
-from mmnextvit.deploy.formats import FORMATS, Job  # noqa: E402
-from mmnextvit.deploy.onnx import OPSET, exported_program, quietly  # noqa: E402
-from mmnextvit.deploy.parity import batches  # noqa: E402
-from mmnextvit.engine.runner import build_model  # noqa: E402
+from mmnextvit.deploy.candidates import Candidates  # noqa: E402
+from mmnextvit.deploy.export import take_evenly  # noqa: E402
+from mmnextvit.deploy.formats import FORMATS, write  # noqa: E402
+from mmnextvit.deploy.job import Job  # noqa: E402
+from mmnextvit.deploy.metadata import (  # noqa: E402
+    build_metadata,
+    read_input_size,
+    resize_test_pipeline,
+)
+from mmnextvit.deploy.onnx import OPSET  # noqa: E402
+from mmnextvit.deploy.parity import make_batches  # noqa: E402
+from mmnextvit.deploy.tracing import (  # noqa: E402
+    export_program,
+    silence_converters,
+)
+from mmnextvit.engine.runner import build_model, load_detector  # noqa: E402
 from mmnextvit.runtime import Detector  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -57,8 +68,11 @@ TARGETS = {
 }
 
 
-class Maps(nn.Module):
-    """A backbone whose maps come out as a list, as the exporter wants them."""
+SUFFIXES = {'float32': '', 'half': ' bfloat16', 'int8': ' int8'}
+
+
+class FeatureMaps(nn.Module):
+    """A backbone whose feature maps come out as a list, as the exporter wants them."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -68,7 +82,8 @@ class Maps(nn.Module):
         return list(self.backbone(images))
 
 
-def random_detector(cfg: Config) -> nn.Module:
+def build_random_detector(cfg: Config) -> nn.Module:
+    """A detector with random weights, whose BatchNorms do not just pass values on."""
     detector = build_model(cfg).eval()
     torch.manual_seed(0)
     for m in detector.modules():
@@ -80,12 +95,13 @@ def random_detector(cfg: Config) -> nn.Module:
     return detector
 
 
-def backbone_runs(
+def prepare_backbone(
     candidates: Candidates, images: np.ndarray, folder: Path
 ) -> dict[str, Callable[[], object]]:
+    """What is timed of the exported backbone, by title; ``images`` (B, 3, H, W)."""
     path = folder / 'backbone.onnx'
-    with torch.no_grad(), quietly():
-        program = exported_program(Maps(candidates.backbone), images.shape[2:])
+    with torch.no_grad(), silence_converters():
+        program = export_program(FeatureMaps(candidates.backbone), images.shape[2:])
         torch.onnx.export(
             program, dynamo=True, opset_version=OPSET, verbose=False
         ).save(path)
@@ -99,7 +115,49 @@ def backbone_runs(
     }
 
 
-def main():
+def prepare_detectors(
+    cfg: Config, detector: nn.Module, images: Sequence[np.ndarray], folder: Path
+) -> dict[str, Callable[[], object]]:
+    """What is timed of exported detectors, by title; prints how long each loads.
+
+    Args:
+        cfg: Config whose test pipeline has the size of the input.
+        detector: The detector in torch.
+        images: H x W x 3, BGR, uint8: to calibrate int8 with, and to predict on.
+        folder: Gets the exported files.
+    """
+    size, runs = read_input_size(cfg), {}
+    classes = [str(i) for i in range(detector.bbox_head.num_classes)]
+    candidates = Candidates(detector)
+    for to, title in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
+        for precision in ('float32', 'half', 'int8'):
+            if precision == 'half' and (
+                to == 'onnx' or 'BF16' not in list_precisions()
+            ):
+                continue  # no processor here computes in it
+            metadata = build_metadata(cfg, detector, classes, size, precision=precision)
+            batches = list(make_batches(images, metadata))
+            path = folder / f'{precision}{FORMATS[to].suffix}'
+            write(to, Job(candidates, metadata, batches), path)
+            start = time.perf_counter()
+            exported = Detector(path)
+            seconds = time.perf_counter() - start
+            print(f'{title} {precision}: loads in {seconds:.2f} s')
+            name = f'detector, {title}{SUFFIXES[precision]}'
+            runs[name] = partial(exported.session.run, batches[0])
+            if precision == 'float32':
+                runs[f'{name}, from image to boxes'] = partial(
+                    exported.detect, images[:1]
+                )
+    return runs
+
+
+def list_precisions() -> list[str]:
+    """The precisions that OpenVINO computes in on this processor."""
+    return openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+
+
+def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--rounds', type=int, default=15)
     p.add_argument('--imgsz', type=int, nargs=2, default=(640, 640))
@@ -109,61 +167,35 @@ def main():
     args = p.parse_args()
     MMLogger.get_current_instance().setLevel('ERROR')
 
-    cfg = resized(Config.fromfile(args.config), args.imgsz)
+    cfg = resize_test_pipeline(Config.fromfile(args.config), args.imgsz)
     if args.checkpoint:
-        detector = Predictor(cfg, args.checkpoint, 'cpu').model
+        detector = load_detector(cfg, args.checkpoint)
     else:
-        detector = random_detector(cfg)
+        detector = build_random_detector(cfg)
     if args.images:
-        paths = [str(path) for path in find_files(args.images)][:32]
-        images = [read_image(path) for path in paths]
+        paths = take_evenly(find_files(args.images), 32)
+        images = [read_image(str(path)) for path in paths]
     else:
         noise = np.random.default_rng(0)
         images = [noise.integers(0, 255, (*args.imgsz, 3), np.uint8) for _ in range(4)]
-    classes = [str(i) for i in range(detector.bbox_head.num_classes)]
-    candidates = Candidates(detector)
 
     reference = timm.create_model('nextvit_small', features_only=True).eval()
-    runs: dict[str, Callable[[], object]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        facts = metadata(cfg, detector, classes, args.imgsz)
-        inputs = next(iter(batches(images, facts)))
-        tensor = torch.from_numpy(inputs)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    classes = [str(i) for i in range(detector.bbox_head.num_classes)]
+    metadata = build_metadata(cfg, detector, classes, args.imgsz)
+    inputs = next(make_batches(images, metadata))
+    tensor = torch.from_numpy(inputs)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        reference(tensor)
+    macs = counter.get_total_flops() / 2
+
+    def run_in_torch() -> None:
+        with torch.inference_mode():
             reference(tensor)
-        macs = counter.get_total_flops() / 2
 
-        def in_torch():
-            with torch.inference_mode():
-                reference(tensor)
-
-        runs['timm, torch eager'] = in_torch
-        runs.update(backbone_runs(candidates, inputs, folder))
-        able = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-        for to, title in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
-            for precision in ('float32', 'half', 'int8'):
-                if precision == 'half' and (to == 'onnx' or 'BF16' not in able):
-                    continue  # no processor here computes in it
-                facts = metadata(
-                    cfg, detector, classes, args.imgsz, precision=precision
-                )
-                path = folder / f'{precision}{FORMATS[to].suffix}'
-                FORMATS[to].write(
-                    Job(candidates, facts, list(batches(images, facts))), path
-                )
-                start = time.perf_counter()
-                exported = Detector(path)
-                print(
-                    f'{title} {precision}: loads in {time.perf_counter() - start:.2f} s'
-                )
-                kind = {'float32': '', 'half': ' bfloat16', 'int8': ' int8'}[precision]
-                run = exported.session.run
-                runs[f'detector, {title}{kind}'] = lambda run=run: run(inputs)
-                if precision == 'float32':
-                    runs[f'detector, {title}, from image to boxes'] = (
-                        lambda exported=exported: exported.detect(images[:1])
-                    )
+    with tempfile.TemporaryDirectory() as name:
+        runs = {'timm, torch eager': run_in_torch}
+        runs |= prepare_backbone(Candidates(detector), inputs, Path(name))
+        runs |= prepare_detectors(cfg, detector, images, Path(name))
         times = time_in_turn(runs, args.rounds)
 
     rate = measure_matrix_rate('cpu')
@@ -172,7 +204,7 @@ def main():
     print(
         f'\n{platform.machine()}, {torch.get_num_threads()} threads; '
         + ', '.join(f'{name} {version(name)}' for name in libraries)
-        + f'. OpenVINO computes in {", ".join(able)}.\n'
+        + f'. OpenVINO computes in {", ".join(list_precisions())}.\n'
         f'Matrix product: {rate / 1e9:.0f} GMAC/s in float32. The backbone has '
         f'{macs / 1e9:.1f} GMACs: {1000 * macs / rate:.0f} ms at that rate, '
         f'{macs / rate / base:.2f} of timm.\n'

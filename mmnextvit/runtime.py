@@ -1,11 +1,12 @@
-"""Runs what ``tools/export.py`` wrote, without torch and without OpenMMLab's packages.
+"""Runs what ``mmnextvit export`` wrote, without torch and without OpenMMLab's packages.
 
     from mmnextvit.runtime import Detector
-    for found in Detector('model.onnx')('image.jpg'):
-        print(found['class'], found['score'], found['box'])
+    for detection in Detector('model.onnx')('image.jpg'):
+        print(detection['class'], detection['score'], detection['box'])
 
 It needs NumPy, OpenCV and the runtime of the file's format: ONNX Runtime, OpenVINO or,
 for TorchScript, torch. ``python -m mmnextvit.runtime MODEL IMAGE...`` prints JSON.
+This file imports nothing else of mmnextvit, so that it may be copied alone.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ import numpy as np
 KEY = 'mmnextvit'  # of the metadata in every format
 OUTPUTS = ('num_detections', 'boxes', 'scores', 'labels')  # with NMS inside
 FORMAT = 1  # of the metadata: a file with a higher one needs a newer mmnextvit
-MOST = 8  # images in one batch of any size: more is hardly faster, but takes memory
+MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
 
 # The first bytes of a JPEG or PNG file, and the bytes that end its image.
 END_MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}
@@ -37,12 +38,24 @@ Image = str | os.PathLike | np.ndarray
 Size = tuple[int, int]  # height, width
 
 
-class ImageError(ValueError):
+class DetectorError(ValueError):
+    """What this module raises where a file, an image or an option is at fault."""
+
+
+class ImageError(DetectorError):
     """An image that is missing, empty, truncated, or no image at all."""
 
 
-class ModelFileError(ValueError):
-    """A file that is damaged, of a newer format, or not from ``tools/export.py``."""
+class ModelFileError(DetectorError):
+    """A file that is damaged, of a newer format, or not from ``mmnextvit export``."""
+
+
+class MissingModelError(ModelFileError, FileNotFoundError):
+    """A file or folder that does not exist, or lacks a part."""
+
+
+class OptionError(DetectorError):
+    """A device or a size that the file or the machine does not have."""
 
 
 # ----------------------------------------------------------------------- images
@@ -154,7 +167,8 @@ STEPS = {'keep_ratio': keep_ratio, 'letterbox': letterbox}
 def lay_out(image: Size, steps: list[dict]) -> Layout:
     """Follows the metadata's ``resize`` for an image of that height and width.
 
-    No side gets shorter than one pixel, where MMYOLO's transforms fail.
+    This is where the letterbox is computed; whoever needs it takes it from here. No
+    side gets shorter than one pixel, where MMYOLO's transforms fail.
     """
     size, canvas, factor, resizes = image, image, (1.0, 1.0), []
     for step in steps:
@@ -174,12 +188,18 @@ def resize(image: np.ndarray, layout: Layout) -> np.ndarray:
     return image
 
 
+def fit(image: np.ndarray, steps: list[dict]) -> tuple[np.ndarray, Layout]:
+    """An image (H x W x 3) resized by the metadata's ``resize``, and where it goes."""
+    layout = lay_out(image.shape[:2], steps)
+    return resize(image, layout), layout
+
+
 def stack(prepared: list[tuple[np.ndarray, Layout]], count: int = 1) -> np.ndarray:
     """The network's input: (count, 3, H, W), float32, RGB, 0 to 255.
 
     Args:
         prepared: Resized images, whose layouts have the same canvas.
-        count: Size of the batch. What no image takes is left empty.
+        count: Size of the batch. Places that no image takes are filled evenly.
     """
     _, layout = prepared[0]
     inputs = np.full((count, 3, *layout.canvas), layout.fill, np.float32)
@@ -203,15 +223,30 @@ def to_image(boxes: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 class Detections(NamedTuple):
-    """What is found in one image, by falling score."""
+    """The detections in one image, by falling score."""
 
     boxes: np.ndarray  # (N, 4), float32: x1, y1, x2, y2 in pixels
     scores: np.ndarray  # (N,), float32
     labels: np.ndarray  # (N,): index into the classes
 
 
-def objects_of(boxes, scores, labels, classes: Sequence[str]) -> list[dict]:
-    """Detections, as arrays or tensors, as the ``objects`` in predictions.json."""
+class Array(Protocol):
+    """An array of NumPy or a tensor of torch."""
+
+    def tolist(self) -> list: ...
+
+
+def objects_of(
+    boxes: Array, scores: Array, labels: Array, classes: Sequence[str]
+) -> list[dict]:
+    """Detections as the ``objects`` in predictions.json.
+
+    Args:
+        boxes: (N, 4).
+        scores: (N,).
+        labels: (N,), integers.
+        classes: Names of the labels.
+    """
     return [
         {
             'class': classes[label],
@@ -263,7 +298,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: dict) -> Detections:
 # ----------------------------------------------------------------------- sessions
 
 
-def runtime(package: str, extra: str | None = None) -> ModuleType:
+def import_runtime(package: str, extra: str | None = None) -> ModuleType:
     """Imports a runtime, or says how to install it."""
     try:
         return import_module(package)
@@ -277,19 +312,23 @@ def runtime(package: str, extra: str | None = None) -> ModuleType:
 
 
 @contextmanager
-def loading(path: Path, package: str) -> Iterator[None]:
-    """Names the file in whatever error a runtime raises on it."""
+def name_file(path: Path, package: str) -> Iterator[None]:
+    """Names the file in whatever error a runtime raises on it.
+
+    Raises:
+        ModelFileError: In the place of any error.
+    """
     try:
         yield
-    except Exception as error:  # each runtime has its own kinds
+    except Exception as error:  # each runtime has types of its own
         raise ModelFileError(
             f'{path} is damaged, or too new for the installed {package}: export it '
-            f'again with tools/export.py. {package} says: {error}'
+            f'again with mmnextvit export. {package} says: {error}'
         ) from error
 
 
-def read_metadata(text: str, path: Path) -> dict:
-    """The metadata of an exported file.
+def parse_metadata(text: str, path: Path) -> dict:
+    """The metadata of an exported file, from its text.
 
     Raises:
         ModelFileError: There is none, it is not ours, or it is newer than this code.
@@ -308,7 +347,7 @@ def read_metadata(text: str, path: Path) -> dict:
         )
     if not complete:
         raise ModelFileError(
-            f'{path} was not written by tools/export.py: it lacks the metadata that '
+            f'{path} was not written by mmnextvit export: it lacks the metadata that '
             'this needs (classes, sizes, thresholds). Export the checkpoint with it'
         )
     return metadata
@@ -318,26 +357,26 @@ class ONNXSession:
     """ONNX Runtime on ``'cpu'``, ``'cuda'`` or ``'cuda:1'``."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        ort = runtime('onnxruntime', 'onnx')
-        kind, _, index = device.lower().partition(':')
-        wanted = {'cpu': 'CPU', 'cuda': 'CUDA'}.get(kind, device) + 'ExecutionProvider'
+        ort = import_runtime('onnxruntime', 'onnx')
+        name, _, index = device.lower().partition(':')
+        wanted = {'cpu': 'CPU', 'cuda': 'CUDA'}.get(name, device) + 'ExecutionProvider'
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors: its warnings are no user's concern
+        options.log_severity_level = 3  # errors alone: its warnings concern no user
         options.intra_op_num_threads = threads or 0
         has = ort.get_available_providers()
         if wanted in has:
             provider = (wanted, {'device_id': index} if index else {})
-            with loading(path, 'onnxruntime'):
+            with name_file(path, 'onnxruntime'):
                 self.session = ort.InferenceSession(str(path), options, [provider])
             has = self.session.get_providers()  # without those that do not start
         if wanted not in has:
-            raise ValueError(
+            raise OptionError(
                 f'device={device!r}: ONNX Runtime has no {wanted} here, or it does not '
                 f'start, but {", ".join(has)}. For CUDA: pip install onnxruntime-gpu '
                 'in place of onnxruntime, and the CUDA and cuDNN that it wants'
             )
         text = self.session.get_modelmeta().custom_metadata_map.get(KEY, '')
-        self.metadata = read_metadata(text, path)
+        self.metadata = parse_metadata(text, path)
         self.input = self.session.get_inputs()[0].name
         self.outputs = [output.name for output in self.session.get_outputs()]
 
@@ -349,12 +388,12 @@ class OpenVINOSession:
     """OpenVINO on ``'cpu'``, ``'gpu'``, ``'auto'``: any device that it has."""
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        ov = runtime('openvino', 'openvino')
+        ov = import_runtime('openvino', 'openvino')
         core, device, key = ov.Core(), device.upper(), [KEY]
-        with loading(path, 'openvino'):
+        with name_file(path, 'openvino'):
             model = core.read_model(path)
         text = model.get_rt_info(key).value if model.has_rt_info(key) else ''
-        self.metadata = read_metadata(text, path)
+        self.metadata = parse_metadata(text, path)
         options = {'PERFORMANCE_HINT': 'LATENCY'}
         if self.metadata.get('precision') != 'half':
             # Unasked, it takes bfloat16 where the processor has that.
@@ -367,14 +406,14 @@ class OpenVINOSession:
         try:
             self.model = core.compile_model(model, device, options)
         except RuntimeError as error:
-            raise ValueError(
+            raise OptionError(
                 f'OpenVINO does not run {path} on device={device!r} (it has '
                 f'{", ".join(core.available_devices)}): {error}'
             ) from error
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        found = self.model({0: images}, share_inputs=True)
-        return {name: found[o] for o in self.model.outputs for name in o.names}
+        outputs = self.model({0: images}, share_inputs=True)
+        return {name: outputs[o] for o in self.model.outputs for name in o.names}
 
 
 class TorchScriptSession:
@@ -386,24 +425,24 @@ class TorchScriptSession:
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         if device.lower() != 'cpu':
-            raise ValueError(f'device={device!r}: {path} was made for the CPU')
-        self.torch = runtime('torch')
+            raise OptionError(f'device={device!r}: {path} was made for the CPU')
+        self.torch = import_runtime('torch')
         if find_spec('torchvision') is not None:
             import_module('torchvision')  # its NMS may be in the file
         if threads:
             self.torch.set_num_threads(threads)  # of the whole process
-        with loading(path, 'torch'), zipfile.ZipFile(path) as file:
+        with name_file(path, 'torch'), zipfile.ZipFile(path) as file:
             names = [n for n in file.namelist() if n.endswith(f'/extra/{KEY}.json')]
             text = file.read(names[0]).decode() if names else ''
-        self.metadata = read_metadata(text, path)
-        with loading(path, 'torch'):
+        self.metadata = parse_metadata(text, path)
+        with name_file(path, 'torch'):
             self.model = self.torch.jit.load(str(path), 'cpu')
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with self.torch.inference_mode():
-            found = self.model(self.torch.from_numpy(images))
-        names = OUTPUTS if len(found) == len(OUTPUTS) else ('boxes', 'scores')
-        return {name: values.numpy() for name, values in zip(names, found)}
+            outputs = self.model(self.torch.from_numpy(images))
+        names = OUTPUTS if len(outputs) == len(OUTPUTS) else ('boxes', 'scores')
+        return {name: values.numpy() for name, values in zip(names, outputs)}
 
 
 Session = ONNXSession | OpenVINOSession | TorchScriptSession
@@ -418,23 +457,25 @@ def find_model(path: Path) -> Path:
     """The file to load: ``path``, or the ``.xml`` in an OpenVINO folder.
 
     Raises:
-        FileNotFoundError: There is no such file or folder, or a part of it is missing.
-        ValueError: It is of no kind that is known here.
+        MissingModelError: There is no such file or folder, or a part of it is missing.
+        ModelFileError: It is of no type that is known here.
     """
     if not path.exists():
-        raise FileNotFoundError(f'{path} does not exist: tools/export.py writes it')
+        raise MissingModelError(f'{path} does not exist: mmnextvit export writes it')
     known = f'{", ".join(SESSIONS)} and OpenVINO folders with one .xml are known'
     models = list(path.glob('*.xml')) if path.is_dir() else [path]
     if len(models) != 1:
-        raise ValueError(f'{path} is a folder with {len(models)} .xml files: {known}')
+        raise ModelFileError(
+            f'{path} is a folder with {len(models)} .xml files: {known}'
+        )
     (path,) = models
     if path.suffix not in SESSIONS:
-        raise ValueError(
-            f'{path} has the suffix {path.suffix!r}: {known}. tools/export.py makes '
+        raise ModelFileError(
+            f'{path} has the suffix {path.suffix!r}: {known}. mmnextvit export makes '
             'them of a checkpoint'
         )
     if path.suffix == '.xml' and not path.with_suffix('.bin').is_file():
-        raise FileNotFoundError(f'{path} lacks {path.stem}.bin, which lay beside it')
+        raise MissingModelError(f'{path} lacks {path.stem}.bin, which lay beside it')
     return path
 
 
@@ -457,10 +498,10 @@ class Detector:
         classes: Names of the labels.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        MissingModelError: There is no such file; it is a ``FileNotFoundError``, too.
+        ModelFileError: The file is damaged, or not from ``mmnextvit export``.
+        OptionError: There is no such device, or the size does not fit the file.
         ImportError: The format's runtime is not installed.
-        ModelFileError: The file is damaged, or not from ``tools/export.py``.
-        ValueError: Format, device or size that is not known or does not fit.
     """
 
     def __init__(
@@ -483,21 +524,22 @@ class Detector:
         self.steps = self.metadata['resize']
 
     def _steps_for(self, height: int, width: int) -> list[dict]:
+        """The metadata's ``resize`` for another size of the network's input."""
         own, stride = self.metadata['input'], max(self.metadata['strides'])
         wrong = f'imgsz=({height}, {width}): {self.path}'
         if not own['dynamic_size']:
-            raise ValueError(f'{wrong} has the fixed height and width {own["size"]}')
+            raise OptionError(f'{wrong} has the fixed height and width {own["size"]}')
         if min(height, width) < 1 or height % stride or width % stride:
-            raise ValueError(f'{wrong} takes multiples of {stride}')
+            raise OptionError(f'{wrong} takes multiples of {stride}')
         sizes = dict(scale=(width, height), size=(height, width))
         return [{**step, **sizes} for step in self.steps]
 
     def __call__(self, image: Image, score_thr: float = 0.3) -> list[dict]:
-        """What is in an image, as the ``objects`` in JSON of ``tools/predict.py``.
+        """Detects in one image; the result is that in JSON of ``mmnextvit predict``.
 
         Args:
             image: Path or array, see :func:`read`.
-            score_thr: Least score, 0 to 1.
+            score_thr: Minimal score, 0 to 1.
 
         Returns:
             By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
@@ -506,17 +548,21 @@ class Detector:
         Raises:
             ImageError: The image cannot be read.
         """
-        (found,) = self.detect([image], score_thr)
-        return objects_of(*found, self.classes)
+        (detections,) = self.detect([image], score_thr)
+        return objects_of(*detections, self.classes)
 
     def detect(
         self, images: Iterable[Image], score_thr: float | None = None
     ) -> list[Detections]:
-        """What is in each image. Those in a row go through the net in batches.
+        """Detects in many images, which go through the network in batches.
 
         Args:
             images: Paths or arrays, see :func:`read`, of any sizes.
-            score_thr: Least score. Nothing lies below the file's own, in ``metadata``.
+            score_thr: Minimal score. Nothing lies below the file's own, which is in
+                ``metadata``.
+
+        Returns:
+            An entry for each image.
 
         Raises:
             ImageError: One cannot be read.
@@ -525,54 +571,53 @@ class Detector:
         single = isinstance(images, np.ndarray) and images.ndim < 4
         if single or isinstance(images, (str, os.PathLike)):
             raise TypeError('detect() takes a list of images: detect([image])')
-        size, found = self.metadata['input']['batch'], []
-        prepared = map(self.prepare, images)
+        size, detections = self.metadata['input']['batch'], []
+        prepared = map(self.preprocess, images)
         for _, alike in groupby(prepared, lambda one: one[1].canvas):
-            while batch := list(islice(alike, size or MOST)):
+            while batch := list(islice(alike, size or MAX_BATCH)):
                 outputs = self.session.run(stack(batch, size or len(batch)))
                 for row, (_, layout) in enumerate(batch):
                     one = {name: values[row] for name, values in outputs.items()}
-                    boxes, scores, labels = self.left(one, score_thr)
+                    boxes, scores, labels = self.postprocess(one, score_thr)
                     boxes = to_image(boxes, layout)
-                    found.append(Detections(boxes, scores, labels))
-        return found
+                    detections.append(Detections(boxes, scores, labels))
+        return detections
 
-    def prepare(self, image: Image) -> tuple[np.ndarray, Layout]:
+    def preprocess(self, image: Image) -> tuple[np.ndarray, Layout]:
         """The resized image and where it goes; :func:`stack` makes the input of it.
 
         Raises:
             ImageError: It cannot be read.
         """
-        image = read(image)
-        layout = lay_out(image.shape[:2], self.steps)
-        return resize(image, layout), layout
+        return fit(read(image), self.steps)
 
-    def left(
+    def postprocess(
         self, outputs: dict[str, np.ndarray], score_thr: float | None = None
     ) -> Detections:
-        """What is left of one image after NMS, in pixels of the network's input.
+        """Detections of one image after NMS, in pixels of the network's input.
 
         Args:
             outputs: One image's row of every output of the session.
-            score_thr: Least score.
+            score_thr: Minimal score.
         """
-        nms, least = self.metadata['nms'], score_thr or 0
+        nms, min_score = self.metadata['nms'], score_thr or 0
         if nms['in_graph']:
             count = int(outputs['num_detections'][0])
             boxes, scores, labels = (outputs[n][:count] for n in Detections._fields)
         else:
-            # Lower scores suppress no higher ones. Those of just `least` must pass.
-            nms = dict(nms, score_thr=max(nms['score_thr'], least - 1e-6))
+            # Lower scores suppress no higher ones. Those of just `min_score` must pass.
+            nms = dict(nms, score_thr=max(nms['score_thr'], min_score - 1e-6))
             boxes, scores, labels = suppress(outputs['boxes'], outputs['scores'], nms)
-        wanted = scores >= least
+        wanted = scores >= min_score
         return Detections(boxes[wanted], scores[wanted], labels[wanted])
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """``python -m mmnextvit.runtime``; returns the exit code."""
     p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
     p.add_argument('model', help='exported file, or OpenVINO folder')
     p.add_argument('images', nargs='+', metavar='image')
-    p.add_argument('--score-thr', type=float, default=0.3, help='least score, 0 to 1')
+    p.add_argument('--score-thr', type=float, default=0.3, help='minimal score, 0 to 1')
     p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
     p.add_argument('--threads', type=int, help='of the CPU')
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')

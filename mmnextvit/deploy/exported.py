@@ -13,8 +13,15 @@ from mmengine.structures import InstanceData
 from torch import Tensor, from_numpy
 
 from ..engine.runner import read_test_metainfo
-from ..runtime import SESSIONS, Detections, Detector
-from .candidates import resize_pipeline
+from ..runtime import (
+    SESSIONS,
+    Detections,
+    Detector,
+    DetectorError,
+    MissingModelError,
+)
+from ..utils.errors import MissingFileError, MissingPackageError, UserError
+from .metadata import find_resizing
 
 
 def is_exported(path: str) -> bool:
@@ -22,9 +29,32 @@ def is_exported(path: str) -> bool:
     return Path(path).is_dir() or Path(path).suffix in SESSIONS
 
 
-def instances(found: Detections) -> InstanceData:
-    """What the runtime found, as MMDetection has it."""
-    boxes, scores, labels = map(from_numpy, map(np.ascontiguousarray, found))
+def open_exported(path: str | Path, device: str = 'cpu') -> Detector:
+    """The runtime's detector, whose errors are those of the commands here.
+
+    Args:
+        path: Exported file or folder.
+        device: As in :class:`~mmnextvit.runtime.Detector`.
+
+    Raises:
+        MissingFileError: There is no such file.
+        MissingPackageError: The format's runtime is not installed.
+        UserError: The file is not one that is known here, is damaged, or does not run
+            on the device.
+    """
+    try:
+        return Detector(path, device=device)
+    except MissingModelError as error:
+        raise MissingFileError(str(error)) from error
+    except ImportError as error:
+        raise MissingPackageError(str(error)) from error
+    except DetectorError as error:
+        raise UserError(str(error)) from error
+
+
+def instances(detections: Detections) -> InstanceData:
+    """The runtime's detections, as MMDetection has them."""
+    boxes, scores, labels = map(from_numpy, map(np.ascontiguousarray, detections))
     return InstanceData(bboxes=boxes, scores=scores, labels=labels.long())
 
 
@@ -41,7 +71,7 @@ class ExportedDetector(BaseModel):
 
     def __init__(self, path: str, device: str = 'cpu') -> None:
         super().__init__()
-        self.detector = Detector(path, device=device)
+        self.detector = open_exported(path, device)
 
     def forward(
         self,
@@ -62,8 +92,8 @@ class ExportedDetector(BaseModel):
         if mode != 'predict':
             raise ValueError('An exported file predicts only: it cannot be trained')
         images = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
-        found = self.detector.detect(images)
-        for sample, detections in zip(data_samples, found):
+        results = self.detector.detect(images)
+        for sample, detections in zip(data_samples, results):
             sample.pred_instances = instances(detections)
         return list(data_samples)
 
@@ -72,11 +102,11 @@ def check_classes(cfg: Config, detector: Detector) -> dict[str, object]:
     """The meta information of a config's test data.
 
     Raises:
-        ValueError: The file has other classes.
+        UserError: The file has other classes.
     """
     metainfo = read_test_metainfo(cfg)
     if tuple(metainfo['classes']) != detector.classes:
-        raise ValueError(
+        raise UserError(
             f'{detector.path} finds the classes {list(detector.classes)}, the test '
             f'data of {cfg.filename} have {list(metainfo["classes"])}: take the config '
             'that it was exported with'
@@ -88,15 +118,15 @@ def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     """A copy of a config that tests an exported file.
 
     Raises:
-        ValueError: The file has other classes than the test data.
+        UserError: The file cannot be opened, or has other classes than the test data.
     """
     cfg = copy.deepcopy(cfg)
-    resizing = resize_pipeline(cfg)
+    resizing = find_resizing(cfg)
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = [t for t in dataset.pipeline if t not in resizing]
     dataset.pop('batch_shapes_cfg', None)
     model = dict(type='mmdet.ExportedDetector', path=str(path), device=device)
-    check_classes(cfg, Detector(path))
+    check_classes(cfg, open_exported(path))
     cfg.model = model
     cfg.custom_hooks = []  # such as EMA's, for parameters
     cfg.load_from = None

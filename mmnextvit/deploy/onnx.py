@@ -5,46 +5,23 @@ used, since they come by an extra.
 """
 
 import json
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from ..runtime import KEY, OUTPUTS
-from .candidates import STRIDE, Candidates
+from .candidates import Candidates
+from .job import Job, Run, Written
+from .quantization import list_float_layers, quantize
+from .tracing import export_program, silence_converters
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
 
 OPSET = 18
 CANDIDATES = ('candidate_boxes', 'candidate_scores')
-# From images (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
-Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-# What TensorRT's ONNX parser knows, by onnx-tensorrt's docs/operators.md for TensorRT
-# 8.5; LayerNormalization by the notes of release 8.6.
-_PARSED = """
-Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool
-BatchNormalization Cast Ceil Celu Clip Concat Constant ConstantOfShape Conv
-ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu
-Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gemm
-GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GRU
-HardSigmoid HardSwish Identity If InstanceNormalization IsNaN LayerNormalization
-LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool LRN LSTM MatMul
-Max MaxPool Mean MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero
-Not OneHot Or Pad ParametricSoftplus Pow PRelu QuantizeLinear RandomNormal
-RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2
-ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare Relu Reshape Resize ReverseSequence RNN RoiAlign Round ScaledTanh Scan
-Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice
-Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh
-ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
-EfficientNMS_TRT
-"""
-TENSORRT_OPERATORS = frozenset(_PARSED.split())
-TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
 
 # Suppresses overlapping boxes, as ONNX text. B images, K boxes in each.
 ONNX_NMS = """
@@ -56,8 +33,8 @@ nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
     by_class = Transpose <perm = [0, 2, 1]> (candidate_scores)
     limit = Constant <value = int64[1] {{{K}}}> ()
     iou = Constant <value = float[1] {{{iou_threshold}}}> ()
-    least = Constant <value = float[1] {{{score_thr}}}> ()
-    kept = NonMaxSuppression (candidate_boxes, by_class, limit, iou, least)
+    min_score = Constant <value = float[1] {{{score_thr}}}> ()
+    kept = NonMaxSuppression (candidate_boxes, by_class, limit, iou, min_score)
     kept_scores = GatherND (by_class, kept)
 
     zero = Constant <value = float {{0}}> ()
@@ -84,16 +61,16 @@ nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
     my_scores = Where (mine, row_scores, zero)
     scores, order = TopK <axis = 1> (my_scores, limit)
 
-    found = Greater (scores, zero)
-    found_class = Gather <axis = 0> (of_class, order)
-    long_labels = Where (found, found_class, none)
+    is_real = Greater (scores, zero)
+    real_class = Gather <axis = 0> (of_class, order)
+    long_labels = Where (is_real, real_class, none)
     labels = Cast <to = 6> (long_labels)
-    found_box = Gather <axis = 0> (of_box, order)
-    index = Unsqueeze (found_box, at_two)
+    real_box = Gather <axis = 0> (of_box, order)
+    index = Unsqueeze (real_box, at_two)
     all_boxes = GatherND <batch_dims = 1> (candidate_boxes, index)
-    found_each = Unsqueeze (found, at_two)
-    boxes = Where (found_each, all_boxes, zero)
-    ones = Cast <to = 6> (found)
+    real_each = Unsqueeze (is_real, at_two)
+    boxes = Where (real_each, all_boxes, zero)
+    ones = Cast <to = 6> (is_real)
     num_detections = ReduceSum <keepdims = 1> (ones, at_one)
 }}
 """
@@ -112,63 +89,21 @@ nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
 """
 
 
-@contextmanager
-def quietly():
-    """Keeps converters from printing their own progress and what they deprecate."""
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter('ignore')
-        yield
-
-
-def example(size: Sequence[int], batch: int | None) -> Tensor:
-    """An image batch to trace with; a dimension of 1 could not become dynamic."""
-    return torch.zeros(batch or 2, 3, *size)
-
-
-def exported_program(
-    network: nn.Module,
-    size: Sequence[int],
-    batch: int | None = 1,
-    dynamic_size: bool = False,
-) -> torch.export.ExportedProgram:
-    """``network`` as torch exports it.
-
-    Args:
-        network: A module from images (B, 3, H, W).
-        size: H and W, multiples of 32.
-        batch: B; ``None`` for any.
-        dynamic_size: Whether H and W may be any multiples of 32 from 64.
-    """
-    dims = {}
-    if batch is None:
-        dims[0] = torch.export.Dim('batch', min=1)
-    if dynamic_size:
-        size = [max(side, 2 * STRIDE) for side in size]
-        dims[2] = STRIDE * torch.export.Dim('rows', min=2)
-        dims[3] = STRIDE * torch.export.Dim('columns', min=2)
-        if size[0] == size[1]:  # equal sides would be taken for one
-            size = [size[0], size[1] + STRIDE]
-    with torch.no_grad(), quietly():
-        return torch.export.export(
-            network, (example(size, batch),), dynamic_shapes=(dims or None,)
-        )
-
-
-def onnx_network(
+def build_network(
     candidates: Candidates,
     size: Sequence[int],
     batch: int | None = 1,
     dynamic_size: bool = False,
-):
-    """An ``onnx.ModelProto`` from ``images`` to boxes and scores of all candidates.
+) -> 'ModelProto':
+    """An ONNX model from ``images`` to boxes and scores of all candidates.
 
-    Arguments are those of :func:`exported_program`. The outputs are called
-    ``candidate_boxes`` (B, N, 4) and ``candidate_scores`` (B, N, C).
+    Arguments are those of :func:`~mmnextvit.deploy.tracing.export_program`. The
+    outputs are called ``candidate_boxes`` (B, N, 4) and ``candidate_scores`` (B, N, C).
     """
     import onnxslim
 
-    program = exported_program(candidates, size, batch, dynamic_size)
-    with torch.no_grad(), quietly():
+    program = export_program(candidates, size, batch, dynamic_size)
+    with torch.no_grad(), silence_converters():
         model = torch.onnx.export(
             program,
             dynamo=True,
@@ -182,8 +117,8 @@ def onnx_network(
     return model
 
 
-def name_sizes(model, batch: int | None, dynamic_size: bool) -> None:
-    """Gives what is dynamic plain names, where torch's are formulas."""
+def name_sizes(model: 'ModelProto', batch: int | None, dynamic_size: bool) -> None:
+    """Gives dynamic sizes plain names, where torch's are formulas."""
     graph = model.graph
     names = ['batch', None, 'height', 'width'] if dynamic_size else ['batch']
     for name, dim in zip(names, graph.input[0].type.tensor_type.shape.dim):
@@ -196,13 +131,16 @@ def name_sizes(model, batch: int | None, dynamic_size: bool) -> None:
     del graph.value_info[:]  # of inner tensors, in torch's names
 
 
-def with_nms(model, nms: dict[str, object], efficient: bool = False):
+def add_nms(
+    model: 'ModelProto', nms: Mapping[str, object], efficient: bool = False
+) -> 'ModelProto':
     """An ONNX network followed by non-maximum suppression.
 
     Args:
-        model: What :func:`onnx_network` gave, quantised or not.
+        model: What :func:`build_network` gave, quantised or not.
         nms: ``nms`` of the metadata.
-        efficient: TensorRT's plugin EfficientNMS in place of ONNX's operator.
+        efficient: Whether to use TensorRT's plugin EfficientNMS in place of ONNX's
+            operator.
 
     Returns:
         A model with the outputs ``num_detections`` (B, 1), ``boxes`` (B, K, 4),
@@ -231,7 +169,7 @@ def with_nms(model, nms: dict[str, object], efficient: bool = False):
     return whole
 
 
-def rename(graph, old: str, new: str) -> None:
+def rename(graph: 'GraphProto', old: str, new: str) -> None:
     """Gives a tensor of an ONNX graph another name."""
     for node in graph.node:
         for names in (node.input, node.output):
@@ -243,27 +181,35 @@ def rename(graph, old: str, new: str) -> None:
             value.name = new
 
 
-def without_nms(model):
-    """An ONNX network whose outputs are called ``boxes`` and ``scores``."""
+def leave_nms_out(model: 'ModelProto') -> 'ModelProto':
+    """A copy of an ONNX network with the outputs called ``boxes`` and ``scores``."""
     model = type(model).FromString(model.SerializeToString())
     for name in ('boxes', 'scores'):
         rename(model.graph, f'candidate_{name}', name)
     return model
 
 
-def save_onnx(model, facts: dict[str, object], path: Path) -> None:
+def save(model: 'ModelProto', metadata: Mapping[str, object], path: Path) -> None:
     """Writes a model with its metadata, after ONNX's own checks of it."""
     import onnx
 
     model = type(model).FromString(model.SerializeToString())
     entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(facts)
+    entry.key, entry.value = KEY, json.dumps(metadata)
     model.producer_name = 'mmnextvit'
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def candidates_by_onnxruntime(model) -> Run:
+def read_metadata(path: Path) -> dict[str, object]:
+    """The metadata in an ONNX file, whether or not this machine can run it."""
+    import onnx
+
+    properties = onnx.load(path, load_external_data=False).metadata_props
+    return json.loads(next(entry.value for entry in properties if entry.key == KEY))
+
+
+def run_by_onnxruntime(model: 'ModelProto') -> Run:
     """The run of an ONNX network of candidates."""
     import onnxruntime
 
@@ -273,38 +219,34 @@ def candidates_by_onnxruntime(model) -> Run:
     return lambda images: tuple(session.run(None, {'images': images}))
 
 
-def check_tensorrt(model) -> None:
-    """Compares a model with what TensorRT's ONNX parser knows.
+def convert(
+    job: Job, quantizer: Callable[..., 'ModelProto'] = quantize
+) -> tuple['ModelProto', list[str]]:
+    """The job's network in ONNX, quantised where int8 is asked for.
 
-    Raises:
-        ValueError: It has an operator that the parser doesn't know, or one in a form
-            that it doesn't.
+    Args:
+        job: What is to be written.
+        quantizer: Makes int8 of a network, given its batches to calibrate with.
+
+    Returns:
+        The network, and the names of the layers that int8 leaves in float.
     """
-    wrong = sorted({n.op_type for n in model.graph.node} - TENSORRT_OPERATORS)
-    constant = constants(model)
-    for node in model.graph.node:
-        kernel = next((a.ints for a in node.attribute if a.name == 'kernel_shape'), ())
-        if node.op_type in TWO_D and len(kernel) == 1:
-            wrong.append(f'{node.op_type} in one dimension ({node.name})')
-        if node.op_type in ('QuantizeLinear', 'DequantizeLinear'):
-            zero = constant.get(node.input[2]) if len(node.input) > 2 else None
-            if zero is not None and (zero.dtype != np.int8 or zero.any()):
-                wrong.append(f'{node.op_type} that is not int8 around 0 ({node.name})')
-        if node.op_type == 'TopK' and node.input[1] not in constant:
-            wrong.append(f'TopK of a number that is not constant ({node.name})')
-    if wrong:
-        raise ValueError(
-            f"TensorRT's ONNX parser does not take {', '.join(wrong)}: choose another "
-            'backbone or neck, or another format'
-        )
+    network = build_network(job.candidates, **job.shape)
+    if job.metadata['precision'] != 'int8':
+        return network, []
+    network = quantizer(network, job.calibration)
+    return network, list_float_layers(network)
 
 
-def constants(model) -> dict[str, np.ndarray]:
-    """Tensors of an ONNX model that are fixed, by name."""
-    from onnx.numpy_helper import to_array
+def complete(network: 'ModelProto', job: Job) -> 'ModelProto':
+    """A network with the outputs that the job wants, by NMS or without it."""
+    if not job.metadata['nms']['in_graph']:
+        return leave_nms_out(network)
+    return add_nms(network, job.metadata['nms'], job.efficient_nms)
 
-    found = {i.name: to_array(i) for i in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == 'Constant':
-            found[node.output[0]] = to_array(node.attribute[0].t)
-    return found
+
+def write(job: Job, path: Path) -> Written:
+    """Writes an ONNX file."""
+    network, float_layers = convert(job)
+    save(complete(network, job), job.metadata, path)
+    return Written(run_by_onnxruntime(network), read_metadata(path), float_layers)

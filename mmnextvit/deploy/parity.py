@@ -1,27 +1,31 @@
 """Comparing an exported file with the detector in torch, on real images.
 
-In two steps. All candidates of the file's network are compared with torch's, where
-nothing is left to chance. Then what is found in the end must be the outcome of
-non-maximum suppression of torch's candidates: by the file through the runtime, and, so
-that resizing and decoding are compared with something independent, by MMYOLO's own
-prediction. An outcome is judged by what defines it rather than against another one,
-since rounding decides which of two equal scores wins.
+The torch side is the detector as it was trained, with every BatchNorm, fed by MMYOLO's
+own pipeline and preprocessing and decoded by MMYOLO's own head; it shares nothing with
+what is exported. In four steps: the file's classes must be the detector's. The inputs
+that the runtime makes of images must be MMYOLO's, to the pixel. All candidates of the
+file's network are compared with torch's, where nothing is left to chance. Then the
+detections must be the outcome of non-maximum suppression of torch's candidates: those
+of the file through the runtime and, so that boxes in the image's pixels are compared,
+too, those of MMYOLO's own prediction. An outcome is judged by what defines it rather
+than against another one, since rounding decides which of two equal scores wins.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.apis import inference_detector
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from ..runtime import Detections, Detector, Layout, lay_out, resize, stack, to_image
-from .candidates import Candidates
-from .onnx import Run
+from ..runtime import Detections, Detector, Layout, fit, stack, to_image
+from .job import Run
 
 SCORE = 1e-3  # drift that float32 is allowed
 PIXELS = 0.1
@@ -32,32 +36,55 @@ class Drift:
     """How far a file is from torch, over all images.
 
     Attributes:
-        images: How many were looked at in the end.
-        found: Detections of MMYOLO in them.
+        images: How many were compared up to their detections.
+        detections: Those of MMYOLO in them.
         largest: The largest difference by output: scores from 0 to 1, boxes in pixels
             of the network's input, or for MMYOLO's of the image.
         overlapping: Detections that suppression should not have left.
-        missing: Candidates that it should have.
+        missing: Candidates that it should have left.
+        wrong: What differs and may not in any precision, in words.
     """
 
     images: int = 0
-    found: int = 0
+    detections: int = 0
     largest: dict[str, float] = field(default_factory=dict)
     overlapping: int = 0
     missing: int = 0
+    wrong: list[str] = field(default_factory=list)
 
     def add(self, output: str, difference: float) -> None:
+        """Takes note of a difference of an output."""
         largest = np.maximum(self.largest.get(output, 0.0), difference)  # NaN stays
         self.largest[output] = float(largest)
+
+    def __add__(self, other: 'Drift') -> 'Drift':
+        total = Drift(
+            self.images + other.images,
+            self.detections + other.detections,
+            dict(self.largest),
+            self.overlapping + other.overlapping,
+            self.missing + other.missing,
+            self.wrong + other.wrong,
+        )
+        for output, difference in other.largest.items():
+            total.add(output, difference)
+        return total
 
     def not_finite(self) -> list[str]:
         """Outputs that were NaN or infinite, in words."""
         bad = [name for name, value in self.largest.items() if not np.isfinite(value)]
         return [f'{name} are not all finite' for name in bad]
 
-    def faults(self) -> list[str]:
-        """What is beyond the tolerance, in words; for float32."""
-        faults = []
+    def faults(self, exact: bool = True) -> list[str]:
+        """What a file may not be kept with, in words.
+
+        Args:
+            exact: Whether the file computes in float32, and must keep to the
+                tolerances. In other precisions outputs must be finite.
+        """
+        if not exact:
+            return self.wrong + self.not_finite()
+        faults = list(self.wrong)
         for output, value in self.largest.items():
             limit = PIXELS if output.endswith('boxes') else SCORE
             if not value <= limit:  # NaN, too
@@ -70,79 +97,171 @@ class Drift:
 
     def __str__(self) -> str:
         differences = (f'{name} {value:.2g}' for name, value in self.largest.items())
-        found = f', {self.found} detections in {self.images} images'
+        counts = f', {self.detections} detections in {self.images} images'
         return (
             f'largest differences: {", ".join(differences) or "none"}'
-            f'{found if self.images else ""}'
+            f'{counts if self.images else ""}'
         )
 
 
-def batches(
-    images: Iterable[np.ndarray], facts: dict[str, object]
-) -> Iterable[np.ndarray]:
-    """The network's inputs (B, 3, H, W) for images, as the runtime makes them.
-
-    What is left over for the last batch is filled up by its last image.
-
-    Args:
-        images: H x W x 3, BGR, uint8.
-        facts: The metadata.
-    """
-    size = facts['input']['batch'] or 2
-    waiting: list[tuple[np.ndarray, Layout]] = []
-    for image in images:
-        layout = lay_out(image.shape[:2], facts['resize'])
-        waiting.append((resize(image, layout), layout))
-        if len(waiting) == size:
-            yield stack(waiting, size)
-            waiting = []
-    if waiting:
-        yield stack(waiting + waiting[-1:] * (size - len(waiting)), size)
+# --------------------------------------------------------------------- torch's side
 
 
-def compare_candidates(
-    run: Run, detector: nn.Module, images: Iterable[np.ndarray], drift: Drift
-) -> None:
-    """Adds the differences of every candidate to ``drift``.
+def build_pipeline(cfg: Config) -> Compose:
+    """A config's test pipeline for images that are read already (BGR)."""
+    return Compose(
+        [
+            dict(t, type='mmdet.LoadImageFromNDArray') if i == 0 else t
+            for i, t in enumerate(cfg.test_dataloader.dataset.pipeline)
+            if not t['type'].endswith('LoadAnnotations')
+        ]
+    )
+
+
+def predict_candidates(
+    detector: nn.Module, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """All candidates by the detector in torch and by MMYOLO's parts of it.
 
     Args:
-        run: Of the exported network.
-        detector: The detector in torch; its BatchNorms are not folded here.
-        images: Inputs (B, 3, H, W).
-        drift: Gets 'candidate boxes', in pixels, and 'candidate scores'.
+        detector: In eval mode.
+        images: The network's inputs (B, 3, H, W), RGB, 0 to 255.
+
+    Returns:
+        Boxes (B, N, 4) and scores (B, N, C), as
+        :class:`~mmnextvit.deploy.candidates.Candidates` gives them.
     """
-    plain = Candidates(detector, fold=False)
-    for image in images:
-        with torch.inference_mode():
-            wanted = plain(torch.from_numpy(image))
-        for name, ours, theirs in zip(('boxes', 'scores'), run(image), wanted):
-            difference = np.abs(ours.astype(np.float64) - theirs.numpy())
-            drift.add(f'candidate {name}', float(difference.max()))
+    head = detector.bbox_head
+    inputs = [image.flip(0) for image in torch.from_numpy(images)]  # BGR, as read
+    data = dict(inputs=inputs, data_samples=[DetDataSample() for _ in inputs])
+    with torch.inference_mode():
+        data = detector.data_preprocessor(data, False)
+        maps = detector(**data, mode='tensor')
+        sizes = [level.shape[2:] for level in maps[0]]
+        priors = head.prior_generator.grid_priors(sizes, device=data['inputs'].device)
+        levels = [
+            decode_level(head, priors[i], stride, *(output[i] for output in maps))
+            for i, stride in enumerate(head.featmap_strides)
+        ]
+    boxes, scores = (torch.cat(parts, 1) for parts in zip(*levels))
+    if not (head.test_cfg.get('multi_label') and head.num_classes > 1):
+        best = torch.zeros_like(scores).scatter_(2, scores.argmax(2, True), 1)
+        scores = scores * best
+    return boxes.cpu().numpy(), scores.cpu().numpy()
 
 
-def by_torch(
+def decode_level(
+    head: nn.Module,
+    priors: Tensor,
+    stride: int,
+    classes: Tensor,
+    offsets: Tensor,
+    *objectness: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Boxes (B, N, 4) and scores (B, N, C) of one level's outputs (B, A * c, H, W)."""
+
+    def as_rows(output: Tensor) -> Tensor:
+        anchors = output.unflatten(1, (head.num_base_priors, -1))
+        return anchors.permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+    strides = offsets.new_full((len(priors),), stride)
+    boxes = head.bbox_coder.decode(priors[None], as_rows(offsets), strides)
+    scores = as_rows(classes).sigmoid()
+    for output in objectness:
+        scores = scores * as_rows(output).sigmoid()
+    return boxes, scores
+
+
+def detect_by_torch(
     detector: nn.Module, cfg: Config, images: Sequence[np.ndarray]
 ) -> list[Detections]:
-    """What the detector finds by MMDetection's own API, for each image (BGR).
+    """Detections by MMDetection's own API in each image, in pixels of the image.
 
     Args:
         detector: With a ``cfg``, as MMDetection's API wants it.
         cfg: Config whose test pipeline has the exported file's size.
         images: H x W x 3, BGR, uint8.
     """
-    pipeline = [
-        dict(t, type='mmdet.LoadImageFromNDArray') if i == 0 else t
-        for i, t in enumerate(cfg.test_dataloader.dataset.pipeline)
-        if not t['type'].endswith('LoadAnnotations')
-    ]
-    samples = inference_detector(detector, list(images), Compose(pipeline))
+    samples = inference_detector(detector, list(images), build_pipeline(cfg))
     return [
         Detections(*(x.cpu().numpy() for x in (p.bboxes, p.scores, p.labels)))
         for p in (sample.pred_instances for sample in samples)
     ]
 
 
-@dataclass
+# ----------------------------------------------------------------------- comparisons
+
+
+def make_batches(
+    images: Iterable[np.ndarray], metadata: Mapping[str, object]
+) -> Iterator[np.ndarray]:
+    """The network's inputs (B, 3, H, W) for images, as the runtime makes them.
+
+    The last batch is filled up by the last image.
+
+    Args:
+        images: H x W x 3, BGR, uint8.
+        metadata: Of the file.
+    """
+    size = metadata['input']['batch'] or 2
+    prepared = (fit(image, metadata['resize']) for image in images)
+    while batch := list(islice(prepared, size)):
+        yield stack(batch + batch[-1:] * (size - len(batch)), size)
+
+
+def compare_classes(metadata: Mapping[str, object], detector: nn.Module) -> Drift:
+    """Whether a file names the classes as the detector in torch does, in its order."""
+    ours, theirs = list(metadata['classes']), list(detector.dataset_meta['classes'])
+    if ours == theirs:
+        return Drift()
+    return Drift(wrong=[f'the classes are {ours}, not {theirs}'])
+
+
+def compare_inputs(
+    steps: list[dict[str, object]], cfg: Config, images: Sequence[np.ndarray]
+) -> Drift:
+    """Whether the runtime makes of images what MMYOLO's pipeline does, to the pixel.
+
+    Args:
+        steps: ``resize`` of the metadata.
+        cfg: Config whose test pipeline has the exported file's size.
+        images: H x W x 3, BGR, uint8.
+    """
+    pipeline, drift = build_pipeline(cfg), Drift()
+    for image in images:
+        ours = stack([fit(image, steps)])[0]
+        theirs = pipeline(dict(img=image, img_id=0))['inputs'].flip(0).numpy()
+        if ours.shape != theirs.shape:
+            fault = f'inputs have the shape {ours.shape}, not {theirs.shape}'
+        elif difference := float(np.abs(ours - theirs).max()):
+            fault = f'pixels of the input differ by {difference:g}'
+        else:
+            continue
+        height, width = image.shape[:2]
+        drift.wrong.append(f'{fault}, for an image of {height}x{width}')
+    return drift
+
+
+def compare_candidates(
+    run: Run, detector: nn.Module, inputs: Iterable[np.ndarray]
+) -> Drift:
+    """The differences of every candidate: 'candidate boxes' and 'candidate scores'.
+
+    Args:
+        run: Of the exported network.
+        detector: The detector in torch, as it was trained.
+        inputs: Of the network, (B, 3, H, W).
+    """
+    drift = Drift()
+    for batch in inputs:
+        theirs = predict_candidates(detector, batch)
+        for name, a, b in zip(('boxes', 'scores'), run(batch), theirs, strict=True):
+            difference = np.abs(a.astype(np.float64) - b)
+            drift.add(f'candidate {name}', float(difference.max()))
+    return drift
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What suppression may leave of one image's candidates.
 
@@ -150,18 +269,20 @@ class Outcome:
         boxes: (N, 4), in pixels of the network's input.
         scores: (N, C).
         nms: ``score_thr``, ``iou_threshold`` and ``max_per_img``.
-        drift: Gets what is wrong; has what rounding did to the candidates.
+        pixels: How far apart the coordinates of equal boxes may be.
+        score: How far apart equal scores may be.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
-    nms: dict[str, object]
-    drift: Drift
+    nms: Mapping[str, float]
+    pixels: float = PIXELS / 1000
+    score: float = SCORE / 1000
 
     def judge(
-        self, found: Detections, name: str = '', layout: Layout | None = None
-    ) -> None:
-        """Finds what is wrong with detections.
+        self, detections: Detections, name: str = '', layout: Layout | None = None
+    ) -> Drift:
+        """Says what is wrong with detections.
 
         Each must be a candidate of its class. Two of a class may not overlap by more
         than the threshold. And each candidate must be there, or be suppressed by one
@@ -170,54 +291,64 @@ class Outcome:
         equal, as are overlaps within :data:`SCORE`.
 
         Args:
-            found: Detections, in pixels of the network's input or of the image.
+            detections: In pixels of the network's input or of the image.
             name: Whose they are, for the names of the differences.
             layout: Where the image lies in the input, if they are in its pixels.
-                Boxes that reach out of it are then alike; all of these count as found,
-                and may overlap.
+                Boxes that reach out of it are then alike; all of these count as
+                detected, and may overlap.
         """
-        drift, threshold = self.drift, self.nms['iou_threshold']
-        slack = rounding(drift, 'candidate scores', SCORE)
-        near = rounding(drift, 'candidate boxes', PIXELS)
-        seen = self.boxes
-        if layout is not None:
-            near, seen = near / min(layout.factor), to_image(seen, layout)
-        least = self.nms['score_thr']
-        most = self.nms['max_per_img']
-        if len(found.scores) >= most:
-            least = max(least, float(found.scores.min()))
-        drift.overlapping += max(len(found.scores) - most, 0)
+        limit, min_score = self.nms['max_per_img'], self.nms['score_thr']
+        if len(detections.scores) >= limit:
+            min_score = max(min_score, float(detections.scores.min()))
+        drift = Drift(overlapping=max(len(detections.scores) - limit, 0))
         for label in range(self.scores.shape[1]):
-            rows = (self.scores[:, label] > self.nms['score_thr'] - SCORE).nonzero()[0]
-            mine = (found.labels == label).nonzero()[0]
-            if not len(rows):
-                for score in found.scores[mine]:  # of no candidate
-                    drift.add(f'{name}scores', float(score))
-                continue
-            boxes, scores = self.boxes[rows], self.scores[rows, label]
-            kept = np.zeros(len(rows), bool)
-            for box, score in zip(found.boxes[mine], found.scores[mine]):
-                far = np.abs(seen[rows] - box).max(1)
-                apart = np.abs(scores - score)
-                i = int((far / near + apart / slack).argmin())
-                drift.add(f'{name}boxes', float(far[i]))
-                drift.add(f'{name}scores', float(apart[i]))
-                if layout is not None:
-                    kept |= (far <= near) & (apart <= slack)
-                elif kept.any():
-                    worst = iou(boxes[kept], boxes[i : i + 1]).max()
-                    drift.overlapping += bool(worst > threshold + SCORE)
-                kept[i] = True
-            lost = (scores > least + slack) & ~kept
-            covers = iou(boxes[lost], boxes[kept]) > threshold - SCORE
-            covers &= scores[kept] >= scores[lost, None] - slack
-            drift.missing += int((~covers.any(1)).sum())
+            drift += self._judge_class(label, detections, name, layout, min_score)
+        return drift
+
+    def _judge_class(
+        self,
+        label: int,
+        detections: Detections,
+        name: str,
+        layout: Layout | None,
+        min_score: float,
+    ) -> Drift:
+        """As :meth:`judge`, of one class; scores up to ``min_score`` may be missing."""
+        drift, threshold = Drift(), self.nms['iou_threshold']
+        of_class = detections.labels == label
+        rows = (self.scores[:, label] > self.nms['score_thr'] - SCORE).nonzero()[0]
+        if not len(rows):
+            for score in detections.scores[of_class]:  # of no candidate
+                drift.add(f'{name}scores', float(score))
+            return drift
+        boxes, scores = self.boxes[rows], self.scores[rows, label]
+        seen, pixels = boxes, self.pixels
+        if layout is not None:
+            seen, pixels = to_image(boxes, layout), pixels / min(layout.factor)
+        kept = np.zeros(len(rows), bool)
+        for box, score in zip(detections.boxes[of_class], detections.scores[of_class]):
+            far = np.abs(seen - box).max(1)
+            apart = np.abs(scores - score)
+            i = int((far / pixels + apart / self.score).argmin())
+            drift.add(f'{name}boxes', float(far[i]))
+            drift.add(f'{name}scores', float(apart[i]))
+            if layout is not None:
+                kept |= (far <= pixels) & (apart <= self.score)
+            elif kept.any():
+                worst = iou(boxes[kept], boxes[i : i + 1]).max()
+                drift.overlapping += bool(worst > threshold + SCORE)
+            kept[i] = True
+        lost = (scores > min_score + self.score) & ~kept
+        covers = iou(boxes[lost], boxes[kept]) > threshold - SCORE
+        covers &= scores[kept] >= scores[lost, None] - self.score
+        drift.missing += int((~covers.any(1)).sum())
+        return drift
 
 
-def rounding(drift: Drift, output: str, most: float) -> float:
-    """How far apart equal values may be: twice what was found, within reason."""
-    found = drift.largest.get(output, 0.0)
-    return float(np.clip(2 * np.nan_to_num(found), most / 1000, most))
+def allow_rounding(drift: Drift, output: str, limit: float) -> float:
+    """How far apart equal values may be: twice the drift, within reason."""
+    difference = drift.largest.get(output, 0.0)
+    return float(np.clip(2 * np.nan_to_num(difference), limit / 1000, limit))
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -225,21 +356,21 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return box_iou(Tensor(a).double(), Tensor(b).double()).numpy()
 
 
-def compare(
+def compare_detections(
     exported: Detector,
     detector: nn.Module,
     cfg: Config,
     images: Sequence[np.ndarray],
-    drift: Drift,
-) -> None:
-    """Adds what is wrong with what a file finds in ``images`` to ``drift``.
+    rounding: Drift,
+) -> Drift:
+    """What is wrong with a file's detections, and with MMYOLO's if it is the judge.
 
     Args:
         exported: The runtime with the exported file.
-        detector: The detector in torch, see :func:`by_torch`.
-        cfg: See :func:`by_torch`.
+        detector: The detector in torch, see :func:`detect_by_torch`.
+        cfg: See :func:`detect_by_torch`.
         images: H x W x 3, BGR, uint8. They go through the file together.
-        drift: After :func:`compare_candidates`, whose differences it allows.
+        rounding: What :func:`compare_candidates` gave: such differences are allowed.
     """
     test_cfg = detector.bbox_head.test_cfg  # not the file's, which may be wrong
     nms = dict(
@@ -247,19 +378,21 @@ def compare(
         iou_threshold=test_cfg.nms.iou_threshold,
         max_per_img=test_cfg.max_per_img,
     )
-    plain = Candidates(detector, fold=False)
-    prepared = [exported.prepare(image) for image in images]
+    pixels = allow_rounding(rounding, 'candidate boxes', PIXELS)
+    score = allow_rounding(rounding, 'candidate scores', SCORE)
+    drift = Drift()
+    prepared = [exported.preprocess(image) for image in images]
     size = exported.metadata['input']['batch'] or 2
     for start in range(0, len(prepared), size):
         batch = prepared[start : start + size]
         inputs = stack(batch, size)
         outputs = exported.session.run(inputs)
-        with torch.inference_mode():
-            boxes, scores = (x.numpy() for x in plain(torch.from_numpy(inputs)))
+        boxes, scores = predict_candidates(detector, inputs)
         for row, (_, layout) in enumerate(batch):
-            (theirs,) = by_torch(detector, cfg, [images[start + row]])
-            outcome = Outcome(boxes[row], scores[row], nms, drift)
-            outcome.judge(exported.left({k: v[row] for k, v in outputs.items()}))
-            outcome.judge(theirs, "MMYOLO's ", layout)
-            drift.images += 1
-            drift.found += len(theirs.scores)
+            one = {name: values[row] for name, values in outputs.items()}
+            (theirs,) = detect_by_torch(detector, cfg, [images[start + row]])
+            outcome = Outcome(boxes[row], scores[row], nms, pixels, score)
+            drift += outcome.judge(exported.postprocess(one))
+            drift += outcome.judge(theirs, "MMYOLO's ", layout)
+            drift += Drift(images=1, detections=len(theirs.scores))
+    return drift

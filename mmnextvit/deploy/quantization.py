@@ -1,24 +1,28 @@
-"""int8: a network's weights and maps in 8 bits, calibrated on images."""
+"""int8: a network's weights and feature maps in 8 bits, calibrated on images."""
 
 import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.progress import track
 
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
 
-def quantize(network, images: Sequence[np.ndarray]):
+
+def quantize(network: 'ModelProto', images: Sequence[np.ndarray]) -> 'ModelProto':
     """An ONNX network of candidates in int8, by NNCF.
 
-    Weights have a scale for each channel out, maps one each. The last layers, softmax,
-    normalisation and decoding stay in float: in 8 bits the last layers, whose output is
-    decoded by squares and strides, cost most of what accuracy is lost, and they are
-    small. Biases are corrected for what rounding shifts.
+    Weights have a scale for each output channel, feature maps one each. The last
+    layers, softmax, normalisation and decoding stay in float: the last layers, whose
+    output is decoded by squares and strides, would cost most of the accuracy that is
+    lost, and they are small. Biases are corrected for what rounding shifts.
 
     Args:
-        network: What :func:`~mmnextvit.deploy.onnx.onnx_network` gave.
+        network: What :func:`~mmnextvit.deploy.onnx.build_network` gave.
         images: Batches (B, 3, H, W), float32, as the network takes them.
     """
     import nncf
@@ -30,14 +34,16 @@ def quantize(network, images: Sequence[np.ndarray]):
         subset_size=len(images),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=last_layers(network)),
+        ignored_scope=nncf.IgnoredScope(names=list_last_layers(network)),
     )
 
 
-def quantize_signed(network, images: Sequence[np.ndarray]):
-    """As :func:`quantize`, but with all of int8 around 0, which TensorRT demands.
+def quantize_signed(
+    network: 'ModelProto', images: Sequence[np.ndarray]
+) -> 'ModelProto':
+    """As :func:`quantize`, but with zero points of 0, which TensorRT demands.
 
-    NNCF makes uint8 of what is never negative, so this is ONNX Runtime's, of
+    NNCF makes uint8 of values that are never negative. Here ONNX Runtime quantises
     convolutions and linear layers; biases stay in float.
     """
     import onnx
@@ -58,7 +64,7 @@ def quantize_signed(network, images: Sequence[np.ndarray]):
             path,
             Reader(),
             op_types_to_quantize=['Conv', 'ConvTranspose', 'Gemm'],
-            nodes_to_exclude=last_layers(network),
+            nodes_to_exclude=list_last_layers(network),
             per_channel=True,
             activation_type=ort.QuantType.QInt8,
             weight_type=ort.QuantType.QInt8,
@@ -71,39 +77,39 @@ def quantize_signed(network, images: Sequence[np.ndarray]):
         return onnx.load(path)
 
 
-def sources(network) -> dict:
+def map_sources(network: 'ModelProto') -> dict[str, 'NodeProto']:
     """Which node of an ONNX model gives each tensor, by the tensor's name."""
     return {output: node for node in network.graph.node for output in node.output}
 
 
-def last_layers(network) -> list[str]:
+def list_last_layers(network: 'ModelProto') -> list[str]:
     """Names of the convolutions that nothing but decoding follows."""
-    source = sources(network)
+    source = map_sources(network)
     waiting = [output.name for output in network.graph.output]
-    seen, found = set(), []
+    seen, last = set(), []
     while waiting:
         node = source.get(waiting.pop())
         if node is None or node.name in seen:
             continue
         seen.add(node.name)
         if node.op_type == 'Conv':
-            found.append(node.name)
+            last.append(node.name)
         else:
             waiting += node.input
-    return sorted(found)
+    return sorted(last)
 
 
-# What passes values on as they are, so that they stay in 8 bits.
+# Operators that pass values on as they are, so that those stay in 8 bits.
 MOVES = ('Concat', 'Reshape', 'Transpose', 'MaxPool', 'Resize', 'Slice', 'Squeeze')
 
 
-def float_layers(network) -> list[str]:
+def list_float_layers(network: 'ModelProto') -> list[str]:
     """Names of the convolutions and matrix products that do not compute in 8 bits.
 
     Args:
         network: What :func:`quantize` gave.
     """
-    source = sources(network)
+    source = map_sources(network)
 
     def in_8_bits(name: str) -> bool:
         node = source.get(name)

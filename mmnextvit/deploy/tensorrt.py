@@ -1,30 +1,123 @@
-"""A TensorRT engine of an exported file, where TensorRT and a GPU of NVIDIA are.
+"""A detector as an ONNX file for TensorRT, and as an engine where TensorRT is.
 
 Engines belong to one GPU and one version of TensorRT, so that the ONNX file is what is
-kept and passed on; the engine is built to compare it with torch.
+kept and passed on; an engine is built to compare it with torch.
 """
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..runtime import Detector
+from ..utils.errors import UserError
+from . import onnx
+from .job import Job, Written
+from .quantization import quantize_signed
 
-MOST = 16  # images at a time, where the file has a dynamic batch
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+MAX_BATCH = 16  # images at a time, where the file has a dynamic batch
 WORKSPACE = 4 << 30  # bytes
 
+# What TensorRT's ONNX parser knows, by onnx-tensorrt's docs/operators.md for TensorRT
+# 8.5; LayerNormalization by the notes of release 8.6.
+_PARSED = """
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool
+BatchNormalization Cast Ceil Celu Clip Concat Constant ConstantOfShape Conv
+ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu
+Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gemm
+GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GRU
+HardSigmoid HardSwish Identity If InstanceNormalization IsNaN LayerNormalization
+LeakyRelu Less LessOrEqual Log LogSoftmax Loop LpNormalization LpPool LRN LSTM MatMul
+Max MaxPool Mean MeanVarianceNormalization Min Mod Mul Neg NonMaxSuppression NonZero
+Not OneHot Or Pad ParametricSoftplus Pow PRelu QuantizeLinear RandomNormal
+RandomNormalLike RandomUniform RandomUniformLike Range Reciprocal ReduceL1 ReduceL2
+ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare Relu Reshape Resize ReverseSequence RNN RoiAlign Round ScaledTanh Scan
+Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice
+Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh
+ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
+EfficientNMS_TRT
+"""
+TENSORRT_OPERATORS = frozenset(_PARSED.split())
+TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
 
-def build_engine(path: Path, engine: Path, facts: dict[str, object]) -> None:
+
+def write(job: Job, path: Path) -> Written:
+    """Writes an ONNX file that TensorRT's parser takes."""
+    network, float_layers = onnx.convert(job, quantize_signed)
+    model = onnx.complete(network, job)
+    check_operators(model)
+    onnx.save(model, job.metadata, path)
+    return Written(
+        onnx.run_by_onnxruntime(network), onnx.read_metadata(path), float_layers
+    )
+
+
+def format_trtexec(path: Path, metadata: Mapping[str, object]) -> str:
+    """The command that builds an engine of a file, where TensorRT is installed."""
+    # Layers have the types of the file: float16 and int8 are written in it.
+    words = ['trtexec', f'--onnx={path}', f'--saveEngine={path.with_suffix(".engine")}']
+    words.append('--stronglyTyped')
+    shapes = get_shape_range(metadata)
+    if len(set(shapes)) > 1:
+        for name, shape in zip(('min', 'opt', 'max'), shapes):
+            words.append(f'--{name}Shapes=images:{"x".join(map(str, shape))}')
+    return shlex.join(words)
+
+
+def check_operators(model: 'ModelProto') -> None:
+    """Compares a model with what TensorRT's ONNX parser knows.
+
+    Raises:
+        UserError: It has an operator that the parser doesn't know, or one in a form
+            that it doesn't.
+    """
+    wrong = sorted({n.op_type for n in model.graph.node} - TENSORRT_OPERATORS)
+    constant = list_constants(model)
+    for node in model.graph.node:
+        kernel = next((a.ints for a in node.attribute if a.name == 'kernel_shape'), ())
+        if node.op_type in TWO_D and len(kernel) == 1:
+            wrong.append(f'{node.op_type} in one dimension ({node.name})')
+        if node.op_type in ('QuantizeLinear', 'DequantizeLinear'):
+            zero = constant.get(node.input[2]) if len(node.input) > 2 else None
+            if zero is not None and (zero.dtype != np.int8 or zero.any()):
+                wrong.append(f'{node.op_type} that is not int8 around 0 ({node.name})')
+        if node.op_type == 'TopK' and node.input[1] not in constant:
+            wrong.append(f'TopK of a number that is not constant ({node.name})')
+    if wrong:
+        raise UserError(
+            f"TensorRT's ONNX parser does not take {', '.join(wrong)}: choose another "
+            'backbone or neck, or another format'
+        )
+
+
+def list_constants(model: 'ModelProto') -> dict[str, np.ndarray]:
+    """Tensors of an ONNX model that are fixed, by name."""
+    from onnx.numpy_helper import to_array
+
+    arrays = {i.name: to_array(i) for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == 'Constant':
+            arrays[node.output[0]] = to_array(node.attribute[0].t)
+    return arrays
+
+
+def build_engine(path: Path, engine: Path, metadata: Mapping[str, object]) -> None:
     """Builds an engine of an ONNX file, as the line of ``trtexec`` does.
 
     Args:
         path: ONNX file, in the types that layers are to have.
         engine: File to write.
-        facts: The metadata.
+        metadata: Of the file.
 
     Raises:
-        ValueError: TensorRT's parser or builder refuses the file; the message has its
+        UserError: TensorRT's parser or builder refuses the file; the message has its
             reasons.
     """
     import tensorrt as trt
@@ -37,36 +130,41 @@ def build_engine(path: Path, engine: Path, facts: dict[str, object]) -> None:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(path.read_bytes()):
         faults = [str(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise ValueError(f'{path}: TensorRT does not read it: {"; ".join(faults)}')
+        raise UserError(f'TensorRT does not read it: {"; ".join(faults)}', file=path)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
-    shapes = shape_range(facts)
+    shapes = get_shape_range(metadata)
     if len(set(shapes)) > 1:
         profile = builder.create_optimization_profile()
         profile.set_shape('images', *shapes)
         config.add_optimization_profile(profile)
     content = builder.build_serialized_network(network, config)
     if content is None:
-        raise ValueError(f'{path}: TensorRT builds no engine of it; see its messages')
+        raise UserError('TensorRT builds no engine of it; see its messages', file=path)
     engine.write_bytes(content)
 
 
-def shape_range(facts: dict[str, object]) -> list[tuple[int, int, int, int]]:
-    """Least, usual and largest shape of the input (B, 3, H, W)."""
-    wanted = facts['input']
+def get_shape_range(metadata: Mapping[str, object]) -> list[tuple[int, int, int, int]]:
+    """Minimal, usual and maximal shape of the input (B, 3, H, W)."""
+    wanted = metadata['input']
     size = tuple(wanted['size'])
-    least = (64, 64) if wanted['dynamic_size'] else size
-    few, many = (1, MOST) if wanted['batch'] is None else (wanted['batch'],) * 2
-    return [(few, 3, *least), (few, 3, *size), (many, 3, *size)]
+    min_size = (64, 64) if wanted['dynamic_size'] else size
+    batch = wanted['batch']
+    min_batch, max_batch = (1, MAX_BATCH) if batch is None else (batch, batch)
+    return [
+        (min_batch, 3, *min_size),
+        (min_batch, 3, *size),
+        (max_batch, 3, *size),
+    ]
 
 
 class EngineSession:
     """An engine as the runtime's other sessions, with torch's memory on the GPU."""
 
-    def __init__(self, engine: Path, facts: dict[str, object]) -> None:
+    def __init__(self, engine: Path, metadata: Mapping[str, object]) -> None:
         import tensorrt as trt
 
-        self.metadata = facts
+        self.metadata = metadata
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self.engine = runtime.deserialize_cuda_engine(engine.read_bytes())
         self.context = self.engine.create_execution_context()
@@ -82,9 +180,9 @@ class EngineSession:
         self.context.set_input_shape('images', given.shape)
         tensors = {'images': given}
         for name in self.outputs:
-            kind = trt.nptype(self.engine.get_tensor_dtype(name))
+            dtype = trt.nptype(self.engine.get_tensor_dtype(name))
             shape = tuple(self.context.get_tensor_shape(name))
-            tensors[name] = torch.from_numpy(np.empty(shape, kind)).cuda()
+            tensors[name] = torch.from_numpy(np.empty(shape, dtype)).cuda()
         for name, tensor in tensors.items():
             self.context.set_tensor_address(name, tensor.data_ptr())
         stream = torch.cuda.Stream()
@@ -96,6 +194,6 @@ class EngineSession:
 class EngineDetector(Detector):
     """The runtime's detector on an engine, which holds no metadata of its own."""
 
-    def __init__(self, engine: Path, facts: dict[str, object]) -> None:
+    def __init__(self, engine: Path, metadata: Mapping[str, object]) -> None:
         self.path = engine
-        self._use(EngineSession(engine, facts))
+        self._use(EngineSession(engine, metadata))

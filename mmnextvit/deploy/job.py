@@ -1,0 +1,50 @@
+"""What a format's module is given to write, and what it gives back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .candidates import Candidates
+
+# From images (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
+Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written.
+
+    Args:
+        candidates: The network.
+        metadata: Its metadata, which says what else is wanted of the file.
+        calibration: Batches (B, 3, H, W) for int8 to calibrate with.
+        efficient_nms: Whether to use TensorRT's plugin in place of ONNX's operator.
+    """
+
+    candidates: Candidates
+    metadata: dict[str, object]
+    calibration: list[np.ndarray] | None = None
+    efficient_nms: bool = False
+
+    @property
+    def shape(self) -> dict[str, object]:
+        """Arguments of :func:`~mmnextvit.deploy.tracing.export_program`."""
+        wanted = self.metadata['input']
+        return {key: wanted[key] for key in ('size', 'batch', 'dynamic_size')}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Args:
+        run: The network's candidates, computed as near to the file as this machine
+            can: by the format's own library, or by torch from what was converted.
+        metadata: As it was read back from the file.
+        float_layers: Names of the layers that int8 leaves in float.
+    """
+
+    run: Run
+    metadata: dict[str, object]
+    float_layers: list[str] = field(default_factory=list)

@@ -1,0 +1,48 @@
+"""A detector as an OpenVINO folder, converted from ONNX."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime import KEY
+from . import onnx
+from .job import Job, Written
+
+
+def write(job: Job, path: Path) -> Written:
+    """Writes a folder of ``model.xml`` and ``model.bin``."""
+    import openvino
+
+    network, float_layers = onnx.convert(job)
+    path.mkdir()
+    file = path / 'model.onnx'
+    onnx.save(onnx.complete(network, job), job.metadata, file)
+    model = openvino.convert_model(file)
+    file.unlink()
+    model.set_rt_info(json.dumps(job.metadata), [KEY])
+    half = job.metadata['precision'] == 'half'
+    openvino.save_model(model, path / 'model.xml', compress_to_fp16=half)
+
+    names = ('boxes', 'scores')
+    if job.metadata['nms']['in_graph']:
+        names = onnx.CANDIDATES
+        model.add_outputs([*names])
+    # Left to itself OpenVINO takes bfloat16 where the processor has it.
+    exact = {'INFERENCE_PRECISION_HINT': 'f32'}
+    compiled = openvino.compile_model(model, 'CPU', exact)
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = compiled({'images': images})
+        boxes, scores = (outputs[name] for name in names)
+        return boxes, scores
+
+    return Written(run, read_metadata(path), float_layers)
+
+
+def read_metadata(path: Path) -> dict[str, object]:
+    """The metadata in an OpenVINO folder."""
+    import openvino
+
+    model = openvino.Core().read_model(path / 'model.xml')
+    return json.loads(model.get_rt_info([KEY]).value)

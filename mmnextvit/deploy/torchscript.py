@@ -1,0 +1,89 @@
+"""A detector as a TorchScript program."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..runtime import KEY
+from .job import Job, Written
+from .tracing import make_example, silence_converters
+
+
+class WithNMS(nn.Module):
+    """A network of candidates followed by torchvision's NMS, to be traced.
+
+    Outputs are those of :func:`~mmnextvit.deploy.onnx.add_nms`.
+    """
+
+    def __init__(self, candidates: nn.Module, nms: dict[str, object]) -> None:
+        super().__init__()
+        self.candidates = candidates
+        self.suppress = torch.jit.script(suppress)
+        self.limits = (
+            float(nms['score_thr']),
+            float(nms['iou_threshold']),
+            int(nms['max_per_img']),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.suppress(*self.candidates(images), *self.limits)
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, score_thr: float, iou_threshold: float, limit: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """NMS class by class, of boxes (B, N, 4) and scores (B, N, C), as a script."""
+    count = boxes.shape[0]
+    numbers = torch.zeros(count, 1, dtype=torch.int32, device=boxes.device)
+    out_boxes = torch.zeros(count, limit, 4, device=boxes.device)
+    out_scores = torch.zeros(count, limit, device=boxes.device)
+    labels = torch.full((count, limit), -1, dtype=torch.int32, device=boxes.device)
+    for i in range(count):
+        pairs = torch.nonzero(scores[i] > score_thr)  # of a row and a class
+        score = scores[i][pairs[:, 0], pairs[:, 1]]
+        order = torch.argsort(score, descending=True)
+        pairs, score = pairs[order], score[order]
+        box = boxes[i][pairs[:, 0]]
+        keep = torch.zeros(score.shape[0], dtype=torch.bool, device=boxes.device)
+        for c in range(scores.shape[2]):
+            mine = torch.nonzero(pairs[:, 1] == c)[:, 0]
+            if mine.shape[0] > 0:
+                best = torch.ops.torchvision.nms(box[mine], score[mine], iou_threshold)
+                keep[mine[best]] = True
+        kept = torch.nonzero(keep)[:limit, 0]
+        n = kept.shape[0]
+        numbers[i, 0] = n
+        out_boxes[i, :n] = box[kept]
+        out_scores[i, :n] = score[kept]
+        labels[i, :n] = pairs[kept, 1].to(torch.int32)
+    return numbers, out_boxes, out_scores, labels
+
+
+def write(job: Job, path: Path) -> Written:
+    """Writes a traced program, for the CPU."""
+    images = make_example(job.shape['size'], job.shape['batch'])
+    with torch.no_grad(), silence_converters():
+        traced = module = torch.jit.trace(job.candidates, images, check_trace=False)
+        if job.metadata['nms']['in_graph']:
+            whole = WithNMS(traced, job.metadata['nms'])
+            module = torch.jit.trace(whole, images, check_trace=False)
+        extra = {f'{KEY}.json': json.dumps(job.metadata)}
+        torch.jit.save(module, path, _extra_files=extra)
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            boxes, scores = traced(torch.from_numpy(images))
+        return boxes.numpy(), scores.numpy()
+
+    return Written(run, read_metadata(path))
+
+
+def read_metadata(path: Path) -> dict[str, object]:
+    """The metadata in a TorchScript file, without running what it holds."""
+    with zipfile.ZipFile(path) as file:
+        names = [n for n in file.namelist() if n.endswith(f'/extra/{KEY}.json')]
+        return json.loads(file.read(names[0]))
