@@ -5,14 +5,12 @@ import copy
 from functools import cache
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.deploy.candidates import (
-    Candidates,
-    check_head,
-    config_size,
-    mean_and_std,
-    metadata,
-    resize_steps,
-    resized,
+from mmnextvit.deploy.candidates import Candidates, check_head, get_mean_and_std
+from mmnextvit.deploy.metadata import (
+    build_metadata,
+    describe_resizing,
+    read_input_size,
+    resize_test_pipeline,
     round_up,
 )
 from mmnextvit.models.fold import (
@@ -38,6 +36,8 @@ from tests.helpers.lively_detectors import (
     preprocessed,
     small_config,
 )
+
+pytestmark = pytest.mark.deploy
 
 HEADS = ['yolov5_nextvit_s', 'yolov8_nextvit_s', 'rtmdet_nextvit_s']
 SIZE = 64, 96
@@ -135,10 +135,7 @@ def test_the_detector_is_copied():
     assert state.keys() == model.state_dict().keys()
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
-    assert [m for m in Candidates(model, fold=False).modules() if type(m) in NORMS]
-
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+    assert [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 class Odd(nn.BatchNorm2d):
@@ -347,7 +344,7 @@ def test_order_of_channels(bgr_to_rgb, images):
     for image, found in enumerate(by_mmyolo(model, images)):
         assert_same((boxes[image], scores[image]), found)
     order = slice(None, None, 1 if bgr_to_rgb else -1)
-    assert mean_and_std(model) == (mean[order], std[order])  # always as R, G, B
+    assert get_mean_and_std(model) == (mean[order], std[order])  # always as R, G, B
 
 
 def test_half_precision(images):
@@ -371,13 +368,15 @@ def test_metadata():
     cfg = small_config('yolov5_nextvit_s_demo')
     model = lively_detector(cfg)
     size = round_up((50, 96))
-    facts = metadata(resized(cfg, size), model, ['a', 'b', 'c'], size, batch=None)
-    assert facts['classes'] == ['a', 'b', 'c'] and facts['strides'] == [8, 16, 32]
+    metadata = build_metadata(
+        resize_test_pipeline(cfg, size), model, ['a', 'b', 'c'], size, batch=None
+    )
+    assert metadata['classes'] == ['a', 'b', 'c'] and metadata['strides'] == [8, 16, 32]
     sizes = cfg.model.bbox_head.prior_generator.base_sizes
-    assert facts['anchors'] == [[list(wh) for wh in level] for level in sizes]
-    assert facts['input']['size'] == [64, 96] and facts['input']['batch'] is None
-    assert facts['normalization']['std'] == pytest.approx([255] * 3)
-    assert facts['nms'] == {
+    assert metadata['anchors'] == [[list(wh) for wh in level] for level in sizes]
+    assert metadata['input']['size'] == [64, 96] and metadata['input']['batch'] is None
+    assert metadata['normalization']['std'] == pytest.approx([255] * 3)
+    assert metadata['nms'] == {
         'in_graph': True,
         'score_thr': 0.001,
         'iou_threshold': 0.5,
@@ -385,7 +384,7 @@ def test_metadata():
         'multi_label': True,
         'nms_pre': 30000,
     }
-    assert facts['resize'] == [
+    assert metadata['resize'] == [
         {'type': 'keep_ratio', 'scale': [96, 64]},
         {
             'type': 'letterbox',
@@ -395,8 +394,8 @@ def test_metadata():
             'mini_pad': False,
         },
     ]
-    assert {'mmnextvit', 'torch', 'mmdet', 'mmyolo'} <= facts['versions'].keys()
-    other = metadata(cfg, detector(HEADS[1]), ['a'] * 80, size)
+    assert {'mmnextvit', 'torch', 'mmdet', 'mmyolo'} <= metadata['versions'].keys()
+    other = build_metadata(cfg, detector(HEADS[1]), ['a'] * 80, size)
     assert other['anchors'] is None
 
 
@@ -405,10 +404,14 @@ def test_sizes():
     with pytest.raises(ValueError, match='--imgsz 0 64: both must be positive'):
         round_up((0, 64))
     cfg = small_config('yolov8_nextvit_s')
-    assert config_size(cfg) == (640, 640)
-    assert config_size(resized(cfg, (64, 96))) == (64, 96)
-    assert config_size(cfg) == (640, 640)  # the config itself stays
-    assert resized(cfg, (64, 96)).test_dataloader.dataset.batch_shapes_cfg is None
+    assert read_input_size(cfg) == (640, 640)
+    resized = resize_test_pipeline(cfg, (64, 96))
+    assert read_input_size(resized) == (64, 96)
+    assert read_input_size(cfg) == (640, 640)  # the config itself stays
+    assert (
+        resize_test_pipeline(cfg, (64, 96)).test_dataloader.dataset.batch_shapes_cfg
+        is None
+    )
 
 
 def test_what_cannot_be_exported():
@@ -426,55 +429,60 @@ def test_what_cannot_be_exported():
     refused(
         'the test pipeline has mmdet.RandomFlip; .*YOLOv5KeepRatioResize and Letter',
         lambda c: pipeline(c).insert(2, dict(type='mmdet.RandomFlip')),
-        config_size,
+        read_input_size,
     )
-    refused('must end in LetterResize', lambda c: pipeline(c).pop(2), config_size)
+    refused('must end in LetterResize', lambda c: pipeline(c).pop(2), read_input_size)
     for odd, message in [
         (dict(stretch_only=True), 'LetterResize with stretch_only, half_pad_param or'),
         (dict(pad_val=dict(img=(1, 2, 3))), 'or a pad_val by channel'),
         (dict(interpolation='nearest'), "with interpolation='nearest', backend='cv2'"),
     ]:
-        refused(message, lambda c, odd=odd: pipeline(c)[2].update(odd), resize_steps)
+        refused(
+            message, lambda c, odd=odd: pipeline(c)[2].update(odd), describe_resizing
+        )
     refused(
         "LoadImageFromFile has color_type='grayscale'",
         lambda c: pipeline(c)[0].update(color_type='grayscale'),
-        config_size,
+        read_input_size,
     )
     refused(
         'test_dataloader.dataset has no pipeline',
         lambda c: c.test_dataloader.dataset.pop('pipeline'),
-        config_size,
+        read_input_size,
     )
 
 
 @pytest.mark.parametrize(
     'test_cfg, message',
     [
-        (dict(nms=dict(type='soft_nms')), r'model.test_cfg.nms is \{.*class by class'),
-        (dict(nms=dict(class_agnostic=True)), r'model.test_cfg.nms is \{'),
-        (dict(yolox_style=True), r"model.test_cfg has \['yolox_style'\]"),
-        (dict(min_bbox_size=8), r"model.test_cfg has \['min_bbox_size'\]"),
-        (dict(nms_pre=100), 'nms_pre is 100: .* where it is at least 3000'),
+        (
+            dict(nms=dict(type='soft_nms')),
+            r'model.test_cfg.nms: it is \{.*class by class',
+        ),
+        (dict(nms=dict(class_agnostic=True)), r'model.test_cfg.nms: it is \{'),
+        (dict(yolox_style=True), r"model.test_cfg: it has \['yolox_style'\]"),
+        (dict(min_bbox_size=8), r"model.test_cfg: it has \['min_bbox_size'\]"),
+        (dict(nms_pre=100), 'nms_pre: it is 100: .* where it is at least 3000'),
     ],
 )
 def test_test_configs_that_files_do_not_follow(test_cfg, message):
     cfg = small_config('yolov5_nextvit_s')
     model = copy.deepcopy(detector('yolov5_nextvit_s'))
     classes = ['a'] * 80
-    metadata(cfg, model, classes, (64, 64))
+    build_metadata(cfg, model, classes, (64, 64))
     for key, value in test_cfg.items():
         if isinstance(value, dict):
             model.bbox_head.test_cfg[key].update(value)
         else:
             model.bbox_head.test_cfg[key] = value
     with pytest.raises(ValueError, match=message):
-        metadata(cfg, model, classes, (64, 64))
+        build_metadata(cfg, model, classes, (64, 64))
 
 
 def test_classes_without_names():
     cfg, model = small_config(HEADS[0]), detector(HEADS[0])
     with pytest.raises(ValueError, match='2 classes have names, and the head has'):
-        metadata(cfg, model, ['a', 'b'], (64, 64))
+        build_metadata(cfg, model, ['a', 'b'], (64, 64))
 
 
 def test_heads_that_cannot_be_exported():

@@ -9,20 +9,28 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.deploy import formats as export
-from mmnextvit.deploy.candidates import Candidates, metadata, resized
-from mmnextvit.deploy.formats import FORMATS, Job, suppress, trtexec_line
+from mmnextvit.deploy import coreml as our_coreml
+from mmnextvit.deploy.candidates import Candidates
+from mmnextvit.deploy.formats import write
+from mmnextvit.deploy.job import Job
+from mmnextvit.deploy.metadata import build_metadata, resize_test_pipeline
 from mmnextvit.deploy.onnx import (
     OPSET,
-    candidates_by_onnxruntime,
-    check_tensorrt,
-    onnx_network,
-    save_onnx,
-    with_nms,
-    without_nms,
+    add_nms,
+    build_network,
+    leave_nms_out,
+    read_metadata,
+    run_by_onnxruntime,
 )
-from mmnextvit.deploy.parity import Drift, batches, compare, compare_candidates
-from mmnextvit.deploy.tensorrt import build_engine
+from mmnextvit.deploy.parity import (
+    Drift,
+    compare_candidates,
+    compare_detections,
+    compare_inputs,
+    make_batches,
+)
+from mmnextvit.deploy.tensorrt import build_engine, check_operators, format_trtexec
+from mmnextvit.deploy.torchscript import suppress
 from mmnextvit.runtime import Detector
 
 import coremltools
@@ -47,6 +55,8 @@ from tests.helpers.lively_detectors import (
     small_config,
 )
 
+pytestmark = pytest.mark.deploy
+
 SIZE = 64, 96
 NMS = dict(score_thr=0.05, iou_threshold=0.5, max_per_img=50, in_graph=True)
 
@@ -55,8 +65,8 @@ def is_yolo(path: Path) -> bool:
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     head = cfg.model.get('bbox_head')  # two-stage detectors have none here
-    kind = head and MODELS.get(head.type)  # None where it is MMDetection's
-    return bool(kind) and issubclass(kind, YOLOv5Head)
+    head_type = head and MODELS.get(head.type)  # None where it is MMDetection's
+    return bool(head_type) and issubclass(head_type, YOLOv5Head)
 
 
 CONFIGS = [p.stem for p in sorted((ROOT / 'configs').glob('*.py')) if is_yolo(p)]
@@ -74,24 +84,29 @@ class Exported:
 
     cfg: Config
     model: nn.Module
-    facts: dict
+    metadata: dict
 
     @cached_property
     def job(self) -> Job:
-        job = Job(Candidates(self.model), self.facts)
+        job = Job(Candidates(self.model), self.metadata)
         ALL[job.candidates] = self
         return job
 
     @cached_property
     def network(self):
-        return onnx_network(self.job.candidates, **self.job.shape)
+        return build_network(self.job.candidates, **self.job.shape)
 
     def drift(self, run, path, images) -> Drift:
-        drift = Drift()
-        inputs = batches(images, self.facts)
-        compare_candidates(run, self.model, inputs, drift)
-        compare(Detector(path), self.model, self.cfg, images, drift)
-        return drift
+        inputs = make_batches(images, self.metadata)
+        drift = compare_candidates(run, self.model, inputs)
+        return drift + self.detections_drift(Detector(path), images, rounding=drift)
+
+    def detections_drift(self, detector, images, size=SIZE, rounding=None) -> Drift:
+        cfg = resize_test_pipeline(self.cfg, size)
+        rounding = rounding or Drift()
+        return compare_inputs(detector.steps, cfg, images) + compare_detections(
+            detector, self.model, cfg, images, rounding
+        )
 
 
 ALL: dict[nn.Module, Exported] = {}  # by their candidates
@@ -114,12 +129,12 @@ def to_export(name: str) -> Exported:
     first = next(c for c in CONFIGS if model_of(c) == model_of(name))
     if first != name:
         return to_export(first)
-    cfg = resized(small_config(name), SIZE)
+    cfg = resize_test_pipeline(small_config(name), SIZE)
     cfg.model.test_cfg.update(score_thr=0.05, max_per_img=100)
     model = lively_detector(cfg)
     labels = [f'class {i}' for i in range(model.bbox_head.num_classes)]
-    facts = metadata(cfg, model, labels, SIZE, **SHAPES.get(name, {}))
-    return Exported(cfg, model, facts)
+    metadata = build_metadata(cfg, model, labels, SIZE, **SHAPES.get(name, {}))
+    return Exported(cfg, model, metadata)
 
 
 @pytest.fixture(autouse=True)
@@ -130,12 +145,12 @@ def written_once(monkeypatch):
         assert shape == ALL[candidates].job.shape
         return ALL[candidates].network
 
-    monkeypatch.setattr(export, 'onnx_network', network)
+    monkeypatch.setattr('mmnextvit.deploy.onnx.build_network', network)
 
 
-def assert_close(found, wanted):
+def assert_close(outputs, wanted):
     """Boxes to a hundredth of a pixel, scores to 1e-4."""
-    for ours, theirs, limit in zip(found, wanted, (0.01, 1e-4), strict=True):
+    for ours, theirs, limit in zip(outputs, wanted, (0.01, 1e-4), strict=True):
         assert ours.shape == theirs.shape
         assert np.abs(np.asarray(ours) - np.asarray(theirs)).max() < limit
 
@@ -148,6 +163,7 @@ def test_configs_are_found():
     assert len(CONFIGS) >= 11 and not [c for c in CONFIGS if 'mask_rcnn' in c]
 
 
+@pytest.mark.slow
 def test_every_arch_and_head_is_there():
     """Configs that are equal but for the backbone share what is written."""
     assert {to_export(c).model.bbox_head.__class__.__name__ for c in CONFIGS} == {
@@ -158,17 +174,19 @@ def test_every_arch_and_head_is_there():
     assert len({id(to_export(c)) for c in CONFIGS}) >= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_every_config(name, images, tmp_path):
     """Its neck and head as they are, in ONNX with NMS, gives what MMYOLO finds."""
     whole, path = to_export(name), tmp_path / 'model.onnx'
-    run = FORMATS['onnx'].write(whole.job, path)
-    drift = whole.drift(run, path, images)
+    written = write('onnx', whole.job, path)
+    assert written.metadata == whole.metadata and not written.float_layers
+    drift = whole.drift(written.run, path, images)
     assert not drift.faults(), drift
-    assert drift.images == 3 and drift.found > 10
+    assert drift.images == 3 and drift.detections > 10
     compared = {'candidate boxes', 'candidate scores', 'boxes', 'scores'}
     assert compared <= drift.largest.keys()
-    check_tensorrt(onnx.load(path))
+    check_operators(onnx.load(path))
 
 
 # -------------------------------------------------------------------------- sizes
@@ -190,8 +208,9 @@ def shape_of(value) -> list:
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
+@pytest.mark.slow
 def test_one_file_at_several_sizes(dynamic):
-    run, candidates = candidates_by_onnxruntime(dynamic.network), dynamic.job.candidates
+    run, candidates = run_by_onnxruntime(dynamic.network), dynamic.job.candidates
     graph = dynamic.network.graph
     assert shape_of(graph.input[0]) == ['batch', 3, 'height', 'width']
     boxes, scores = map(shape_of, graph.output)
@@ -204,33 +223,35 @@ def test_one_file_at_several_sizes(dynamic):
         assert_close(run(images.numpy()), wanted)
 
 
+@pytest.mark.slow
 def test_any_number_of_images():
     """Of a fixed size."""
     whole = to_export('yolov5_nextvit_s_demo')
     assert shape_of(whole.network.graph.input[0]) == ['batch', 3, *SIZE]
     boxes, scores = map(shape_of, whole.network.graph.output)
     assert boxes == ['batch', 378, 4] and scores == ['batch', 378, 3]
-    run = candidates_by_onnxruntime(whole.network)
+    run = run_by_onnxruntime(whole.network)
     for batch in (1, 3):
         images = as_input(demo_images(*[SIZE] * batch))
         with torch.no_grad():
             assert_close(run(images.numpy()), whole.job.candidates(images))
 
 
+@pytest.mark.slow
 def test_dynamic_file_with_nms(dynamic, images, tmp_path):
     """Its detector at its own size and at another, as MMYOLO at that size."""
     path = tmp_path / 'model.onnx'
-    save_onnx(with_nms(dynamic.network, dynamic.facts['nms']), dynamic.facts, path)
-    drift = Drift()
-    compare(Detector(path), dynamic.model, dynamic.cfg, images, drift)
-    cfg = resized(dynamic.cfg, (128, 64))
-    compare(Detector(path, imgsz=(128, 64)), dynamic.model, cfg, images, drift)
-    assert not drift.faults() and drift.images == 6 and drift.found > 10, drift
+    write('onnx', dynamic.job, path)
+    other = 128, 64
+    drift = dynamic.detections_drift(Detector(path), images)
+    drift += dynamic.detections_drift(Detector(path, imgsz=other), images, other)
+    assert not drift.faults() and drift.images == 6 and drift.detections > 10, drift
 
 
+@pytest.mark.slow
 def test_two_images_at_a_time(static, images, tmp_path):
     path = tmp_path / 'model.onnx'
-    save_onnx(with_nms(static.network, static.facts['nms']), static.facts, path)
+    write('onnx', static.job, path)
     session = onnxruntime.InferenceSession(path)
     assert session.get_inputs()[0].shape == [2, 3, *SIZE]
     shapes = {o.name: (o.shape, o.type) for o in session.get_outputs()}
@@ -240,38 +261,40 @@ def test_two_images_at_a_time(static, images, tmp_path):
         'scores': ([2, 100], 'tensor(float)'),
         'labels': ([2, 100], 'tensor(int32)'),
     }
-    run = candidates_by_onnxruntime(static.network)
+    run = run_by_onnxruntime(static.network)
     drift = static.drift(run, path, images)
-    assert not drift.faults() and drift.found > 10, drift
+    assert not drift.faults() and drift.detections > 10, drift
     # the third image is alone in its batch
     together = Detector(path).detect(images)
-    for image, found in zip(images, together):
+    for image, detections in zip(images, together):
         (alone,) = Detector(path).detect([image])
-        assert_close(found[:2], alone[:2])
+        assert_close(detections[:2], alone[:2])
 
 
+@pytest.mark.slow
 def test_file_by_itself(static, tmp_path):
     """Opset, metadata and checks, by nothing but onnx."""
     path = tmp_path / 'model.onnx'
-    save_onnx(with_nms(static.network, static.facts['nms']), static.facts, path)
+    write('onnx', static.job, path)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     opsets = {o.domain: o.version for o in model.opset_import}
     assert opsets[''] >= OPSET == 18 and not set(opsets) - {''}
     (entry,) = model.metadata_props
-    assert entry.key == 'mmnextvit' and json.loads(entry.value) == static.facts
-    assert static.facts['classes'] == ['class 0', 'class 1', 'class 2']
+    assert entry.key == 'mmnextvit' and json.loads(entry.value) == static.metadata
+    assert read_metadata(path) == static.metadata
+    assert static.metadata['classes'] == ['class 0', 'class 1', 'class 2']
     assert model.producer_name == 'mmnextvit'
-    kinds = [n.op_type for n in model.graph.node]
-    assert 'BatchNormalization' not in kinds and 'NonMaxSuppression' in kinds
+    types = [n.op_type for n in model.graph.node]
+    assert 'BatchNormalization' not in types and 'NonMaxSuppression' in types
     assert [i.name for i in model.graph.input] == ['images']
     assert not static.network.metadata_props  # the network itself is left as it is
 
-    plain = without_nms(static.network)
+    plain = leave_nms_out(static.network)
     assert [o.name for o in plain.graph.output] == ['boxes', 'scores']
     images = as_input(demo_images(SIZE, SIZE)).numpy()
-    wanted = candidates_by_onnxruntime(static.network)(images)
-    assert_close(candidates_by_onnxruntime(plain)(images), wanted)
+    wanted = run_by_onnxruntime(static.network)(images)
+    assert_close(run_by_onnxruntime(plain)(images), wanted)
 
 
 # ------------------------------------------------------------ non-maximum suppression
@@ -287,7 +310,7 @@ THROUGH = """
 
 
 def suppressed_by_onnx(boxes, scores, nms) -> list[np.ndarray]:
-    model = with_nms(parse_model(THROUGH), nms)
+    model = add_nms(parse_model(THROUGH), nms)
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     given = dict(given_boxes=boxes.numpy(), given_scores=scores.numpy())
@@ -324,14 +347,14 @@ def test_nms_is_torchvisions(run, limit):
     assert out_scores.shape == out_labels.shape == (3, limit)
     for i in range(3):
         rows, labels = (scores[i] > nms['score_thr']).nonzero(as_tuple=True)
-        found = scores[i, rows, labels]
-        keep = batched_nms(boxes[i, rows], found, labels, nms['iou_threshold'])
-        assert i > 0 or len(keep) < len(found)  # something is suppressed
+        passing = scores[i, rows, labels]
+        keep = batched_nms(boxes[i, rows], passing, labels, nms['iou_threshold'])
+        assert i > 0 or len(keep) < len(passing)  # something is suppressed
         keep = keep[:limit]
         n = int(numbers[i, 0])
         assert n == len(keep)
         assert np.array_equal(out_boxes[i, :n], boxes[i, rows[keep]])
-        assert np.array_equal(out_scores[i, :n], found[keep])
+        assert np.array_equal(out_scores[i, :n], passing[keep])
         assert np.array_equal(out_labels[i, :n], labels[keep])
         assert not out_boxes[i, n:].any() and not out_scores[i, n:].any()
         assert (out_labels[i, n:] == -1).all()
@@ -341,7 +364,7 @@ def test_nms_is_torchvisions(run, limit):
 
 @pytest.mark.parametrize('run', SUPPRESS)
 def test_nms_at_the_thresholds(run):
-    """A score that is the threshold is not found, an overlap that is it is left."""
+    """A score equal to its threshold is left out, an overlap equal to its stays."""
     boxes = torch.tensor(
         [[[0, 0, 10, 10], [0, 0, 10, 5], [50, 0, 60, 10], [80, 0, 90, 9]]]
     ).float()
@@ -378,9 +401,10 @@ def test_nms_of_nothing(run):
 # ----------------------------------------------------------------------- TensorRT
 
 
+@pytest.mark.slow
 def test_efficient_nms(static, tmp_path):
     path = tmp_path / 'model.onnx'
-    FORMATS['tensorrt'].write(replace(static.job, efficient_nms=True), path)
+    write('tensorrt', replace(static.job, efficient_nms=True), path)
     model = onnx.load(path)
     assert [(o.domain, o.version) for o in model.opset_import] == [('', 18), ('TRT', 1)]
     (node,) = (n for n in model.graph.node if n.domain)
@@ -403,7 +427,7 @@ def test_efficient_nms(static, tmp_path):
         'class_agnostic': 0,
         'max_output_boxes': 100,
         'score_threshold': pytest.approx(0.05),
-        'iou_threshold': pytest.approx(static.facts['nms']['iou_threshold']),
+        'iou_threshold': pytest.approx(static.metadata['nms']['iou_threshold']),
     }
 
 
@@ -427,20 +451,20 @@ NET = '<ir_version: 10, opset_import: ["" : 18]> net (float[1,3,N] x{}) => (floa
 def test_what_tensorrt_takes(body, more, message):
     model = parse_model(f'{NET.format(more)} {{ {body} }}')
     if message is None:
-        check_tensorrt(model)
+        check_operators(model)
         return
     with pytest.raises(ValueError, match=message):
-        check_tensorrt(model)
+        check_operators(model)
 
 
 def test_trtexec_line(static, dynamic):
     path = Path('a folder/model.onnx')
-    line = trtexec_line(path, static.facts)
+    line = format_trtexec(path, static.metadata)
     assert line == (
         "trtexec '--onnx=a folder/model.onnx' '--saveEngine=a folder/model.engine' "
         '--stronglyTyped'
     )
-    line = trtexec_line(path, dynamic.facts).removeprefix(line)
+    line = format_trtexec(path, dynamic.metadata).removeprefix(line)
     assert line == (
         ' --minShapes=images:1x3x64x64 --optShapes=images:1x3x64x96 '
         '--maxShapes=images:16x3x64x96'
@@ -464,7 +488,7 @@ class FakeTensorRT:
         return SimpleNamespace(
             create_network=lambda flags: self.seen.update(flags=flags),
             create_builder_config=lambda: SimpleNamespace(
-                set_memory_pool_limit=lambda kind, size: None,
+                set_memory_pool_limit=lambda pool, size: None,
                 add_optimization_profile=lambda profile: None,
             ),
             create_optimization_profile=lambda: SimpleNamespace(
@@ -486,66 +510,70 @@ def test_building_an_engine(static, dynamic, tmp_path, monkeypatch):
     path, engine = tmp_path / 'model.onnx', tmp_path / 'model.engine'
     path.write_bytes(b'')
 
-    def build(facts, **fake):
+    def build(metadata, **fake):
         trt = FakeTensorRT(**fake)
         monkeypatch.setitem(sys.modules, 'tensorrt', trt)
-        build_engine(path, engine, facts)
+        build_engine(path, engine, metadata)
         return trt.seen
 
     message = 'model.onnx: TensorRT does not read it: no such operator; bad shape'
     with pytest.raises(ValueError, match=message):
-        build(static.facts, errors=('no such operator', 'bad shape'))
+        build(static.metadata, errors=('no such operator', 'bad shape'))
     with pytest.raises(ValueError, match='TensorRT builds no engine of it'):
-        build(static.facts, content=None)
+        build(static.metadata, content=None)
     assert not engine.exists()
-    assert build(static.facts) == dict(plugins='', flags=1 << 4)
+    assert build(static.metadata) == dict(plugins='', flags=1 << 4)
     assert engine.read_bytes() == b'engine'
     shapes = 'images', (1, 3, 64, 64), (1, 3, 64, 96), (16, 3, 64, 96)
-    assert build(dynamic.facts)['shapes'] == shapes
+    assert build(dynamic.metadata)['shapes'] == shapes
 
 
 # ------------------------------------------------------------------ other formats
 
 
+@pytest.mark.slow
 def test_openvino(static, images, tmp_path):
     """As torch, its candidates as ONNX's; in half precision it has half the bytes."""
     inputs = as_input(demo_images(SIZE, SIZE)).numpy()
     folder, plain = tmp_path / 'whole', tmp_path / 'plain'
-    run = FORMATS['openvino'].write(static.job, folder)
+    written = write('openvino', static.job, folder)
     assert {p.name for p in folder.iterdir()} == {'model.xml', 'model.bin'}
-    drift = static.drift(run, folder, images)
-    assert not drift.faults() and drift.found > 10, drift
-    wanted = candidates_by_onnxruntime(static.network)(inputs)
-    assert_close(run(inputs), wanted)
+    assert written.metadata == static.metadata
+    drift = static.drift(written.run, folder, images)
+    assert not drift.faults() and drift.detections > 10, drift
+    wanted = run_by_onnxruntime(static.network)(inputs)
+    assert_close(written.run(inputs), wanted)
 
-    nms = dict(static.facts['nms'], in_graph=False)
-    facts = dict(static.facts, precision='half', nms=nms)
-    FORMATS['openvino'].write(replace(static.job, facts=facts), plain)
+    nms = dict(static.metadata['nms'], in_graph=False)
+    metadata = dict(static.metadata, precision='half', nms=nms)
+    write('openvino', replace(static.job, metadata=metadata), plain)
     sizes = [(f / 'model.bin').stat().st_size for f in (plain, folder)]
     assert sizes[0] < 0.6 * sizes[1]
-    found = Detector(plain).session.run(inputs)
-    assert found.keys() == {'boxes', 'scores'}
-    assert found['boxes'].shape == (2, 378, 4)
-    assert 0 < np.abs(found['scores'] - wanted[1]).max() < 0.1
+    outputs = Detector(plain).session.run(inputs)
+    assert outputs.keys() == {'boxes', 'scores'}
+    assert outputs['boxes'].shape == (2, 378, 4)
+    assert 0 < np.abs(outputs['scores'] - wanted[1]).max() < 0.1
 
 
+@pytest.mark.slow
 def test_openvino_of_any_size(dynamic, images, tmp_path):
-    FORMATS['openvino'].write(dynamic.job, tmp_path / 'any')
-    detector = Detector(tmp_path / 'any', imgsz=(128, 64))
-    assert detector.metadata == dynamic.facts
-    drift, cfg = Drift(), resized(dynamic.cfg, (128, 64))
-    compare(detector, dynamic.model, cfg, images, drift)
-    assert not drift.faults() and drift.found > 10, drift
+    write('openvino', dynamic.job, tmp_path / 'any')
+    other = 128, 64
+    detector = Detector(tmp_path / 'any', imgsz=other)
+    assert detector.metadata == dynamic.metadata
+    drift = dynamic.detections_drift(detector, images, other)
+    assert not drift.faults() and drift.detections > 10, drift
 
 
 def test_torchscript(static, images, tmp_path):
     path = tmp_path / 'model.torchscript'
-    run = FORMATS['torchscript'].write(static.job, path)
-    drift = static.drift(run, path, images)
-    assert not drift.faults() and drift.found > 10, drift
+    written = write('torchscript', static.job, path)
+    assert written.metadata == static.metadata
+    drift = static.drift(written.run, path, images)
+    assert not drift.faults() and drift.detections > 10, drift
     files = {'mmnextvit.json': ''}
     torch.jit.load(path, _extra_files=files)
-    assert json.loads(files['mmnextvit.json']) == static.facts
+    assert json.loads(files['mmnextvit.json']) == static.metadata
 
 
 # ------------------------------------------------------------------------- CoreML
@@ -568,40 +596,42 @@ class Grid(nn.Module):
 def coreml(static, tmp_path_factory):
     """A detector with NMS in float32, and a small network without in half."""
     folder = tmp_path_factory.mktemp('coreml')
-    facts = dict(static.facts, input=dict(static.facts['input'], batch=1))
-    job = replace(static.job, facts=facts)
-    assert FORMATS['coreml'].write(job, folder / 'nms.mlpackage') is None
-    plain = dict(facts, precision='half', nms=dict(facts['nms'], in_graph=False))
-    FORMATS['coreml'].write(Job(Grid(), plain), folder / 'half.mlpackage')
-    return facts, folder
+    metadata = dict(static.metadata, input=dict(static.metadata['input'], batch=1))
+    job = replace(static.job, metadata=metadata)
+    written = write('coreml', job, folder / 'nms.mlpackage')
+    nms = dict(metadata['nms'], in_graph=False)
+    plain = dict(metadata, precision='half', nms=nms)
+    write('coreml', Job(Grid(), plain), folder / 'half.mlpackage')
+    return metadata, folder, written
 
 
 def spec_of(path):
     return coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
 
 
+@pytest.mark.slow
 def test_coreml_pipeline(coreml):
-    facts, folder = coreml
+    metadata, folder, _ = coreml
     spec = spec_of(folder / 'nms.mlpackage')
     network, nms = spec.pipeline.models
     assert network.WhichOneof('Type') == 'mlProgram'
     assert spec.specificationVersion >= 7  # of iOS 16
     (image,) = spec.description.input
     assert image.name == 'images'
-    kind = image.type.imageType
-    assert (kind.height, kind.width) == SIZE
-    assert kind.colorSpace == kind.ColorSpace.Value('RGB')
+    image_type = image.type.imageType
+    assert (image_type.height, image_type.width) == SIZE
+    assert image_type.colorSpace == image_type.ColorSpace.Value('RGB')
     assert {o.name for o in spec.description.output} == {'coordinates', 'confidence'}
     layer = nms.nonMaximumSuppression
-    assert layer.iouThreshold == pytest.approx(facts['nms']['iou_threshold'])
+    assert layer.iouThreshold == pytest.approx(metadata['nms']['iou_threshold'])
     assert layer.confidenceThreshold == pytest.approx(0.05)
     assert layer.pickTop.perClass
-    assert [*layer.stringClassLabels.vector] == facts['classes']
+    assert [*layer.stringClassLabels.vector] == metadata['classes']
     assert {layer.coordinatesInputFeatureName, layer.confidenceInputFeatureName} == {
         o.name for o in network.description.output
     }
     stored = spec.description.metadata.userDefined['mmnextvit']
-    assert json.loads(stored) == facts
+    assert json.loads(stored) == metadata
 
 
 def float_types(spec) -> set[int]:
@@ -615,9 +645,10 @@ def float_types(spec) -> set[int]:
     }
 
 
+@pytest.mark.slow
 def test_coreml_network(coreml):
     """Fixed candidates: (24, 4) and (24, 3), in the precision that was asked for."""
-    _, folder = coreml
+    _, folder, _ = coreml
     half, whole = spec_of(folder / 'half.mlpackage'), spec_of(folder / 'nms.mlpackage')
     assert half.WhichOneof('Type') == 'mlProgram'
     shapes = {o.name: [*o.type.multiArrayType.shape] for o in half.description.output}
@@ -625,8 +656,8 @@ def test_coreml_network(coreml):
     FLOAT16, FLOAT32 = 10, 11  # in MIL.proto
     assert float_types(half) == {FLOAT16}
     assert float_types(whole.pipeline.models[0]) == {FLOAT32}
-    kind = half.description.input[0].type.imageType
-    assert (kind.height, kind.width) == SIZE
+    image_type = half.description.input[0].type.imageType
+    assert (image_type.height, image_type.width) == SIZE
     assert json.loads(half.description.metadata.userDefined['mmnextvit'])['nms'] == {
         **coreml[0]['nms'],
         'in_graph': False,
@@ -639,22 +670,51 @@ def test_boxes_as_coreml_has_them(static):
     images = as_input(demo_images(SIZE))
     with torch.no_grad():
         boxes, scores = candidates(images)
-        coordinates, confidence = export.ForCoreML(candidates, [*SIZE])(images)
+        coordinates, confidence = our_coreml.ForCoreML(candidates, [*SIZE])(images)
     x, y, w, h = (coordinates * torch.tensor([96, 64, 96, 64])).T
     corners = torch.stack((x - w / 2, y - h / 2, x + w / 2, y + h / 2), 1)
     assert torch.allclose(corners, boxes[0], atol=1e-3)
     assert torch.equal(confidence, scores[0])
 
 
+@pytest.mark.slow
+def test_coreml_network_by_torch(static, coreml, images):
+    """What is converted is run by torch, in place of the file."""
+    metadata, _, written = coreml
+    assert written.metadata == metadata
+    inputs = list(make_batches(images, metadata))
+    drift = compare_candidates(written.run, static.model, inputs)
+    assert not drift.faults() and drift.largest['candidate scores'] > 0, drift
+
+
+@pytest.mark.slow
 def test_a_coreml_file_that_is_another(coreml):
     """The check reads the file again: other classes, size or stages are refused."""
-    facts, folder = coreml
+    metadata, folder, _ = coreml
     path = folder / 'nms.mlpackage'
-    export.check_coreml(coremltools, path, facts)
+    our_coreml.check_specification(path, metadata)
     for other in (
-        dict(facts, classes=['a', 'b', 'c']),
-        dict(facts, input=dict(facts['input'], size=[96, 64])),
-        dict(facts, nms=dict(facts['nms'], in_graph=False)),
+        dict(metadata, classes=['a', 'b', 'c']),
+        dict(metadata, input=dict(metadata['input'], size=[96, 64])),
+        dict(metadata, nms=dict(metadata['nms'], in_graph=False)),
     ):
         with pytest.raises(ValueError, match='nms.mlpackage: the specification is'):
-            export.check_coreml(coremltools, path, other)
+            our_coreml.check_specification(path, other)
+
+
+@pytest.mark.slow
+def test_coreml_labels_in_another_order(coreml, tmp_path):
+    """Those of its NMS, where the metadata are right."""
+    metadata, folder, _ = coreml
+    model = coremltools.models.MLModel(
+        str(folder / 'nms.mlpackage'), skip_model_load=True
+    )
+    spec = model.get_spec()
+    labels = spec.pipeline.models[1].nonMaximumSuppression.stringClassLabels.vector
+    labels[:] = labels[::-1]
+    other = coremltools.models.MLModel(
+        spec, weights_dir=model.weights_dir, skip_model_load=True
+    )
+    other.save(str(tmp_path / 'other.mlpackage'))
+    with pytest.raises(ValueError, match="'class 2', 'class 1', 'class 0'"):
+        our_coreml.check_specification(tmp_path / 'other.mlpackage', metadata)

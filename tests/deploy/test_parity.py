@@ -1,13 +1,17 @@
 """What counts as a difference between an exported file and torch."""
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.deploy.candidates import Candidates, resized
+from mmnextvit.deploy.candidates import Candidates
+from mmnextvit.deploy.metadata import resize_test_pipeline
 from mmnextvit.deploy.parity import (
     Drift,
     Outcome,
-    batches,
-    by_torch,
     compare_candidates,
+    compare_classes,
+    compare_inputs,
+    detect_by_torch,
+    make_batches,
+    predict_candidates,
 )
 from mmnextvit.runtime import Detections, lay_out
 
@@ -15,12 +19,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.lively_detectors import demo_images, lively_detector, small_config
+from tests.helpers.letterbox import make_steps
+from tests.helpers.lively_detectors import (
+    as_input,
+    demo_images,
+    lively_detector,
+    small_config,
+)
 
-STEPS = [
-    {'type': 'letterbox', 'size': [64, 96], 'fill': 114, 'scale_up': False}
-    | {'mini_pad': False}
-]
+pytestmark = pytest.mark.deploy
+
 NMS = dict(score_thr=0.05, iou_threshold=0.5, max_per_img=6)
 
 # x1, y1, x2, y2, score, class
@@ -41,20 +49,19 @@ def overlapping(overlap: float, row=A):
     return changed(row, x1=x1, x2=x2, score=row[4] - 0.1)
 
 
-def judge(found, candidates, size=None, **nms) -> Drift:
-    """``found`` as the outcome of suppressing ``candidates``, in an image's pixels if
+def judge(detections, candidates, size=None, **nms) -> Drift:
+    """Detections as the outcome of suppressing ``candidates``, in an image's pixels if
     it has a ``size``."""
-    table = np.array(found, np.float32).reshape(-1, 6)
+    table = np.array(detections, np.float32).reshape(-1, 6)
     order = np.argsort(-table[:, 4], kind='stable')
     boxes, (scores, labels) = table[order, :4], table[order, 4:].T
-    drift = Drift()
     rows = np.array(candidates, np.float32).reshape(-1, 6)
     classes = np.zeros((len(rows), 3), np.float32)
     classes[np.arange(len(rows)), rows[:, 5].astype(int)] = rows[:, 4]
-    outcome = Outcome(rows[:, :4], classes, NMS | nms, drift)
-    layout = size and lay_out(size, STEPS)
-    outcome.judge(Detections(boxes, scores, labels.astype(int)), layout=layout)
-    return drift
+    outcome = Outcome(rows[:, :4], classes, NMS | nms)
+    layout = size and lay_out(size, make_steps((64, 96), keep_ratio=False))
+    detections = Detections(boxes, scores, labels.astype(int))
+    return outcome.judge(detections, layout=layout)
 
 
 def test_the_right_outcome():
@@ -147,28 +154,25 @@ def test_what_is_no_number(value):
 def detector():
     cfg = small_config('yolov5_nextvit_s', classes=3)
     cfg.model.test_cfg.update(score_thr=0.05)
-    return lively_detector(cfg)
+    model = lively_detector(cfg)
+    model.dataset_meta = dict(classes=('a', 'b', 'c'))
+    return model
 
 
 def test_batches():
-    steps = [
-        {'type': 'keep_ratio', 'scale': [96, 64]},
-        {'type': 'letterbox', 'size': [64, 96], 'fill': 114, 'scale_up': False}
-        | {'mini_pad': False},
-    ]
     images = demo_images((64, 96), (32, 96), (64, 96))
-    facts = dict(input=dict(batch=2), resize=steps)
-    first, second = batches(images, facts)
+    metadata = dict(input=dict(batch=2), resize=make_steps((64, 96)))
+    first, second = make_batches(images, metadata)
     assert first.shape == second.shape == (2, 3, 64, 96) and first.dtype == np.float32
     assert (first[0] == images[0].transpose(2, 0, 1)[::-1]).all()
     assert (first[1, :, 16:48] == images[1].transpose(2, 0, 1)[::-1]).all()
     assert (first[1, :, :16] == 114).all() and (first[1, :, 48:] == 114).all()
     third = images[2].transpose(2, 0, 1)[::-1]
     assert (second[0] == third).all() and (second[1] == third).all()  # filled up
-    facts = dict(facts, input=dict(batch=1))
-    assert [len(b) for b in batches(images, facts)] == [1, 1, 1]
-    facts = dict(facts, input=dict(batch=None))
-    assert [len(b) for b in batches(images, facts)] == [2, 2]
+    metadata = dict(metadata, input=dict(batch=1))
+    assert [len(b) for b in make_batches(images, metadata)] == [1, 1, 1]
+    metadata = dict(metadata, input=dict(batch=None))
+    assert [len(b) for b in make_batches(images, metadata)] == [2, 2]
 
 
 def test_every_candidate_counts(detector):
@@ -183,31 +187,93 @@ def test_every_candidate_counts(detector):
 
     for name, index, value in [('boxes', 0, 0.3), ('scores', 1, 0.002)]:
         for error in (value, np.nan):
-            drift = Drift()
 
             def worse(images, index=index, error=error):
                 outputs = run(images)
                 outputs[index][0, 17, 2] += error
                 return outputs
 
-            compare_candidates(worse, detector, [images] * 2, drift)
+            drift = compare_candidates(worse, detector, [images] * 2)
             (fault,) = drift.faults()
             assert fault.startswith(f'candidate {name} differ by ')
             assert drift.largest[f'candidate {name}'] == pytest.approx(
                 error, rel=0.1, nan_ok=True
             )
-    drift = Drift()
-    compare_candidates(run, detector, [images], drift)
+    drift = compare_candidates(run, detector, [images])
     assert not drift.faults() and drift.largest['candidate boxes'] > 0
 
 
 def test_torch_side_is_the_head_s_own_prediction(detector):
     """Boxes lie in the image's own pixels, whatever its size."""
-    cfg = resized(detector.cfg, (64, 96))
+    cfg = resize_test_pipeline(detector.cfg, (64, 96))
     (image,) = demo_images((64, 96))
-    (found,) = by_torch(detector, cfg, [image])
+    (found,) = detect_by_torch(detector, cfg, [image])
     large = np.repeat(np.repeat(image, 3, 0), 3, 1)
-    (again,) = by_torch(detector, cfg, [large])
+    (again,) = detect_by_torch(detector, cfg, [large])
     assert len(found.scores) > 5 and found.scores.min() > 0.05
     assert np.allclose(again.boxes, 3 * found.boxes, atol=0.05)
     assert np.allclose(again.scores, found.scores, atol=1e-4)
+
+
+def test_torch_side_shares_nothing_with_what_is_exported(detector, monkeypatch):
+    """Neither the exported network, nor its normalisation, nor the letterbox."""
+    images = as_input(demo_images((64, 96), (64, 96))).numpy()
+    boxes, scores = predict_candidates(detector, images)
+    with torch.no_grad():
+        ours = Candidates(detector)(torch.from_numpy(images))
+    assert np.abs(boxes - ours[0].numpy()).max() < 0.01
+    assert np.abs(scores - ours[1].numpy()).max() < 1e-4
+
+    def fail(*args, **kwargs):
+        raise AssertionError('it is used')
+
+    cfg = resize_test_pipeline(detector.cfg, (64, 96))
+    monkeypatch.setattr(Candidates, '__init__', fail)
+    for name in ('lay_out', 'resize', 'stack', 'to_image', 'fit'):
+        for module in ('mmnextvit.runtime', 'mmnextvit.deploy.parity'):
+            monkeypatch.setattr(f'{module}.{name}', fail, raising=False)
+    assert np.array_equal(predict_candidates(detector, images)[0], boxes)
+    assert len(detect_by_torch(detector, cfg, demo_images((40, 90)))[0].scores)
+
+
+@pytest.mark.parametrize('multi_label', [True, False])
+def test_one_class_a_box(detector, multi_label, monkeypatch):
+    """Unless several are asked for, all but the best class have score 0."""
+    monkeypatch.setitem(detector.bbox_head.test_cfg, 'multi_label', multi_label)
+    images = as_input(demo_images((64, 96))).numpy()
+    _, scores = predict_candidates(detector, images)
+    assert ((scores > 0).sum(2) == (3 if multi_label else 1)).all()
+
+
+def test_classes_in_another_order(detector):
+    assert not compare_classes(dict(classes=['a', 'b', 'c']), detector).faults()
+    for exact in (True, False):
+        faults = compare_classes(dict(classes=['b', 'a', 'c']), detector).faults(exact)
+        assert faults == ["the classes are ['b', 'a', 'c'], not ['a', 'b', 'c']"]
+
+
+def test_inputs_to_the_pixel(detector):
+    """What the runtime makes of an image is compared with MMYOLO's pipeline."""
+    cfg = resize_test_pipeline(detector.cfg, (64, 96))
+    images = demo_images((40, 110), (90, 70), (64, 96))
+    steps = make_steps((64, 96))
+    assert not compare_inputs(steps, cfg, images).faults()
+    other_fill = [steps[0], dict(steps[1], fill=113)]
+    faults = compare_inputs(other_fill, cfg, images).faults()
+    assert faults == [
+        'pixels of the input differ by 1, for an image of 40x110',
+        'pixels of the input differ by 1, for an image of 90x70',
+    ]
+    assert compare_inputs(other_fill, cfg, images).faults(exact=False) == faults
+    mini_pad = make_steps((64, 96), mini_pad=True)
+    (fault, *_) = compare_inputs(mini_pad, cfg, images).faults()
+    assert 'inputs have the shape (3, ' in fault and 'not (3, 64, 96)' in fault
+
+
+def test_sums_of_drifts():
+    drift = Drift(1, 2, {'boxes': 0.5}, 3, 4, ['a']) + Drift(
+        10, 20, {'boxes': np.nan, 'scores': 0.1}, 30, 40, ['b']
+    )
+    assert (drift.images, drift.detections) == (11, 22)
+    assert (drift.overlapping, drift.missing, drift.wrong) == (33, 44, ['a', 'b'])
+    assert np.isnan(drift.largest['boxes']) and drift.largest['scores'] == 0.1

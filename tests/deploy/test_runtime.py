@@ -14,8 +14,11 @@ import mmnextvit  # noqa: F401  (first)
 from mmnextvit.datasets.images import read_image
 from mmnextvit.runtime import (
     Detector,
+    DetectorError,
     ImageError,
+    MissingModelError,
     ModelFileError,
+    OptionError,
     decode,
     has_end,
     lay_out,
@@ -41,7 +44,10 @@ from PIL import Image
 from torchvision.ops import batched_nms
 
 from tests.conftest import ROOT
+from tests.helpers.letterbox import make_steps
 from tests.helpers.wheel import build_wheel, environment, install, run
+
+pytestmark = pytest.mark.deploy
 
 CLASSES = ['red', 'white', 'Blutplättchen <"3">']
 BOXES = np.float32([[8, 4, 40, 28], [9, 5, 41, 29], [-5, -5, 70, 70], [0, 0, 9, 9]])
@@ -106,16 +112,9 @@ def metadata(
     }
 
 
-def steps(scale, keep_ratio=True, scale_up=False, mini_pad=False) -> list[dict]:
-    letterbox = {
-        'type': 'letterbox',
-        'size': list(scale)[::-1],
-        'fill': 114,
-        'scale_up': scale_up,
-        'mini_pad': mini_pad,
-    }
-    first = [{'type': 'keep_ratio', 'scale': list(scale)}] if keep_ratio else []
-    return [*first, letterbox]
+def steps(scale: tuple[int, int], *args, **options) -> list[dict]:
+    """As MMYOLO's transforms take their scale: width and height."""
+    return make_steps(scale[::-1], *args, **options)
 
 
 def write_onnx(path: Path, about: dict, **constants: np.ndarray) -> Path:
@@ -270,8 +269,8 @@ def test_extreme_images_keep_a_pixel(size, inner):
 
 
 @pytest.mark.parametrize('multi_label', [True, False])
-@pytest.mark.parametrize('nms_pre, least', [(None, 61), (70, 30)])
-def test_nms_is_torchvisions(multi_label, nms_pre, least):
+@pytest.mark.parametrize('nms_pre, min_kept', [(None, 61), (70, 30)])
+def test_nms_is_torchvisions(multi_label, nms_pre, min_kept):
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 60, (800, 2))
     boxes = np.hstack([corners, corners + rng.uniform(20, 90, (800, 2))])
@@ -287,7 +286,7 @@ def test_nms_is_torchvisions(multi_label, nms_pre, least):
     scores, order = scores[:nms_pre], order[:nms_pre]
     boxes, labels = torch.tensor(boxes)[rows[order]], labels[order]
     kept = batched_nms(boxes, scores, labels, 0.5)
-    assert least <= len(kept) < len(boxes)
+    assert min_kept <= len(kept) < len(boxes)
     assert (len(kept) > 60) == (nms_pre is None)  # so that each limit is met
     for ours, theirs in zip(found, (boxes, scores, labels)):
         np.testing.assert_array_equal(ours, theirs[kept[:60]].numpy())
@@ -436,7 +435,7 @@ def test_missing_and_unknown_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'none\.onnx does not exist'):
         Detector(tmp_path / 'none.onnx')
     (tmp_path / 'epoch_1.pth').write_bytes(b'1')
-    with pytest.raises(ValueError, match=r"'\.pth': \.onnx, \.xml, .*export\.py"):
+    with pytest.raises(ValueError, match=r"'\.pth': \.onnx, \.xml, .*mmnextvit export"):
         Detector(tmp_path / 'epoch_1.pth')
     with pytest.raises(ValueError, match=r'a folder with 0 \.xml files'):
         Detector(tmp_path)
@@ -454,7 +453,7 @@ def test_files_without_our_metadata(write):
     path = write(metadata())
     for text in ('text', '', '[]', '{"format": 1}', None):
         replace_metadata(path, text)
-        with pytest.raises(ModelFileError, match=r'not written by tools/export\.py'):
+        with pytest.raises(ModelFileError, match=r'not written by mmnextvit export'):
             Detector(path)
 
 
@@ -527,6 +526,21 @@ def test_devices_that_are_not_there(monkeypatch, tmp_path):
     path = write_openvino(tmp_path / 'ov', metadata())
     with pytest.raises(ValueError, match="'TPU'.*it has CPU"):
         Detector(path, device='tpu')
+
+
+def test_errors_have_public_types(tmp_path):
+    """All are ``DetectorError``, and so ``ValueError``."""
+    for error in (ImageError, ModelFileError, MissingModelError, OptionError):
+        assert issubclass(error, DetectorError) and issubclass(error, ValueError)
+    with pytest.raises(MissingModelError):
+        Detector(tmp_path / 'none.onnx')
+    (tmp_path / 'epoch_1.pth').write_bytes(b'1')
+    with pytest.raises(ModelFileError):
+        Detector(tmp_path / 'epoch_1.pth')
+    path = write_onnx(tmp_path / 'm.onnx', metadata())
+    for options in (dict(device='tpu'), dict(imgsz=(96, 96))):
+        with pytest.raises(OptionError):
+            Detector(path, **options)
 
 
 # ------------------------------------------------------------------------ images
@@ -730,6 +744,7 @@ print(json.dumps([mmnextvit.__file__, objects, sorted(sys.modules)]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, package', [('model.onnx', 'onnxruntime'), ('model_openvino', 'openvino')]
 )

@@ -1,18 +1,19 @@
-"""tools/export.py as a user runs it, and predict.py and test.py with what it wrote."""
+"""mmnextvit export as a user runs it, and the other commands with what it wrote."""
 
 import copy
-import io
 import json
 import re
 import shutil
 import sys
-from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
-from mmnextvit.deploy import formats as export
-from mmnextvit.deploy.formats import FORMATS
+from mmnextvit.cli import call
+from mmnextvit.deploy import torchscript
+from mmnextvit.deploy.export import Options, check_options, choose_path, take_evenly
 from mmnextvit.runtime import Detector
+from mmnextvit.utils.errors import MissingPackageError, UserError
 
 import cv2
 import nncf
@@ -20,148 +21,68 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from mmdet.registry import DATASETS
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmyolo.datasets import yolov5_collate
-from mmyolo.registry import MODELS
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.conftest import ROOT, TINY
-from tests.helpers.lively_detectors import SHALLOW, demo_images
-from tests.helpers.tiny_run import load_tool, write_tiny_run
+from tests.helpers.commands import fresh_process_state, run_here
+from tests.helpers.tiny_run import run_tool
 
-STEPS = 60
+pytestmark = pytest.mark.deploy
 
-
-def train(cfg: Config) -> dict:
-    """Learns the four validation images by heart; returns a checkpoint."""
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    data = dict(cfg.val_dataloader.dataset, test_mode=False)
-    dataset = DATASETS.build(data)
-    batch = yolov5_collate([dataset[i] for i in range(len(dataset))])
-    boxes = batch['data_samples']['bboxes_labels']
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    model.train()
-    for m in model.modules():
-        if isinstance(m, _BatchNorm):
-            m.momentum = 1.0  # the statistics of the only batch
-    for _ in range(STEPS):
-        inputs = model.data_preprocessor(
-            dict(
-                inputs=batch['inputs'].clone(),
-                data_samples=dict(bboxes_labels=boxes.clone(), img_metas=[]),
-            ),
-            True,
-        )
-        loss, _ = model.parse_losses(model(**inputs, mode='loss'))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    meta = dict(dataset_meta=dict(cfg.val_dataloader.dataset.metainfo))
-    return dict(state_dict=model.state_dict(), meta=meta)
-
-
-@pytest.fixture(scope='module')
-def user(tmp_path_factory):
-    """A folder of no relation to the repository, with a config and a checkpoint."""
-    folder = tmp_path_factory.mktemp('user')
-    config = write_tiny_run(folder)
-    text = config.read_text()
-    assert str(TINY['depths']) in text
-    config.write_text(text.replace(str(TINY['depths']), str(SHALLOW['depths'])))
-    init_default_scope('mmyolo')
-    torch.save(train(Config.fromfile(config)), folder / 'best.pth')
-    wide = folder / 'wide'  # images that are letterboxed
-    wide.mkdir()
-    for i, image in enumerate(demo_images((40, 64), (64, 48), (30, 90))):
-        cv2.imwrite(str(wide / f'{i}.png'), image)
-    (folder / 'empty').mkdir()
-    return folder
-
-
-@pytest.fixture
-def here(user, tmp_path, monkeypatch):
-    """A folder that one test may change, with the user's files."""
-    for name in ('tiny.py', 'best.pth'):
-        shutil.copy(user / name, tmp_path)
-    (tmp_path / 'data').symlink_to(user / 'data')
-    (tmp_path / 'wide').symlink_to(user / 'wide')
-    (tmp_path / 'empty').symlink_to(user / 'empty')
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(autouse=True, scope='module')
-def converted_once():
-    """The one checkpoint, which takes long in ONNX."""
-    convert, networks = export.onnx_network, {}
-
-    def network(candidates, **shape):
-        key = candidates.dtype, json.dumps(shape)
-        if key not in networks:
-            networks[key] = convert(candidates, **shape)
-        return networks[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, 'onnx_network', network)
-        yield
+GIVEN = {'tiny.py', 'best.pth', 'data', 'wide', 'empty'}
 
 
 def names(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
-GIVEN = {'tiny.py', 'best.pth', 'data', 'wide', 'empty'}
+@pytest.fixture
+def run_export(here, capfd):
+    """Runs the command on the checkpoint in :func:`here`; what it prints."""
 
+    def run(*args: object, code: int = 0) -> str:
+        args = 'tiny.py', 'best.pth', *args
+        return run_here('export', *args, cwd=here, capfd=capfd, code=code)
 
-def call(monkeypatch, name: str, *args: object) -> str:
-    """What a tool prints, in this process; or the message with which it refuses."""
-    tool = load_tool(name)
-    monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, args)])
-    output = io.StringIO()
-    try:
-        with redirect_stdout(output):
-            tool.run(tool.main)
-    except SystemExit as error:
-        assert isinstance(error.value if hasattr(error, 'value') else error.code, str)
-        return output.getvalue() + error.code
-    return output.getvalue()
-
-
-def run_export(monkeypatch, *args: object) -> str:
-    return call(monkeypatch, 'export', 'tiny.py', 'best.pth', *args)
-
-
-@pytest.fixture(scope='module')
-def exported(user):
-    """What the tool printed, and its file, which lies beside the checkpoint."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(user)
-        output = run_export(patch, '--to', 'onnx')
-    return output, user / 'best.onnx'
+    return run
 
 
 # -------------------------------------------------------------------- what it does
 
 
-def test_what_is_said(exported):
-    output, path = exported
-    assert path.is_file(), output
-    assert 'best.onnx: onnx, float32, 64x64' in output
-    said = re.search(
-        r'Compared with torch: largest differences: candidate boxes (\S+), '
-        r'candidate scores (\S+), boxes (\S+), scores (\S+), .*, '
-        r'(\d+) detections in 4 images',
-        output,
+@pytest.mark.slow
+def test_report(exported):
+    assert exported.path.is_file()
+    largest = exported.drift.largest
+    for name in ('candidate boxes', 'candidate scores', 'boxes', 'scores'):
+        assert 0 < largest[name] < 1e-2, name
+    assert exported.drift.images == 4 and exported.drift.detections >= 4
+    first, second = str(exported).splitlines()
+    assert first == f'{exported.path}: onnx, float32, 64x64'
+    assert re.fullmatch(
+        r'Compared with torch: largest differences: candidate boxes \S+, '
+        r'candidate scores \S+, boxes \S+, scores \S+, .*, '
+        r'\d+ detections in 4 images',
+        second,
     )
-    *differences, found = map(float, said.groups())
-    assert found >= 4 and all(0 < d < 1e-2 for d in differences)
-    assert not [p for p in path.parent.iterdir() if p.name.startswith('.')]
-    assert Detector(path).classes == ('circle', 'square', 'triangle')
+    folder = exported.path.parent
+    assert not [p for p in folder.iterdir() if p.name.startswith('.')]
+    assert Detector(exported.path).classes == ('circle', 'square', 'triangle')
+
+
+@pytest.mark.slow
+def test_command_as_a_process(here):
+    printed = run_tool(
+        'export.py', 'tiny.py', 'best.pth', '--to', 'torchscript', cwd=here
+    )
+    assert 'Writing best.torchscript ...' in printed
+    assert 'Comparing best.torchscript with torch ...' in printed
+    assert 'best.torchscript: torchscript, float32, 64x64' in printed
+    assert 'Compared with torch: largest differences: candidate boxes' in printed
+    assert names(here) == GIVEN | {'best.torchscript'}
 
 
 def objects(folder: Path) -> dict[str, list[dict]]:
@@ -170,15 +91,16 @@ def objects(folder: Path) -> dict[str, list[dict]]:
     return {Path(p['file']).name: p['objects'] for p in result['predictions']}
 
 
-def test_predictions_are_those_of_the_checkpoint(here, exported, monkeypatch):
-    shutil.copy(exported[1], here)
+@pytest.mark.slow
+def test_predictions_are_those_of_the_checkpoint(here, exported, capfd):
+    shutil.copy(exported.path, here)
     source = here / 'images'
     shutil.copytree(here / 'data' / 'val', source)
     for path in (here / 'wide').iterdir():
         shutil.copy(path, source / f'wide{path.name}')
     for name in ('best.pth', 'best.onnx'):
         args = 'tiny.py', name, source, '--out-dir', f'of {name}', '--score-thr=0.2'
-        output = call(monkeypatch, 'predict', *args, '--device=cpu')
+        output = run_here('predict', *args, '--device=cpu', cwd=here, capfd=capfd)
         assert re.search(r'[1-9]\d* objects in 7 files', output)
     theirs, ours = objects(here / 'of best.pth'), objects(here / 'of best.onnx')
     assert ours.keys() == theirs.keys() and len(ours) == 7
@@ -203,74 +125,72 @@ def test_predictions_are_those_of_the_checkpoint(here, exported, monkeypatch):
             assert np.abs(drawn[1] - plain).mean() > 1
 
 
-def test_map_is_that_of_the_checkpoint(here, exported, monkeypatch):
-    shutil.copy(exported[1], here)
-    tool, metrics = load_tool('test'), []
-    build_runner = tool.build_runner
-
-    def with_metrics(cfg):
-        runner = build_runner(cfg)
-        test = runner.test
-        runner.test = lambda: metrics.append(test())
-        return runner
-
-    monkeypatch.setattr(tool, 'build_runner', with_metrics)
+@pytest.mark.slow
+def test_map_is_that_of_the_checkpoint(here, exported):
+    shutil.copy(exported.path, here)
+    metrics = []
     for name in ('best.pth', 'best.onnx'):
-        args = ['test.py', 'tiny.py', name, '--work-dir', f'of {name}']
-        monkeypatch.setattr(sys, 'argv', args)
-        tool.run(tool.main)
+        with fresh_process_state():
+            args = 'tiny.py', name, '--work-dir', f'of {name}'
+            metrics.append(call('test', *args))
     theirs, ours = metrics
     assert theirs['coco/bbox_mAP_50'] > 0.3
     assert ours == pytest.approx(theirs, abs=1e-3)
 
 
-def test_exported_files_where_they_do_not_fit(here, exported, monkeypatch):
-    shutil.copy(exported[1], here)
+@pytest.mark.slow
+def test_exported_files_where_they_do_not_fit(here, exported, capfd):
+    def refuse(command: str, *args: object) -> str:
+        return run_here(command, *args, cwd=here, capfd=capfd, code=1)
+
+    shutil.copy(exported.path, here)
     args = 'tiny.py', 'best.onnx', 'data/val'
-    message = call(monkeypatch, 'predict', *args, '--feature-maps')
+    message = refuse('predict', *args, '--feature-maps')
     assert '--feature-maps needs a checkpoint: exported files keep none' in message
     text = (here / 'tiny.py').read_text()
     (here / 'other.py').write_text(text.replace("'square'", "'hexagon'"))
     args = 'other.py', 'best.onnx'
-    for tool in (('test', *args), ('predict', *args, 'data/val')):
-        message = call(monkeypatch, *tool)
+    for command in (('test', *args), ('predict', *args, 'data/val')):
+        message = refuse(*command)
         assert "finds the classes ['circle', 'square', 'triangle']" in message
         assert "have ['circle', 'hexagon', 'triangle']" in message
-    message = call(monkeypatch, 'predict', 'tiny.py', 'no.onnx', 'data/val')
+    message = refuse('predict', 'tiny.py', 'no.onnx', 'data/val')
     assert 'no.onnx does not exist' in message
-    message = call(monkeypatch, 'test', 'tiny.py', 'empty')
+    message = refuse('test', 'tiny.py', 'empty')
     assert 'empty is a folder with 0 .xml files' in message
     assert names(here) - {'work_dirs'} == GIVEN | {'best.onnx', 'other.py'}
 
 
-def test_sizes_and_batch(here, monkeypatch):
+@pytest.mark.slow
+def test_sizes_and_batch(here, run_export):
     """Rounded up, and said; a folder is made; a whole other file is replaced."""
     args = '--to', 'torchscript', '--imgsz', '50', '70', '--batch', '2'
     out = here / 'new' / 'x.torchscript'
-    output = run_export(monkeypatch, *args, '-o', out)
+    output = run_export(*args, '-o', out)
     rounded = '--imgsz 50 70 becomes 64 96: both must be multiples of 32'
     assert rounded in output and 'torchscript, float32, 64x96' in output
-    about = Detector(out).metadata['input']
-    assert (about['size'], about['batch']) == ([64, 96], 2)
-    output = run_export(monkeypatch, '--to', 'torchscript', '-o', out)
+    metadata = Detector(out).metadata
+    assert (metadata['input']['size'], metadata['input']['batch']) == ([64, 96], 2)
+    output = run_export('--to', 'torchscript', '-o', out, code=1)
     assert f'{out} exists, and is replaced with --force only' in output
     args = '--to', 'torchscript', '--imgsz', '40', '--no-nms', '--force', '-o', out
-    output = run_export(monkeypatch, *args)
+    output = run_export(*args)
     assert '--imgsz 40 40 becomes 64 64' in output
-    about = Detector(out).metadata
-    assert about['input']['size'] == [64, 64] and not about['nms']['in_graph']
+    metadata = Detector(out).metadata
+    assert metadata['input']['size'] == [64, 64] and not metadata['nms']['in_graph']
     assert names(out.parent) == {'x.torchscript'}
 
 
-def test_openvino_folder(here, monkeypatch):
+@pytest.mark.slow
+def test_openvino_folder(here, run_export):
     """In half precision, named after the checkpoint; replaced as a whole."""
     folder = here / 'best_half_openvino'
     folder.mkdir()
     for name in ('model.xml', 'model.bin'):
         (folder / name).write_text('old')
-    assert 'exists' in run_export(monkeypatch, '--to', 'openvino', '--half')
+    assert 'exists' in run_export('--to', 'openvino', '--half', code=1)
     args = '--to', 'openvino', '--half', '--no-map', '--force'
-    output = run_export(monkeypatch, *args)
+    output = run_export(*args)
     assert 'best_half_openvino: openvino, half, 64x64' in output
     assert 'mAP' not in output
     assert names(folder) == {'model.xml', 'model.bin'}
@@ -278,25 +198,25 @@ def test_openvino_folder(here, monkeypatch):
     assert names(here) == GIVEN | {folder.name}
 
 
-def maps(output: str) -> dict[str, tuple[float, float, float]]:
-    pattern = r'(\S+): torch (\S+), exported (\S+) \((\S+)\)'
-    return {n: tuple(map(float, x)) for n, *x in re.findall(pattern, output)}
-
-
-def test_half_reports_map(here, monkeypatch):
-    output = run_export(monkeypatch, '--to', 'onnx', '--half')
-    assert 'best_half.onnx: onnx, half, 64x64' in output
-    found = maps(output)
-    assert found.keys() == {'coco/bbox_mAP', 'coco/bbox_mAP_50'}
-    torchs, ours, difference = found['coco/bbox_mAP_50']
-    assert torchs > 0.3 and difference == pytest.approx(ours - torchs, abs=1e-4)
-    assert abs(difference) < 0.1
+@pytest.mark.slow
+def test_half_reports_map(here, export_here):
+    report = export_here('onnx', precision='half')
+    first, *_, last = str(report).splitlines()
+    assert first == 'best_half.onnx: onnx, half, 64x64'
+    assert report.mean_ap.keys() == {'coco/bbox_mAP', 'coco/bbox_mAP_50'}
+    torchs, ours = report.mean_ap['coco/bbox_mAP_50']
+    assert last == (
+        f'coco/bbox_mAP_50: torch {torchs:.4f}, exported {ours:.4f} '
+        f'({ours - torchs:+.4f})'
+    )
+    assert torchs > 0.3 and abs(ours - torchs) < 0.1
     model = onnx.load(here / 'best_half.onnx')
     large = [i for i in model.graph.initializer if np.prod(i.dims) > 1000]
     assert {i.data_type for i in large} == {onnx.TensorProto.FLOAT16} and large
 
 
-def test_int8(here, monkeypatch):
+@pytest.mark.slow
+def test_int8(here, export_here, monkeypatch):
     """Calibrated on the images that are given, compared, and measured."""
     given = []
 
@@ -306,14 +226,13 @@ def test_int8(here, monkeypatch):
             super().__init__(images, *more)
 
     monkeypatch.setattr(nncf, 'Dataset', Noted)
-    args = '--to', 'onnx', '--int8', '--calib', 'wide', '-o', 'small.onnx'
-    output = run_export(monkeypatch, *args)
-    assert 'small.onnx: onnx, int8, 64x64' in output
-    layers = re.search('Layers in float: (.*)', output)[1].split(', ')
-    assert len(layers) < 20
-    torchs, ours, difference = maps(output)['coco/bbox_mAP_50']
+    report = export_here('onnx', precision='int8', calibration='wide', out='small.onnx')
+    first, second, *_ = str(report).splitlines()
+    assert first == 'small.onnx: onnx, int8, 64x64'
+    layers = report.float_layers
+    assert len(layers) < 20 and second == f'Layers in float: {", ".join(layers)}'
+    torchs, ours = report.mean_ap['coco/bbox_mAP_50']
     assert torchs > 0.3 and ours > 0.2  # of a net so small that 8 bits cost it much
-    assert difference == pytest.approx(ours - torchs, abs=2e-4)
     graph = onnx.load(here / 'small.onnx').graph
     assert [n.op_type for n in graph.node].count('QuantizeLinear') > 20
     shapes = {i.name: list(i.dims) for i in graph.initializer}
@@ -323,14 +242,14 @@ def test_int8(here, monkeypatch):
     assert [g.shape for g in given] == [(1, 3, 64, 64)] * 3
     first = cv2.imread('wide/0.png')[..., ::-1].transpose(2, 0, 1)
     assert (given[0][0, :, 12:52] == first).all() and (given[0][0, :, :12] == 114).all()
-    drift = re.search(r'candidate scores (\S+),', output)
-    assert 1e-3 < float(drift[1]) < 1
+    assert 1e-3 < report.drift.largest['candidate scores'] < 1
 
 
-def test_int8_for_tensorrt(here, monkeypatch):
+@pytest.mark.slow
+def test_int8_for_tensorrt(here, run_export):
     """It takes int8 around 0 only."""
     args = '--to', 'tensorrt', '--int8', '--calib', 'wide', '--no-map', '--no-nms'
-    output = run_export(monkeypatch, *args)
+    output = run_export(*args)
     assert 'trtexec --onnx=best_int8_tensorrt.onnx' in output
     model = onnx.load(here / 'best_int8_tensorrt.onnx')
     values = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
@@ -363,37 +282,42 @@ class Permuted(nn.Module):
 def other_weights(job):
     for p in job.candidates.parameters():
         p.mul_(1.02)
+    return job
 
 
 @torch.no_grad()
 def other_mean(job):
     job.candidates.mean += 20
+    return job
 
 
 def other_classes(job):
-    job.candidates = Permuted(job.candidates)
+    return replace(job, candidates=Permuted(job.candidates))
+
+
+def with_metadata(job, change):
+    metadata = copy.deepcopy(job.metadata)
+    change(metadata)
+    return replace(job, metadata=metadata)
 
 
 def other_threshold(job):
-    job.facts = copy.deepcopy(job.facts)
-    job.facts['nms']['iou_threshold'] = 0.3
+    return with_metadata(job, lambda m: m['nms'].update(iou_threshold=0.3))
 
 
 def other_limit(job):
-    job.facts = copy.deepcopy(job.facts)
-    job.facts['nms']['max_per_img'] = 3
+    return with_metadata(job, lambda m: m['nms'].update(max_per_img=3))
 
 
 def other_fill(job):
-    job.facts = copy.deepcopy(job.facts)
-    job.facts['resize'][-1]['fill'] = 0
+    return with_metadata(job, lambda m: m['resize'][-1].update(fill=0))
 
 
 def other_resize(job):
-    job.facts = copy.deepcopy(job.facts)
-    job.facts['resize'][0]['scale'] = [60, 60]
+    return with_metadata(job, lambda m: m['resize'][0].update(scale=[60, 60]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'change, message',
     [
@@ -409,18 +333,17 @@ def other_resize(job):
         (other_resize, "MMYOLO's (boxes|scores) differ by "),
     ],
 )
-def test_a_file_that_differs_is_not_kept(here, monkeypatch, change, message):
+def test_a_file_that_differs_is_not_kept(
+    here, run_export, monkeypatch, change, message
+):
     """Each by a little, in what is written only; TorchScript is the quickest."""
-    write = FORMATS['torchscript'].write
-
-    def wrong(job, path):
-        change(job)
-        return write(job, path)
-
-    monkeypatch.setattr(FORMATS['torchscript'], 'write', wrong)
+    write = torchscript.write
+    monkeypatch.setattr(
+        torchscript, 'write', lambda job, path: write(change(job), path)
+    )
     (here / 'best.torchscript').write_text('what was there before')
     args = '--to', 'torchscript', '--images', 'wide', '--force'
-    output = run_export(monkeypatch, *args)
+    output = run_export(*args, code=1)
     said = 'best.torchscript is not kept, since it differs from torch: '
     assert said in output
     assert re.search(message, output[output.index(said) :]), output
@@ -430,14 +353,20 @@ def test_a_file_that_differs_is_not_kept(here, monkeypatch, change, message):
         assert 'candidate' not in output  # the network itself is right
 
 
-def test_a_writer_that_fails_leaves_nothing(here, monkeypatch):
+@pytest.mark.parametrize('error', [ZeroDivisionError, KeyboardInterrupt])
+def test_a_writer_that_stops_leaves_nothing(here, run_export, monkeypatch, error):
+    """As a bug of ours stops it, or Ctrl-C."""
+
     def broken(job, path):
         path.write_text('half of it')
-        raise ZeroDivisionError
+        raise error
 
-    monkeypatch.setattr(FORMATS['torchscript'], 'write', broken)
-    with pytest.raises(ZeroDivisionError):
-        run_export(monkeypatch, '--to', 'torchscript')
+    monkeypatch.setattr(torchscript, 'write', broken)
+    if error is KeyboardInterrupt:
+        assert 'interrupted' in run_export('--to', 'torchscript', code=130)
+    else:
+        with pytest.raises(error):
+            run_export('--to', 'torchscript')
     assert names(here) == GIVEN
 
 
@@ -454,17 +383,14 @@ def test_a_writer_that_fails_leaves_nothing(here, monkeypatch):
         ('tflite', None),
     ],
 )
-def test_unknown_format(here, monkeypatch, capsys, name, near):
-    tool = load_tool('export')
-    monkeypatch.setattr(sys, 'argv', ['', 'tiny.py', 'best.pth', '--to', name])
-    with pytest.raises(SystemExit) as error:
-        tool.main()
-    assert error.value.code == 2
-    message = capsys.readouterr().err
+def test_unknown_format(here, run_export, name, near):
+    message = run_export('--to', name, code=2)
     assert f'there is no format {name!r}' in message
     assert 'onnx, openvino, tensorrt, coreml, torchscript' in message
     meant = re.search(r'\(did you mean (.*)\?\)', message)
     assert near in meant[1].split(' or ') if near else meant is None
+    with pytest.raises(UserError, match=f'there is no format {name!r}'):
+        check_options(Options(name))
 
 
 @pytest.mark.parametrize(
@@ -477,11 +403,13 @@ def test_unknown_format(here, monkeypatch, capsys, name, near):
         ('nncf', 'int8', ['--to', 'onnx', '--int8', '--calib', 'wide']),
     ],
 )
-def test_library_that_is_not_installed(here, monkeypatch, library, extra, args):
+def test_library_that_is_not_installed(
+    here, run_export, monkeypatch, library, extra, args
+):
     monkeypatch.setitem(sys.modules, library, None)
-    message = run_export(monkeypatch, *args)
+    message = run_export(*args, code=1)
     assert f'{library} is not installed or does not start' in message
-    assert message.endswith(f'pip install "mmnextvit[{extra}]"')
+    assert message.rstrip().endswith(f'pip install "mmnextvit[{extra}]"')
     assert names(here) == GIVEN
 
 
@@ -515,7 +443,7 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         (['--to', 'coreml', '-o', 'x'], '-o x: the name must end in .mlpackage'),
         (
             [*TO, *NO_DATA],
-            'test images of tiny.py cannot be read: .*--pict',
+            'tiny.py: What is .* test images cannot be read: .*--images',
         ),
         (
             [*TO, '--cfg-options', 'model.backbone.arch.depths=[1,2,10,2]'],
@@ -523,7 +451,7 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         ),
         (
             [*TO, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'],
-            'model.test_cfg.nms is .*soft_nms.* exported files have dict',
+            'model.test_cfg.nms: it is .*soft_nms.* exported files have dict',
         ),
         (
             [*TO, '--cfg-options', RESIZE + 'type=mmdet.Resize'],
@@ -531,38 +459,34 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         ),
     ],
 )
-def test_wrong_arguments(here, monkeypatch, args, message):
-    output = run_export(monkeypatch, *args)
-    assert re.search(f'export.py: .*{message}', output), output
+def test_wrong_arguments(here, run_export, args, message):
+    output = run_export(*args, code=1)
+    assert re.search(f'mmnextvit export: .*{message}', output), output
     assert names(here) == GIVEN
 
 
-def test_half_and_int8_together(here, monkeypatch, capsys):
-    tool = load_tool('export')
-    args = ['', 'tiny.py', 'best.pth', '--to', 'onnx', '--half', '--int8']
-    monkeypatch.setattr(sys, 'argv', args)
-    with pytest.raises(SystemExit):
-        tool.main()
-    assert '--half or --int8, not both' in capsys.readouterr().err
+def test_half_and_int8_together(run_export):
+    output = run_export('--to', 'onnx', '--half', '--int8', code=2)
+    assert '--int8: not allowed with argument --half' in output
 
 
-def test_images_that_cannot_be_read(here, monkeypatch):
+def test_images_that_cannot_be_read(here, run_export):
     """One is left out, and said; where all are broken nothing is written."""
     mixed = here / 'mixed'
     mixed.mkdir()
     whole = (here / 'wide' / '0.png').read_bytes()
     (mixed / 'broken.png').write_bytes(whole[: len(whole) // 2])
     args = '--to', 'torchscript', '--images', 'mixed'
-    output = run_export(monkeypatch, *args)
+    output = run_export(*args, code=1)
     assert 'None of the images to compare on can be read' in output
     assert names(here) == GIVEN | {'mixed'}
     (mixed / 'whole.png').write_bytes(whole)
-    output = run_export(monkeypatch, *args)
+    output = run_export(*args)
     assert 'left out: ' in output and 'broken.png' in output.replace('\n', '')
     assert 'detections in 1 images' in output
 
 
-def test_detectors_of_another_kind(here, monkeypatch):
+def test_detectors_of_another_type(here, capfd):
     """RetinaNet and its own checkpoint; test_deploy.py has heads that give masks."""
     cfg = Config.fromfile(ROOT / 'configs' / 'retinanet_nextvit_s_fpn_1x_coco.py')
     init_default_scope(cfg.default_scope)
@@ -573,6 +497,68 @@ def test_detectors_of_another_kind(here, monkeypatch):
     meta = dict(dataset_meta=dict(classes=['a'] * 80))
     torch.save(dict(state_dict=model.state_dict(), meta=meta), 'retina.pth')
     args = 'retina.py', 'retina.pth', '--to', 'onnx', '--images', 'wide'
-    message = call(monkeypatch, 'export', *args)
-    assert 'export.py: RetinaHead cannot be exported: the head must be' in message
+    message = run_here('export', *args, cwd=here, capfd=capfd, code=1)
+    assert (
+        'mmnextvit export: RetinaHead cannot be exported: the head must be' in message
+    )
     assert names(here) == GIVEN | {'retina.py', 'retina.pth'}
+
+
+# -------------------------------------------------------- choices, without any work
+
+
+def test_take_evenly():
+    assert take_evenly(range(3), 8) == [0, 1, 2]
+    assert take_evenly(range(100), 4) == [0, 25, 50, 75]
+    assert take_evenly([], 8) == []
+
+
+@pytest.mark.parametrize(
+    'checkpoint, options, path',
+    [
+        ('run/best.pth', dict(to='onnx'), 'run/best.onnx'),
+        ('run/best.pth', dict(to='openvino'), 'run/best_openvino'),
+        ('run/best.pth', dict(to='tensorrt'), 'run/best_tensorrt.onnx'),
+        ('run/best.pth', dict(to='onnx', precision='half'), 'run/best_half.onnx'),
+        ('https://a.org/x/best.pth', dict(to='coreml'), 'best.mlpackage'),
+        ('best.pth', dict(to='onnx', out='new/my.onnx'), 'new/my.onnx'),
+    ],
+)
+def test_default_path(tmp_path, monkeypatch, checkpoint, options, path):
+    monkeypatch.chdir(tmp_path)
+    assert choose_path(checkpoint, Options(**options)) == Path(path)
+
+
+def test_what_is_not_replaced(tmp_path, monkeypatch):
+    """Folders with other files, links, files where a folder goes, and any engine."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ('mine_openvino', 'my.mlpackage'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'thesis.tex').write_text('')
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'link.onnx').symlink_to('elsewhere.onnx')
+    (tmp_path / 'x.engine').write_text('')
+
+    def refused(message, overwrite=True, **options):
+        with pytest.raises(UserError, match=message):
+            choose_path('best.pth', Options(overwrite=overwrite, **options))
+
+    refused('is a folder with thesis.tex', to='openvino', out='mine_openvino')
+    refused('is a folder with thesis.tex', to='coreml', out='my.mlpackage')
+    refused('file is no folder', to='openvino', out='file')
+    refused('link.onnx is no file', to='onnx', out='link.onnx')
+    refused('x.engine exists', overwrite=False, to='tensorrt', out='x.onnx')
+
+
+def test_missing_packages_are_import_errors(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    with pytest.raises(MissingPackageError) as error:
+        check_options(Options('onnx'))
+    assert isinstance(error.value, ImportError)
+
+
+@pytest.mark.slow
+def test_the_command_returns_its_report(here):
+    with fresh_process_state():
+        report = call('export', 'tiny.py', 'best.pth', '--to', 'torchscript')
+    assert report.path == Path('best.torchscript') and report.drift.images == 4
