@@ -45,7 +45,7 @@ from .models.fold import fold_batchnorms, set_memory_format
 from .runtime import Detector, objects_of
 from .utils.errors import UserError
 from .utils.files import atomic_write, existing_file
-from .visualization.predictions import feature_maps
+from .visualization.feature_maps import collect_feature_maps
 
 
 def train(
@@ -263,7 +263,7 @@ class Predictor(ImagePredictor):
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
         batch = self._prepare(image)
         resized = batch['inputs'][0].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
-        with feature_maps(self.model) as maps:
+        with collect_feature_maps(self.model) as maps:
             sample = self._detect(batch, score_thr)
         return sample, cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), maps
 

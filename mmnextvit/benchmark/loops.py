@@ -16,7 +16,7 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ..deploy.candidates import resized
+from ..deploy.metadata import resize_test_pipeline
 from ..engine.runner import build_runner
 from ..models.fold import deployed
 from ..utils.errors import UserError
@@ -234,7 +234,7 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
     """
     cfg = cfg.copy()
     cfg.test_dataloader.dataset = cfg.val_dataloader.dataset
-    cfg = resized(cfg, (size, size))
+    cfg = resize_test_pipeline(cfg, (size, size))
     cfg.val_dataloader = cfg.test_dataloader
     runner = ready_runner(cfg, 'val')
     network = deployed(runner.model.eval())

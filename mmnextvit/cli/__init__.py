@@ -99,7 +99,9 @@ def call(command: str, *argv: object) -> object:
     if find_spec(f'{__name__}.{command}') is None:  # until every tool is a module here
         from ..hub import mim_folder
 
-        return run_script(mim_folder() / 'tools' / f'{command}.py', list(map(str, argv)))
+        return run_script(
+            mim_folder() / 'tools' / f'{command}.py', list(map(str, argv))
+        )
     module = importlib.import_module(f'.{command}', __name__)
     parser = argparse.ArgumentParser(
         prog=f'mmnextvit {command}', description=module.__doc__.partition('\n')[0]

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.device import is_cuda_available
 from torch import nn
 
-from ..datasets.checks import BrokenImageError, read_image
+from ..datasets.images import BrokenImageError, read_image
 from ..datasets.sources import IMG_EXTENSIONS, find_files
 from ..engine.runner import build_dataset, build_runner, load_detector
 from ..runtime import Detector

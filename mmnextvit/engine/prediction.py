@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from rich.progress import Progress
 from torch import Tensor
 
-from ..datasets.checks import BrokenImageError
+from ..datasets.images import BrokenImageError
 from ..datasets.sources import count_frames, frame_rate, is_video, read_frames
 from ..utils.errors import UserError
 from ..utils.files import atomic_write_text

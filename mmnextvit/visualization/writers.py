@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..utils.files import atomic_write
-from .predictions import draw_channels, draw_overview, shape_of
+from .feature_maps import draw_channels, draw_overview, format_shape
 
 Write = Callable[[np.ndarray], object]
 
@@ -66,7 +66,7 @@ def write_feature_maps(
     """
     sheets = {'overview': draw_overview(image, maps)}
     for name, feature_map in maps.items():
-        stem = f'{name.replace(" ", "_")}_{shape_of(feature_map)}'
+        stem = f'{name.replace(" ", "_")}_{format_shape(feature_map)}'
         sheets[stem] = draw_channels(name, feature_map)
     with atomic_write(folder) as scratch:
         for stem, sheet in sheets.items():

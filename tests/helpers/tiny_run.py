@@ -1,6 +1,5 @@
 """A run of seconds for the tests: a tiny detector on 64-pixel images."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -58,20 +57,6 @@ train_cfg = dict(max_epochs=2, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
 randomness = dict(seed=0)
 """
-
-
-def load_tool(name: str):
-    """A script of ``tools/`` as a module."""
-    sys.path.insert(0, str(ROOT / 'tools'))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            f'tools_{name}', ROOT / 'tools' / f'{name}.py'
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / 'tools'))
-    return module
 
 
 def write_tiny_run(folder: Path) -> Path:
