@@ -11,7 +11,6 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from typing import NoReturn
 
 from ..utils.errors import MissingFileError, UserError, user_error
@@ -96,12 +95,6 @@ def call(command: str, *argv: object) -> object:
     command = command.replace('-', '_')
     if command not in COMMANDS:
         raise UserError(_unknown(command))
-    if find_spec(f'{__name__}.{command}') is None:  # until every tool is a module here
-        from ..hub import mim_folder
-
-        return run_script(
-            mim_folder() / 'tools' / f'{command}.py', list(map(str, argv))
-        )
     module = importlib.import_module(f'.{command}', __name__)
     parser = argparse.ArgumentParser(
         prog=f'mmnextvit {command}', description=module.__doc__.partition('\n')[0]
