@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -86,17 +87,24 @@ def test_a_wrong_name_in_python_is_an_error():
         call('trian')
 
 
-def test_every_command_is_a_script_too():
+def test_every_command_is_a_module_and_a_script():
     assert {path.stem for path in (ROOT / 'tools').glob('*.py')} == set(COMMANDS)
+    shared = {'__init__', 'arguments', 'package_tools'}
+    modules = {path.stem for path in (ROOT / 'mmnextvit' / 'cli').glob('*.py')}
+    assert modules - shared == set(COMMANDS)
+    for name in COMMANDS:
+        module = import_module(f'mmnextvit.cli.{name}')
+        assert module.__doc__ and module.add_arguments and module.run
 
 
 @pytest.mark.slow
 def test_nothing_heavy_is_imported_for_help():
     code = """
 import sys
-from mmnextvit.cli import main
+from mmnextvit.cli import COMMANDS, main
 asked = [['--help'], ['--version'], [], ['trian'], ['mmdet/trian']]
-for argv in [*asked, ['compute_anchors', '--help'], ['compute_anchors', '--huh']]:
+asked += [[name, '--help'] for name in COMMANDS]
+for argv in [*asked, ['compute_anchors', '--huh']]:
     try:
         main(None, argv)
     except SystemExit:
