@@ -73,7 +73,8 @@ def user_error(error: BaseException) -> UserError | OSError | None:
     while link is not None and link not in chain:
         chain.append(link)
         mendable = isinstance(link, (UserError, OSError))
-        link = link.__cause__ or (link.__context__ if mendable else None)
+        followed = mendable and not link.__suppress_context__
+        link = link.__cause__ or (link.__context__ if followed else None)
     ours = [one for one in chain if isinstance(one, UserError)]
     for outer, inner in zip(ours, ours[1:]):
         if str(inner) not in str(outer):

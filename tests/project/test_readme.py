@@ -11,7 +11,7 @@ from mmnextvit.models.timm_features import timm_mean_std
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT
 from tests.helpers.commands import run_here
 
 README = (ROOT / 'README.md').read_text()
@@ -42,7 +42,6 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path, capfd):
         'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1',
         'train_dataloader.batch_size=2',
-        *(f'model.backbone.arch.{k}={",".join(map(str, v))}' for k, v in TINY.items()),
     ]
     command = 'train', path, '--cfg-options', *options
     printed = run_here(*command, cwd=tmp_path, capfd=capfd)

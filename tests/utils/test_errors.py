@@ -65,6 +65,12 @@ def test_a_better_message_counts():
         except UserError as error:
             raise UserError('what to do') from error
     assert user_error(raised.value) is raised.value
+    with pytest.raises(UserError) as raised:
+        try:
+            raise UserError('a detail')
+        except UserError:
+            raise UserError('what to do instead of a detail') from None
+    assert user_error(raised.value) is raised.value
 
 
 def test_errors_of_the_system_count_where_they_name_a_file(tmp_path):
