@@ -1,16 +1,11 @@
 """Models, data sets and runners, built from a config for this machine."""
 
-import argparse
 import contextlib
 import ctypes
-import sys
-import traceback
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from mmdet.registry import DATASETS, MODELS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import is_cuda_available
 from mmengine.model import (
@@ -24,30 +19,6 @@ from torch import nn
 
 from ..utils.errors import UserError
 from ..weights.loading import adapt, check
-
-OURS = Path(__file__).parents[1], Path(sys.argv[0]).resolve().parent
-
-
-def parser(description: str, launcher: bool = True) -> argparse.ArgumentParser:
-    """A parser with the arguments that all tools have."""
-    p = argparse.ArgumentParser(description=description)
-    p.add_argument('config', help='config file')
-    p.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/',
-    )
-    if launcher:
-        p.add_argument(
-            '--work-dir', help='folder for logs and results (./work_dirs/<config>)'
-        )
-        p.add_argument(
-            '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
-        )
-    return p
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -159,14 +130,3 @@ def check_amp(model: nn.Module) -> None:
             f'--amp: on a CPU {type(model).__name__} would predict boxes and scores in '
             'bfloat16, which has 8 bits for a coordinate. Leave --amp out.'
         )
-
-
-def run(main: Callable[[], None]) -> None:
-    """Calls ``main``; what our own checks refuse ends in one message and code 1."""
-    try:
-        main()
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not any(raised_in.is_relative_to(folder) for folder in OURS):
-            raise
-        sys.exit(f'{Path(sys.argv[0]).name}: {error}')
