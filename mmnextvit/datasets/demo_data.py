@@ -5,6 +5,7 @@ The same arguments give the same files, byte for byte, with the same NumPy and O
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,7 +39,8 @@ def draw_image(
         ground = ground + cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
     image = ground.clip(0, 255).astype(np.uint8)
 
-    shapes, taken = [], []
+    shapes: list[tuple[int, np.ndarray]] = []
+    taken: list[tuple[float, float, float]] = []
     for _ in range(rng.integers(1, 5)):
         radius = size * rng.uniform(0.08, 0.22)
         x, y = rng.uniform(radius, size - radius, 2)
@@ -104,7 +106,7 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
     return True
 
 
-def write_split(folder: Path, info: dict[str, object], number: int) -> dict:
+def write_split(folder: Path, info: dict[str, Any], number: int) -> dict:
     """Writes the images of a split.
 
     Args:
@@ -118,7 +120,8 @@ def write_split(folder: Path, info: dict[str, object], number: int) -> dict:
     """
     folder.mkdir()
     size = info['size']
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for i in track(range(info['images']), description=f'{folder.name} images'):
         rng = np.random.default_rng([info['seed'], number, i])
         image, shapes = draw_image(rng, size)

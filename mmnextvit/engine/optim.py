@@ -5,6 +5,8 @@ rest untrained, and its recipe steps at every batch, however small; MMEngine's A
 wrapper refuses to work without an accelerator.
 """
 
+from typing import Any
+
 import torch
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
@@ -84,8 +86,8 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def split_groups(
-    groups: list[dict[str, object]], params: set[nn.Parameter], lr: float
-) -> list[dict[str, object]]:
+    groups: list[dict[str, Any]], params: set[nn.Parameter], lr: float
+) -> list[dict[str, Any]]:
     """Gives some parameters groups of their own, which follow those of the others.
 
     Args:

@@ -24,7 +24,7 @@ def checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
         MissingFileError: The checkpoint does not exist.
     """
     last = work_dir / 'last_checkpoint'
-    held = sorted(p.name for p in work_dir.glob('*.pth')) or last.is_file()
+    checkpoints = sorted(p.name for p in work_dir.glob('*.pth'))
     if resume == 'latest':
         if last.is_file():
             path = Path(last.read_text().strip())
@@ -32,16 +32,17 @@ def checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
             return existing_file(
                 str(moved if moved.is_file() else path), f'{last} names a file that'
             )
-        if held:
+        if checkpoints:
             raise UserError(
                 f'{work_dir} has no file last_checkpoint: say which of its checkpoints '
-                f'({", ".join(held)}) to continue from with --resume FILE'
+                f'({", ".join(checkpoints)}) to continue from with --resume FILE'
             )
         print(f'{work_dir} holds no checkpoint: a new run begins')
         return None
     if resume:
         existing_file(resume, 'checkpoint')
     own = resume and Path(resume).resolve().parent == work_dir.resolve()
+    held = checkpoints or last.is_file()
     if held and not own and os.environ.get('RANK', '0') == '0':
         raise UserError(
             f'{work_dir} holds another run, which this one would overwrite. Continue '

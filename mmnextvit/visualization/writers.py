@@ -28,7 +28,7 @@ def open_video(path: Path, fps: float) -> Iterator[Write]:
 
     def write(frame: np.ndarray) -> None:
         if not writer.isOpened():
-            fourcc = cv2.VideoWriter_fourcc(*'mp4v')
+            fourcc = cv2.VideoWriter.fourcc(*'mp4v')
             writer.open(str(path), fourcc, fps, frame.shape[1::-1])
         writer.write(np.ascontiguousarray(frame))
 

@@ -116,6 +116,7 @@ def test_inference(monkeypatch, matrix_rate):
     ]
 
 
+@pytest.mark.slow
 def test_training_with_its_memory(monkeypatch):
     names = ('timm', 'ours', 'ours, with_cp')
     suite = {name: SUITES['training'][name] for name in names}
@@ -156,6 +157,7 @@ def test_memory_of_a_child_process():
         assert process > 2 * weights
 
 
+@pytest.mark.slow
 def test_growth(monkeypatch):
     monkeypatch.setattr(backbones, 'SIZES', (32, 64))
     monkeypatch.setattr(backbones, 'BATCHES', (1, 2))
