@@ -11,6 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from .images import (
     find_missing_files,
     use_verified_loader,
 )
+from .mmdet_bases import DetDataset
 
 
 def warn(message: str) -> None:
@@ -97,7 +99,7 @@ def check_class_names(names: str | Sequence[str]) -> None:
 # ------------------------------------------------------------------------- datasets
 
 
-class VerifiedDataMixin:
+class VerifiedDataMixin(DetDataset):
     """Checks the data of one of MMDetection's datasets while it loads its list.
 
     Mix it in before such a class. Faults that it meets while annotations are parsed go
@@ -127,11 +129,11 @@ class VerifiedDataMixin:
 
     def __init__(
         self,
-        *args: object,
+        *args: Any,
         skip_broken: bool = False,
         decode_all: bool = False,
         pipeline: Sequence = (),
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         if skip_broken and kwargs.get('test_mode'):
             raise UserError(

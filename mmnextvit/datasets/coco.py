@@ -40,10 +40,10 @@ def parse_coco(text: bytes, needs_annotations: bool = True) -> dict:
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in wanted
     ):
-        keys = list(content) if isinstance(content, dict) else type(content)
+        present = list(content) if isinstance(content, dict) else type(content)
         raise UserError(
             'the file is not COCO detection data: lists named images, annotations and '
-            f'categories are wanted, it has {keys}'
+            f'categories are wanted, it has {present}'
         )
     content.setdefault('annotations', [])
     for part, keys in KEYS.items():

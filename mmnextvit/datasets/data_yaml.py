@@ -73,7 +73,7 @@ def _read_class_names(file: YAMLFile) -> tuple[str, ...]:
             'names',
         )
     keyed = isinstance(names, dict)
-    names = names if keyed else dict(enumerate(names))
+    names = dict(names if isinstance(names, dict) else enumerate(names))
     wrong = [key for key in names if type(key) is not int]
     missing = sorted(set(range(len(names))) - set(names))
     if wrong or missing:

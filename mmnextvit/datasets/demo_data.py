@@ -5,7 +5,7 @@ The same arguments give the same files, byte for byte, with the same NumPy and O
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -18,6 +18,22 @@ CLASSES = ('circle', 'square', 'triangle')
 CORNERS = (32, 4, 3)
 HUES = (0, 60, 115)  # of 180: mostly red, green and blue
 DESCRIPTION = 'Demo data of mmnextvit (tools/make_demo_data.py)'
+
+
+class SplitInfo(TypedDict):
+    """What the annotations say about a split.
+
+    Attributes:
+        description: That they are demo data.
+        images: Number of images.
+        size: Their height and width in pixels.
+        seed: Seed of the randomness.
+    """
+
+    description: str
+    images: int
+    size: int
+    seed: int
 
 
 def draw_image(
@@ -85,7 +101,7 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
         raise UserError('train and val must be at least 1, size at least 32')
     counts = dict(train=train, val=val)
     info = {
-        split: dict(description=DESCRIPTION, images=n, size=size, seed=seed)
+        split: SplitInfo(description=DESCRIPTION, images=n, size=size, seed=seed)
         for split, n in counts.items()
     }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -106,13 +122,12 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
     return True
 
 
-def write_split(folder: Path, info: dict[str, Any], number: int) -> dict:
+def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
     """Writes the images of a split.
 
     Args:
         folder: Folder of the images, which must not exist.
-        info: What the annotations say about the split, with the number of ``images``,
-            their ``size`` and the ``seed``.
+        info: What the annotations say about the split.
         number: Number of the split, which is a part of the seed of its images.
 
     Returns:
@@ -120,8 +135,8 @@ def write_split(folder: Path, info: dict[str, Any], number: int) -> dict:
     """
     folder.mkdir()
     size = info['size']
-    images: list[dict[str, object]] = []
-    annotations: list[dict[str, object]] = []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for i in track(range(info['images']), description=f'{folder.name} images'):
         rng = np.random.default_rng([info['seed'], number, i])
         image, shapes = draw_image(rng, size)

@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import mmcv
@@ -96,7 +97,7 @@ class LoadVerifiedImage(LoadImageFromFile):
                 )
                 break
             except BrokenImageError as error:
-                dataset = results.get('dataset')
+                dataset: Any = results.get('dataset')
                 index = results.get('sample_idx')
                 if not getattr(dataset, 'skip_broken', False):
                     raise BrokenImageError(

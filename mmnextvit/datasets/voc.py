@@ -4,6 +4,7 @@ import math
 import os
 import xml.etree.ElementTree as ET
 from collections import Counter
+from typing import Any
 
 from mmengine import fileio
 from PIL import Image
@@ -11,37 +12,38 @@ from PIL import Image
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few
 from .checks import VerifiedDataMixin, find_box_fault, warn, write_classes
+from .mmdet_bases import XMLDataset
 
 
-def read_boxes(
-    root: ET.Element,
-) -> list[tuple[ET.Element, str | None, list[float]]]:
+def read_boxes(root: ET.Element) -> list[tuple[ET.Element, str, list[float]]]:
     """The objects of an annotation, with their names and boxes (x1, y1, x2, y2).
+
+    An object without a name has an empty one.
 
     Raises:
         AttributeError: An object has no box.
         ValueError: A side is no number.
     """
-    sides = ('xmin', 'ymin', 'xmax', 'ymax')
     return [
-        (
-            item,
-            item.findtext('name'),
-            [float(item.find('bndbox').find(side).text) for side in sides],
-        )
+        (item, item.findtext('name', ''), _read_box(item))
         for item in root.findall('object')
     ]
 
 
-class VerifiedVOCMixin(VerifiedDataMixin):
+def _read_box(item: ET.Element) -> list[float]:
+    box: Any = item.find('bndbox')
+    return [float(box.find(s).text) for s in ('xmin', 'ymin', 'xmax', 'ymax')]
+
+
+class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
     """What `VerifiedDataMixin` needs to know of MMDetection's ``XMLDataset``.
 
     A class that is never met is an error if unknown names are met, and a warning
     otherwise: a small validation set may lack it.
     """
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        self._name_counts: Counter[str | None] = Counter()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._name_counts: Counter[str] = Counter()
         super().__init__(*args, **kwargs)
 
     def _check_ann_file(self) -> None:
@@ -104,7 +106,7 @@ class VerifiedVOCMixin(VerifiedDataMixin):
         return data
 
     def _parse_instance_info(
-        self, raw_ann_info: ET.ElementTree, **kwargs: object
+        self, raw_ann_info: 'ET.ElementTree[ET.Element]', **kwargs: Any
     ) -> list[dict]:
         root = raw_ann_info.getroot()
         objects = read_boxes(root)

@@ -102,9 +102,9 @@ def scan_images(
     """
     known = load_cache(cache, num_classes)
     with ThreadPoolExecutor() as pool:
-        signatures = dict(zip(images, pool.map(sign, images)))
-        there = [path for path in images if signatures[path] is not None]
-        new = [p for p in there if known.get(p, [None])[0] != signatures[p]]
+        signed = zip(images, pool.map(sign, images))
+        signatures = {p: signature for p, signature in signed if signature is not None}
+        new = [p for p, now in signatures.items() if known.get(p, [None])[0] != now]
         progress = track(
             pool.map(
                 lambda path: read_record(
@@ -117,7 +117,9 @@ def scan_images(
             disable=get_rank() != 0 or not new,
         )
         read_now = dict(zip(new, progress, strict=True))
-    results = {p: read_now[p] if p in read_now else Record(*known[p][1]) for p in there}
+    results = {
+        p: read_now[p] if p in read_now else Record(*known[p][1]) for p in signatures
+    }
     missing = {
         path: MissingFileError('the image does not exist', file=path)
         for path in images

@@ -4,6 +4,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 
@@ -88,10 +89,10 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
 
     def __init__(
         self,
-        *args: object,
+        *args: Any,
         split: str = 'train',
         polygons: bool = False,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         self.split = split
         self.polygons = polygons

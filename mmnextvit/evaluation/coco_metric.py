@@ -68,7 +68,8 @@ def build_truth(truths: Iterable[dict], classes: Sequence[str]) -> dict:
             MMDetection's ``CocoMetric`` collects them.
         classes: Names, whose indices become the categories' ids.
     """
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for truth in truths:
         size = dict(width=truth['width'], height=truth['height'])
         images.append(dict(id=truth['img_id'], file_name='', **size))

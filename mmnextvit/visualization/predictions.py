@@ -1,7 +1,7 @@
 """Images of a detector's predictions beside the truth."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
@@ -137,7 +137,7 @@ class ContactSheetHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: dict | None = None,
-        outputs: Sequence[DetDataSample] | dict | None = None,
+        outputs: Any = None,
         mode: str = 'train',
     ) -> None:
         if mode != 'train' and is_main_process():  # MMEngine's visualizer draws there

@@ -1,0 +1,53 @@
+"""What the checks use of MMDetection's datasets, which they are mixed in before.
+
+A type checker alone sees these classes. At run time the mixins have no base of their
+own: ``super()`` leads from them to the dataset that they are mixed in before.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
+
+    class DetDataset:
+        """MMDetection's ``BaseDetDataset``, and MMEngine's ``BaseDataset`` below it."""
+
+        ann_file: str
+        data_root: str | None
+        data_prefix: dict[str, str]
+        backend_args: dict | None
+        filter_cfg: dict | None
+        test_mode: bool
+        data_list: list[dict]
+        _metainfo: dict[str, Any]
+        _fully_initialized: bool
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+        def __len__(self) -> int: ...
+
+        @property
+        def metainfo(self) -> dict[str, Any]: ...
+
+        def full_init(self) -> None: ...
+
+        def load_data_list(self) -> list[dict]: ...
+
+        def filter_data(self) -> list[dict]: ...
+
+        def get_data_info(self, idx: int) -> dict: ...
+
+    class XMLDataset(DetDataset):
+        """MMDetection's ``XMLDataset``, of Pascal VOC."""
+
+        ann_subdir: str
+        sub_data_root: str
+
+        def parse_data_info(self, img_info: dict) -> dict: ...
+
+        def _parse_instance_info(
+            self, raw_ann_info: ET.ElementTree[ET.Element], **kwargs: Any
+        ) -> list[dict]: ...
+
+else:
+    DetDataset = XMLDataset = object
