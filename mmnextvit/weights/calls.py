@@ -8,6 +8,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 from .records import Global, Record, refusal
+
+Target = TypeVar('Target')
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def check_key(key: object) -> object:
     return key
 
 
-def put_items(target: object, items: list) -> object:
+def put_items(target: Target, items: list) -> Target:
     """Sets keys and values, which take turns in ``items``, and returns the target."""
     if isinstance(target, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -67,7 +70,7 @@ def add_items(target: object, items: list) -> None:
         raise ValueError(f'appends to {type(target)}')
 
 
-def set_state(target: object, state: object) -> None:
+def set_state(target: object, state: Any) -> None:
     """Sets the attributes of an object, which must be one of our stand-ins.
 
     Of a dict's attributes only torch's ``_metadata`` is kept: others might hide its
@@ -81,7 +84,7 @@ def set_state(target: object, state: object) -> None:
         case OrderedDict():
             metadata = state.get('_metadata') if isinstance(state, dict) else None
             if isinstance(metadata, dict):
-                target._metadata = metadata
+                vars(target)['_metadata'] = metadata
         case Counter():
             pass
         case _:
@@ -188,9 +191,10 @@ class Array(np.ndarray):
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, content = state
-        super().__setstate__((1, shape, dtype.plain(), bool(fortran), content))
+        plain: tuple = (1, shape, dtype.plain(), bool(fortran), content)
+        super().__setstate__(plain)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> str | tuple:
         return self.view(np.ndarray).__reduce__()
 
 
@@ -198,7 +202,8 @@ def _make_array(*_: object) -> Array:
     return Array()
 
 
-def _make_scalar(dtype: DType, content: bytes) -> np.generic:
+def _make_scalar(dtype: DType, content: bytes) -> Any:
+    """A scalar of NumPy's, which its types call an array."""
     return np.ndarray((), dtype.plain(), content)[()]
 
 

@@ -130,8 +130,11 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
         metadata['strides'] = strides.int().tolist()
         buffers = head.attribute('_buffers')
         anchors = buffers.get('anchors') if isinstance(buffers, dict) else None
-        levels = anchors.shape[:1] if isinstance(anchors, Tensor) else None
-        if levels == strides.shape and anchors.ndim == 3:
+        if (
+            isinstance(anchors, Tensor)
+            and anchors.ndim == 3
+            and anchors.shape[:1] == strides.shape
+        ):
             pixels = anchors.float() * strides.float().view(-1, 1, 1)
             metadata['anchors'] = pixels.round(decimals=2).tolist()
     names = model.attribute('names')

@@ -74,7 +74,7 @@ def extract_backbone(state: Mapping[str, Tensor]) -> State:
 def from_timm(state: Mapping[str, Tensor]) -> State:
     """timm's names, of the classifier (left out) or of ``features_only``."""
     blocks = [TIMM_BLOCK.match(name) for name in state]
-    depths = {}
+    depths: dict[int, int] = {}
     for match in filter(None, blocks):
         stage, block = int(match[1]), int(match[2])
         depths[stage] = max(depths.get(stage, 0), block + 1)
@@ -145,10 +145,12 @@ def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> S
     Raises:
         UserError: A name is another.
     """
-    parts = {name: re.fullmatch(r'model\.([0-9]+)\.(.+)', name) for name in state}
-    for name, match in parts.items():
+    parts: dict[str, re.Match[str]] = {}
+    for name in state:
+        match = re.fullmatch(r'model\.([0-9]+)\.(.+)', name)
         if not match:
             raise UserError(f'{name} is in no numbered module')
+        parts[name] = match
     last = max((int(match[1]) for match in parts.values()), default=0)
     converted = {}
     for name, value in state.items():

@@ -82,7 +82,7 @@ def find_numbering(model: nn.Module) -> Numbering:
     """Where a YOLOv5 file's modules stand in a detector with a neck of rows."""
     neck = getattr(model, 'neck', None)
     in_rows = getattr(neck, 'in_rows', None)
-    if in_rows is None:
+    if neck is None or in_rows is None:
         return Numbering()
     last = in_rows[-1]
     whole = not hasattr(model.backbone, 'out_rows')  # module 0 is the backbone

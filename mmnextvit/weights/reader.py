@@ -14,7 +14,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import BinaryIO
+from typing import TypeAlias
 
 import torch
 from safetensors.torch import load_file
@@ -29,7 +29,7 @@ from .unpickler import Unpickler
 LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # what torch.save before torch 1.6 began
 LEGACY_VERSION = 1001
 
-MapLocation = str | torch.device | Mapping[str, str] | Callable | None
+MapLocation: TypeAlias = str | torch.device | Mapping[str, str] | Callable | None
 Place = Callable[[UntypedStorage, str], UntypedStorage]
 
 
@@ -178,7 +178,10 @@ class ZipStorages:
     """
 
     def __init__(
-        self, file: BinaryIO, entries: Mapping[str, zipfile.ZipInfo], place: Place
+        self,
+        file: io.BufferedReader,
+        entries: Mapping[str, zipfile.ZipInfo],
+        place: Place,
     ) -> None:
         self._file, self._entries, self._place = file, entries, place
         self._placed: dict[str, UntypedStorage] = {}
@@ -263,7 +266,7 @@ class LegacyStorages:
             content = content[start * dtype.itemsize : end]
         return Storage(dtype, content)
 
-    def fill(self, file: BinaryIO, keys: object) -> None:
+    def fill(self, file: io.BufferedReader, keys: object) -> None:
         """Reads the numbers of all storages.
 
         Args:
@@ -311,7 +314,7 @@ def _load(unpickler: Unpickler) -> object:
     return content
 
 
-def _read_storage(file: BinaryIO, size: int) -> UntypedStorage:
+def _read_storage(file: io.BufferedReader, size: int) -> UntypedStorage:
     """The next bytes of a file.
 
     Raises:

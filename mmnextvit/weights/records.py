@@ -4,6 +4,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..utils.errors import UserError
 
@@ -40,7 +41,7 @@ class Record:
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def attribute(self, name: str) -> object:
+    def attribute(self, name: str) -> Any:
         """The stored attribute of this name, or ``None``."""
         return self.state.get(name) if isinstance(self.state, dict) else None
 

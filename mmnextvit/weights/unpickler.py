@@ -8,7 +8,7 @@ every checkpoint is read by it, in bounded time and memory.
 import pickletools
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 
@@ -40,6 +40,7 @@ class Storages(Protocol):
         location: str,
         numel: int,
         view: tuple[str, int, int] | None = None,
+        /,
     ) -> Storage:
         """The storage of a key.
 
@@ -79,7 +80,7 @@ class Unpickler:
         self._stack: list = []
         self._marks: list[int] = []
         self._memo: dict[int, object] = {}
-        self._position = 0  # in the file
+        self._position: int | None = 0  # in the file
         self._spent = 0  # arguments of calls, and what is in them
 
     def load(self) -> object:
@@ -201,13 +202,14 @@ class Unpickler:
             raise ValueError(f'calls {type(function)}')
         if not isinstance(args, list | tuple):
             raise ValueError(f'calls with {type(args)}')
+        assert self._position is not None  # as in every file that has tell()
         self._spent += len(args)
         self._spent += sum(len(x) for x in args if isinstance(x, SIZED))
         if self._spent > 1000 + 10 * self._position:  # the same again and again
             raise ValueError('its calls are of more than there is in it')
         return function.call(*args)
 
-    def _refer(self, pid: object) -> object:
+    def _refer(self, pid: Any) -> object:
         """What a persistent id stands for: a storage, or the class of a module."""
         match pid:
             case 'storage', StorageType(), str(), str(), int():
@@ -252,7 +254,7 @@ def _ignore(reader: Unpickler, arg: object) -> None:
     pass
 
 
-OPCODES: dict[str, Callable[[Unpickler, object], object]] = {
+OPCODES: dict[str, Callable[[Unpickler, Any], object]] = {
     # those that stand for their argument
     **{
         op.name: Unpickler._push
