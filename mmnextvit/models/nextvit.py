@@ -5,6 +5,8 @@ Parameters carry the names of the official release (bytedance/Next-ViT, Apache-2
 that its checkpoints load as they are. Shapes: B images, C channels, H W cells.
 """
 
+from typing import Any
+
 import torch
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
@@ -44,7 +46,7 @@ from .nextvit_layers import (
 from .recompute import checkpoint_block
 
 # A variant is one line; ``arch`` may also be a dict of what differs from 'small'.
-ARCHS = {
+ARCHS: dict[str, dict[str, Any]] = {
     'small': dict(
         depths=(3, 4, 10, 3),
         drop_path_rate=0.1,

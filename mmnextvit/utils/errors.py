@@ -7,6 +7,7 @@ exception is a bug of ours, and keeps its traceback.
 
 import errno
 import os
+from typing import overload
 
 
 class UserError(ValueError):
@@ -54,6 +55,14 @@ class MissingFileError(UserError, FileNotFoundError):
 
 class MissingPackageError(UserError, ImportError):
     """A package that is not installed is needed; the message has the command."""
+
+
+@overload
+def user_error(error: UserError) -> UserError: ...
+
+
+@overload
+def user_error(error: BaseException) -> UserError | OSError | None: ...
 
 
 def user_error(error: BaseException) -> UserError | OSError | None:

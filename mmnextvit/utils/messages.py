@@ -13,10 +13,10 @@ def first_few(items: Iterable[object], max_items: int = 5) -> str:
 
 def list_lines(items: Iterable[object], max_lines: int = 20) -> str:
     """The first of many items, each on an indented line of its own."""
-    items = [str(item) for item in items]
-    rest = len(items) - max_lines
+    lines = [str(item) for item in items]
+    rest = len(lines) - max_lines
     more = [f'... and {rest} more'] if rest > 0 else []
-    return '\n  '.join([*items[:max_lines], *more])
+    return '\n  '.join([*lines[:max_lines], *more])
 
 
 def did_you_mean(name: object, known: Iterable[object], max_names: int = 3) -> str:

@@ -95,7 +95,7 @@ def _model(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
             rows=Code('backbone_rows'),
             out_rows=model.in_rows,
         )
-        backbone = Extended(scaling, arguments)
+        backbone: object = Extended(scaling, arguments)
     else:
         backbone = dict(_delete_=True, **model.backbone, norm_cfg=NORM_CFG)
     neck = dict(
@@ -118,7 +118,7 @@ def _model(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
 def _head(model: ImportedModel, settings: Settings) -> dict[str, object]:
     levels = len(model.out_rows)
     weights = _loss_weights(model, settings)
-    head = dict(
+    head: dict[str, object] = dict(
         head_module=dict(
             _delete_=True,
             type=HEAD_MODULES[model.head],
@@ -187,7 +187,7 @@ def _data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     shapes = dict(img_size=settings.img_size, size_divisor=max(settings.strides))
     val = dict(pipeline=TEST_PIPELINE, batch_shapes_cfg=shapes)
     if settings.data is not None:
-        data = dict(
+        data: dict[str, object] = dict(
             type='VerifiedYOLOTxtDataset',
             data_root='',
             ann_file=settings.data,
@@ -196,13 +196,23 @@ def _data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
         if model.predicts_masks:
             data['polygons'] = True
         yield Assign('data', data)
-        train = Extended(Code('data'), dict(split='train', **train))
-        val = Extended(Code('data'), dict(split='val', **val))
-    loader = dict(batch_size=settings.batch_size, dataset=train)
+    loader = dict(
+        batch_size=settings.batch_size, dataset=_dataset(settings, 'train', train)
+    )
     yield Assign('train_dataloader', loader)
-    yield Assign('val_dataloader = test_dataloader', dict(dataset=val))
+    loader = dict(dataset=_dataset(settings, 'val', val))
+    yield Assign('val_dataloader = test_dataloader', loader)
     if settings.data is not None:
         yield Assign('val_evaluator = test_evaluator', dict(ann_file=None))
+
+
+def _dataset(
+    settings: Settings, split: str, changes: Mapping[str, object]
+) -> Mapping[str, object] | Extended:
+    """Changes of the recipe's dataset; of ``data`` where there is a data.yaml."""
+    if settings.data is None:
+        return changes
+    return Extended(Code('data'), dict(split=split, **changes))
 
 
 def _schedule(model: ImportedModel, settings: Settings) -> Iterator[Statement]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..utils.errors import UserError
 from ..utils.yaml_reader import YAMLFile
@@ -96,12 +96,16 @@ def read_hyp(file: YAMLFile) -> Hyp:
     for key, target in TARGETS.items():
         if key in values:
             parts.setdefault(target.part, {})[target.name] = values[key]
-    transforms = {name: parts[name] for name in (HSV, AFFINE, FLIP) if name in parts}
+    transforms: dict[str, dict[str, object]] = {
+        name: {**parts[name]} for name in (HSV, AFFINE, FLIP) if name in parts
+    }
     if 'scale' in values:
         scale = values['scale']
         extremes = round(1 - scale, 6), round(1 + scale, 6)
         transforms[AFFINE] = {**parts[AFFINE], 'scaling_ratio_range': extremes}
-    alone = {part: value[''] for part, value in parts.items() if '' in value}
+    alone: dict[str, Any] = {
+        part: value[''] for part, value in parts.items() if '' in value
+    }
     return Hyp(
         optimizer=parts.get('optimizer', {}),
         schedule=parts.get('schedule', {}),

@@ -26,6 +26,8 @@ from .notes import Note
 
 MAX_OPTION = 100_000  # exclusive
 
+Level = Sequence[tuple[float, float]]  # width and height of each anchor
+
 
 @dataclass(frozen=True)
 class Options:
@@ -152,7 +154,8 @@ def import_model(options: Options) -> Report:
     data = _read_data(options.data) if options.data else None
     notes = *model.notes, *hyp.notes, *(data.notes if data else ())
     model = replace(model, anchors=hyp.num_anchors or model.anchors)
-    content, metadata = None, {}
+    content: dict = {}
+    metadata: dict[str, object] = {}
     if options.weights:
         source = existing_file(options.weights, 'weights')
         content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
@@ -171,7 +174,7 @@ def import_model(options: Options) -> Report:
     settings = replace(settings, strides=strides, img_size=size)
     model = replace(model, anchors=_final_anchors(model, settings, cfg))
     converted = None
-    if content is not None:
+    if options.weights:
         converted = _convert(content, detector, options.weights, metadata)
 
     _write(options, config_text(model, settings), converted)
@@ -297,7 +300,7 @@ def _final_anchors(model: ImportedModel, settings: Settings, cfg: Config) -> Anc
     return anchors if isinstance(anchors, int) else in_order(anchors, settings.strides)
 
 
-def in_order(anchors: list, strides: Sequence[int]) -> list:
+def in_order(anchors: Sequence[Level], strides: Sequence[int]) -> Sequence[Level]:
     """Small anchors at the small stride, whichever way the head reads its levels."""
     areas = [sum(w * h for w, h in level) for level in anchors]
     flipped = (areas[-1] - areas[0]) * (strides[-1] - strides[0]) < 0

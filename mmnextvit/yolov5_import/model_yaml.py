@@ -1,8 +1,9 @@
 """YOLOv5's model YAML as plain data, with the line of each row."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from ..models.map_numbers import NUM_MAPS, ROW_SHIFT, get_map_stride
 from ..models.nextvit import ARCHS
@@ -21,7 +22,7 @@ from .render import is_plain
 HEADS = 'Detect', 'Segment'
 HEAD_DEFAULTS = 'nc', 'anchors', 32, 256
 TEXTS = {'None': None, 'True': True, 'False': False}  # what YOLOv5 would evaluate
-SCALING = {
+SCALING: dict[str, Callable[[Any], object]] = {
     'depth_multiple': check_multiple,
     'width_multiple': check_multiple,
     'activation': parse_activation,
@@ -34,7 +35,7 @@ MAX_MASK_CHANNELS = 10_000
 MAX_LEVELS = 5
 FIRST_EMITTED = 1  # number of the first map that TimmFeatures emits by itself
 
-Anchors = list[list[tuple[float, float]]] | int
+Anchors = Sequence[Sequence[tuple[float, float]]] | int
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class ImportedModel:
         ``out_rows``, about the head.
         """
         row = error.row
-        if row not in self.lines:
+        if row is None or row not in self.lines:
             row = max(self.lines) if error.key == 'out_rows' else min(self.lines)
         error.file, error.line = self.file.path, self.lines[row]
         return error
@@ -171,6 +172,7 @@ def read_model(file: YAMLFile) -> ImportedModel:
     num_classes, anchors = _head_outputs(file, head, num_classes, anchors)
     backbone, neck = rows[:num_backbone_rows], rows[num_backbone_rows:]
     read = {source for row in (*neck, head) for source in row.sources}
+    parts: dict[str, Any]
     if whole:
         parts = dict(backbone=whole.emitting(read), pretrained=whole.pretrained)
     else:
@@ -210,7 +212,7 @@ def _read_classes(file: YAMLFile) -> int:
     return count
 
 
-def _read_scaling(file: YAMLFile) -> dict[str, object]:
+def _read_scaling(file: YAMLFile) -> dict[str, Any]:
     """Depth multiple, width multiple and activation, where the YAML has them."""
     scaling = {k: file.content[k] for k in SCALING if file.content.get(k) is not None}
     for key, value in scaling.items():
@@ -254,11 +256,11 @@ def _checked(row: Row) -> Row:
     return replace(row, content=[from_, number, name, args])
 
 
-def _is_count(value: object, below: int) -> bool:
+def _is_count(value: object, below: int) -> TypeGuard[int]:
     return type(value) is int and 0 < value < below
 
 
-def _read_anchors(file: YAMLFile, anchors: object) -> Anchors:
+def _read_anchors(file: YAMLFile, anchors: Any) -> Anchors:
     """Anchors as pairs by level, or the count."""
     if _is_count(anchors, MAX_ANCHORS):
         return anchors
@@ -321,6 +323,7 @@ def _whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
     if name in ROW_MODULES:
         return None
     arch = name.removeprefix('nextvit_')
+    config: dict[str, object]
     if name.startswith('nextvit_') and arch in ARCHS:
         config = dict(type='mmdet.NextViT', arch=arch)
     else:
