@@ -196,9 +196,9 @@ def test_levels_in_any_order_have_their_anchors(tmp_path):
 @pytest.mark.parametrize(
     'edit, message',
     [
-        (dict(train='nowhere'), r'data.yaml:1: train: nowhere is not found'),
+        (dict(train='nowhere'), r'data.yaml:1: train: nowhere does not exist'),
         (dict(val=None), r"no 'val'"),
-        (dict(nc=4), r'data.yaml:3: nc is 4'),
+        (dict(nc=4), r'data.yaml:3: nc: it is 4'),
     ],
 )
 def test_data_are_looked_for(edit, message, yolo_data, tmp_path):
