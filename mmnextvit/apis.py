@@ -32,7 +32,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner
 from torch import Tensor
 
-from .deploy.exported import check_classes, instances, is_exported, with_exported
+from .deploy.exported import (
+    check_classes,
+    instances,
+    is_exported,
+    open_exported,
+    with_exported,
+)
 from .engine.runner import (
     build_runner,
     check_amp,
@@ -42,7 +48,7 @@ from .engine.runner import (
 )
 from .engine.training import config_to_train
 from .models.fold import fold_batchnorms, set_memory_format
-from .runtime import Detector, objects_of
+from .runtime import objects_of
 from .utils.errors import UserError
 from .utils.files import atomic_write, existing_file
 from .visualization.feature_maps import collect_feature_maps
@@ -295,7 +301,7 @@ class ExportedPredictor(ImagePredictor):
     def __init__(
         self, cfg: Config, path: str | os.PathLike, device: str | None = None
     ) -> None:
-        self.detector = Detector(path, device=device or 'cpu')
+        self.detector = open_exported(path, device or 'cpu')
         metainfo = check_classes(cfg, self.detector)
         super().__init__(list(self.detector.classes), metainfo.get('palette', 'random'))
 
