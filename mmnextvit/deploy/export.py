@@ -310,11 +310,13 @@ def choose_images(cfg: Config, options: Options) -> list[str]:
         chosen = take_evenly(range(len(dataset)), MAX_COMPARED)
         return [dataset.get_data_info(i)['img_path'] for i in chosen]
     except (OSError, ValueError) as error:
-        raise UserError(
-            'What is exported is compared with torch on real images, and the test '
-            f'images cannot be read: {error}. Name others by --images FOLDER',
-            file=cfg.filename,
-        ) from error
+        reason = str(error)
+    # Raised here, it is not taken for the error that it tells of.
+    raise UserError(
+        'What is exported is compared with torch on real images, and the test images '
+        f'cannot be read: {reason}. Name others by --images FOLDER',
+        file=cfg.filename,
+    )
 
 
 def find_images(source: str) -> list[str]:
