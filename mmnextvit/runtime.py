@@ -14,14 +14,14 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NotRequired, Protocol, Required, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -36,6 +36,7 @@ END_MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}
 
 Image = str | os.PathLike | np.ndarray
 Size = tuple[int, int]  # height, width
+Number = TypeVar('Number', int, float)
 
 
 class DetectorError(ValueError):
@@ -56,6 +57,71 @@ class MissingModelError(ModelFileError, FileNotFoundError):
 
 class OptionError(DetectorError):
     """A device or a size that the file or the machine does not have."""
+
+
+# --------------------------------------------------------------------- metadata
+
+
+class Input(TypedDict):
+    """What the network takes."""
+
+    name: str
+    batch: int | None  # images at a time; any number if None
+    size: list[int]  # height, width
+    dynamic_size: bool  # whether it takes other sizes, too
+    channels: str
+    range: list[int]  # the lowest and the highest value
+
+
+class Normalization(TypedDict):
+    """How values are normalised, by channel."""
+
+    mean: list[float]
+    std: list[float]
+    in_graph: bool  # whether the network does it
+
+
+class ResizeStep(TypedDict, total=False):
+    """A step on an image's way to the network: a key of :data:`STEPS`, and its own."""
+
+    type: Required[str]
+    scale: Sequence[int]  # of keep_ratio: the two sides to fit in, either way up
+    size: Sequence[int]  # of letterbox, as what follows: height, width
+    fill: float
+    scale_up: bool
+    mini_pad: bool
+
+
+class Thresholds(TypedDict):
+    """What non-maximum suppression leaves."""
+
+    score_thr: float
+    iou_threshold: float
+    max_per_img: int
+
+
+class NMS(Thresholds):
+    """Non-maximum suppression, and where it happens."""
+
+    in_graph: bool
+    nms_pre: NotRequired[int | None]  # how many candidates to consider; all if None
+    multi_label: bool  # whether a candidate counts for every class
+
+
+class Metadata(TypedDict):
+    """What ``mmnextvit export`` writes into a file."""
+
+    format: int
+    config: str
+    classes: list[str]
+    strides: list[int]
+    anchors: list[list[list[float]]] | None  # (width, height) of each, by level
+    precision: str
+    input: Input
+    normalization: Normalization
+    resize: list[ResizeStep]
+    nms: NMS
+    versions: dict[str, str]  # by package
 
 
 # ----------------------------------------------------------------------- images
@@ -117,15 +183,16 @@ def read(image: Image) -> np.ndarray:
             f'The image is an array of shape {image.shape}: H x W, H x W x 1, '
             'H x W x 3 (BGR) or H x W x 4 (BGR and alpha) is wanted'
         )
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)  # as OpenCV reads PNGs
-    if image.dtype != np.uint8:
+    pixels: np.ndarray = image
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)  # as OpenCV reads PNGs
+    if pixels.dtype != np.uint8:
         raise ImageError(
-            f'The image is an array of {image.dtype}: uint8 (0 to 255) or uint16 '
+            f'The image is an array of {pixels.dtype}: uint8 (0 to 255) or uint16 '
             '(0 to 65535) is wanted'
         )
     to_bgr = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}.get(channels)
-    return image if to_bgr is None else cv2.cvtColor(image, to_bgr)
+    return pixels if to_bgr is None else cv2.cvtColor(pixels, to_bgr)
 
 
 # ------------------------------------------------------------------------- layout
@@ -139,45 +206,52 @@ class Layout(NamedTuple):
     canvas: Size
     pad: Size  # above and to the left
     factor: tuple[float, float]  # vertical, horizontal: size in the canvas / before
-    fill: int  # of the canvas around the image
+    fill: float  # of the canvas around the image
 
 
-def keep_ratio(size: Size, step: dict) -> tuple[Size, int, Size]:
+def pair(sides: Iterable[Number]) -> tuple[Number, Number]:
+    """A number for the height and one for the width."""
+    height, width = sides
+    return height, width
+
+
+def keep_ratio(size: Size, step: ResizeStep) -> tuple[Size, int, Size]:
     """MMYOLO's ``YOLOv5KeepRatioResize``: size, interpolation and canvas after it."""
     long, short = max(step['scale']), min(step['scale'])  # either way up
     ratio = min(long / max(size), short / min(size))
-    resized = tuple(max(int(side * ratio), 1) for side in size)
+    resized = pair(max(int(side * ratio), 1) for side in size)
     return resized, cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR, resized
 
 
-def letterbox(size: Size, step: dict) -> tuple[Size, int, Size]:
+def letterbox(size: Size, step: ResizeStep) -> tuple[Size, int, Size]:
     """MMYOLO's ``LetterResize``: size, interpolation and canvas after it."""
-    canvas = tuple(step['size'])
+    canvas = pair(step['size'])
     ratio = min(whole / side for whole, side in zip(canvas, size))
     ratio = ratio if step['scale_up'] else min(ratio, 1.0)
-    resized = tuple(max(round(side * ratio), 1) for side in size)
+    resized = pair(max(round(side * ratio), 1) for side in size)
     if step['mini_pad']:
-        canvas = tuple(new + (whole - new) % 32 for whole, new in zip(canvas, resized))
+        canvas = pair(new + (whole - new) % 32 for whole, new in zip(canvas, resized))
     return resized, cv2.INTER_LINEAR, canvas
 
 
 STEPS = {'keep_ratio': keep_ratio, 'letterbox': letterbox}
 
 
-def lay_out(image: Size, steps: list[dict]) -> Layout:
+def lay_out(image: Size, steps: list[ResizeStep]) -> Layout:
     """Follows the metadata's ``resize`` for an image of that height and width.
 
     This is where the letterbox is computed; whoever needs it takes it from here. No
     side gets shorter than one pixel, where MMYOLO's transforms fail.
     """
-    size, canvas, factor, resizes = image, image, (1.0, 1.0), []
+    size, canvas, factor = image, image, (1.0, 1.0)
+    resizes: list[tuple[Size, int]] = []
     for step in steps:
         resized, interpolation, canvas = STEPS[step['type']](size, step)
         if resized != size:
             resizes.append((resized, interpolation))
-        factor = tuple(f * (new / old) for f, new, old in zip(factor, resized, size))
+        factor = pair(f * (new / old) for f, new, old in zip(factor, resized, size))
         size = resized
-    pad = tuple((whole - side) // 2 for whole, side in zip(canvas, size))
+    pad = pair((whole - side) // 2 for whole, side in zip(canvas, size))
     return Layout(image, resizes, canvas, pad, factor, steps[-1].get('fill', 0))
 
 
@@ -188,7 +262,7 @@ def resize(image: np.ndarray, layout: Layout) -> np.ndarray:
     return image
 
 
-def fit(image: np.ndarray, steps: list[dict]) -> tuple[np.ndarray, Layout]:
+def fit(image: np.ndarray, steps: list[ResizeStep]) -> tuple[np.ndarray, Layout]:
     """An image (H x W x 3) resized by the metadata's ``resize``, and where it goes."""
     layout = lay_out(image.shape[:2], steps)
     return resize(image, layout), layout
@@ -202,7 +276,7 @@ def stack(prepared: list[tuple[np.ndarray, Layout]], count: int = 1) -> np.ndarr
         count: Size of the batch. Places that no image takes are filled evenly.
     """
     _, layout = prepared[0]
-    inputs = np.full((count, 3, *layout.canvas), layout.fill, np.float32)
+    inputs: np.ndarray = np.full((count, 3, *layout.canvas), layout.fill, np.float32)
     for target, (image, layout) in zip(inputs, prepared):
         (top, left), (height, width) = layout.pad, image.shape[:2]
         # Plane by plane is the fastest: OpenCV splits, and NumPy copies whole rows.
@@ -257,7 +331,7 @@ def objects_of(
     ]
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, nms: dict) -> Detections:
+def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
     """NMS class by class, for files that leave it to us.
 
     Args:
@@ -278,7 +352,8 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: dict) -> Detections:
 
     x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
     areas = (x2 - x1) * (y2 - y1)
-    kept, alive = [], np.ones(len(boxes), bool)
+    kept: list[int] = []
+    alive: np.ndarray = np.ones(len(boxes), bool)
     for i in range(len(boxes)):
         if not alive[i]:
             continue
@@ -327,7 +402,7 @@ def name_file(path: Path, package: str) -> Iterator[None]:
         ) from error
 
 
-def parse_metadata(text: str, path: Path) -> dict:
+def parse_metadata(text: str, path: Path) -> Metadata:
     """The metadata of an exported file, from its text.
 
     Raises:
@@ -351,6 +426,20 @@ def parse_metadata(text: str, path: Path) -> dict:
             'this needs (classes, sizes, thresholds). Export the checkpoint with it'
         )
     return metadata
+
+
+class Session(Protocol):
+    """A file that its runtime has loaded.
+
+    Attributes:
+        metadata: What the exporter wrote into the file.
+    """
+
+    metadata: Metadata
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs by name, for the network's input (B, 3, H, W)."""
+        ...
 
 
 class ONNXSession:
@@ -394,7 +483,7 @@ class OpenVINOSession:
             model = core.read_model(path)
         text = model.get_rt_info(key).value if model.has_rt_info(key) else ''
         self.metadata = parse_metadata(text, path)
-        options = {'PERFORMANCE_HINT': 'LATENCY'}
+        options: dict[str, str | int] = {'PERFORMANCE_HINT': 'LATENCY'}
         if self.metadata.get('precision') != 'half':
             # Unasked, it takes bfloat16 where the processor has that.
             options['INFERENCE_PRECISION_HINT'] = 'f32'
@@ -445,8 +534,7 @@ class TorchScriptSession:
         return {name: values.numpy() for name, values in zip(names, outputs)}
 
 
-Session = ONNXSession | OpenVINOSession | TorchScriptSession
-SESSIONS = {
+SESSIONS: dict[str, Callable[[Path, str, int | None], Session]] = {
     '.onnx': ONNXSession,
     '.xml': OpenVINOSession,
     '.torchscript': TorchScriptSession,
@@ -523,7 +611,7 @@ class Detector:
         self.classes = tuple(self.metadata['classes'])
         self.steps = self.metadata['resize']
 
-    def _steps_for(self, height: int, width: int) -> list[dict]:
+    def _steps_for(self, height: int, width: int) -> list[ResizeStep]:
         """The metadata's ``resize`` for another size of the network's input."""
         own, stride = self.metadata['input'], max(self.metadata['strides'])
         wrong = f'imgsz=({height}, {width}): {self.path}'
@@ -531,8 +619,10 @@ class Detector:
             raise OptionError(f'{wrong} has the fixed height and width {own["size"]}')
         if min(height, width) < 1 or height % stride or width % stride:
             raise OptionError(f'{wrong} takes multiples of {stride}')
-        sizes = dict(scale=(width, height), size=(height, width))
-        return [{**step, **sizes} for step in self.steps]
+        return [
+            {**step, 'scale': (width, height), 'size': (height, width)}
+            for step in self.steps
+        ]
 
     def __call__(self, image: Image, score_thr: float = 0.3) -> list[dict]:
         """Detects in one image; the result is that in JSON of ``mmnextvit predict``.
@@ -606,7 +696,7 @@ class Detector:
             boxes, scores, labels = (outputs[n][:count] for n in Detections._fields)
         else:
             # Lower scores suppress no higher ones. Those of just `min_score` must pass.
-            nms = dict(nms, score_thr=max(nms['score_thr'], min_score - 1e-6))
+            nms = {**nms, 'score_thr': max(nms['score_thr'], min_score - 1e-6)}
             boxes, scores, labels = suppress(outputs['boxes'], outputs['scores'], nms)
         wanted = scores >= min_score
         return Detections(boxes[wanted], scores[wanted], labels[wanted])

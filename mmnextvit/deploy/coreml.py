@@ -6,7 +6,7 @@ that; of the package itself the specification is checked.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime import KEY
+from ..runtime import KEY, Metadata
 from ..utils.errors import UserError
 from .candidates import Candidates
 from .job import Job, Run, Written
@@ -115,7 +115,7 @@ def is_network(op: 'Operation', size: list[int], count: int) -> bool:
     return shape[1:] != [3, *size] and count not in shape
 
 
-def add_nms(model: 'MLModel', metadata: Mapping[str, object]) -> 'MLModel':
+def add_nms(model: 'MLModel', metadata: Metadata) -> 'MLModel':
     """An ML program followed by CoreML's non-maximum suppression."""
     import coremltools as ct
 
@@ -150,7 +150,7 @@ def add_nms(model: 'MLModel', metadata: Mapping[str, object]) -> 'MLModel':
     return ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
 
 
-def read_metadata(path: Path) -> dict[str, object]:
+def read_metadata(path: Path) -> Metadata:
     """The metadata in a CoreML package."""
     return json.loads(read_specification(path).description.metadata.userDefined[KEY])
 
@@ -162,7 +162,7 @@ def read_specification(path: Path) -> 'Model':
     return ct.models.MLModel(str(path), skip_model_load=True).get_spec()
 
 
-def check_specification(path: Path, metadata: Mapping[str, object]) -> None:
+def check_specification(path: Path, metadata: Metadata) -> None:
     """Reads a CoreML package again and checks its specification.
 
     Raises:
@@ -173,7 +173,8 @@ def check_specification(path: Path, metadata: Mapping[str, object]) -> None:
     if spec.WhichOneof('Type') == 'pipeline':
         stages = spec.pipeline.models
     image = spec.description.input[0].type.imageType
-    wanted_stages, labels = ['mlProgram'], []
+    wanted_stages: list[str] = ['mlProgram']
+    labels: list[str] = []
     if metadata['nms']['in_graph']:
         wanted_stages.append('nonMaximumSuppression')
         labels = metadata['classes']

@@ -141,7 +141,7 @@ def export(
     check_options(options)
     out = choose_path(checkpoint, options)
     calibration = []
-    if options.precision == 'int8':
+    if options.precision == 'int8' and options.calibration:
         calibration = take_evenly(find_images(options.calibration), MAX_CALIBRATION)
     # What is exported is made of a copy of it. It stays as it was trained.
     reference = load_detector(cfg, checkpoint)

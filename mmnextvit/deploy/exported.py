@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmdet.registry import MODELS
@@ -98,7 +99,7 @@ class ExportedDetector(BaseModel):
         return list(data_samples)
 
 
-def check_classes(cfg: Config, detector: Detector) -> dict[str, object]:
+def check_classes(cfg: Config, detector: Detector) -> dict[str, Any]:
     """The meta information of a config's test data.
 
     Raises:

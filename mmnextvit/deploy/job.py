@@ -2,13 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 
+from ..runtime import Metadata
 from .candidates import Candidates
 
 # From images (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Shape(TypedDict):
+    """Arguments of :func:`~mmnextvit.deploy.tracing.export_program`."""
+
+    size: list[int]
+    batch: int | None
+    dynamic_size: bool
 
 
 @dataclass(frozen=True)
@@ -23,15 +33,19 @@ class Job:
     """
 
     candidates: Candidates
-    metadata: dict[str, object]
+    metadata: Metadata
     calibration: list[np.ndarray] | None = None
     efficient_nms: bool = False
 
     @property
-    def shape(self) -> dict[str, object]:
-        """Arguments of :func:`~mmnextvit.deploy.tracing.export_program`."""
+    def shape(self) -> Shape:
+        """The shape of the network's input."""
         wanted = self.metadata['input']
-        return {key: wanted[key] for key in ('size', 'batch', 'dynamic_size')}
+        return Shape(
+            size=wanted['size'],
+            batch=wanted['batch'],
+            dynamic_size=wanted['dynamic_size'],
+        )
 
 
 @dataclass(frozen=True)
@@ -46,5 +60,5 @@ class Written:
     """
 
     run: Run
-    metadata: dict[str, object]
+    metadata: Metadata
     float_layers: list[str] = field(default_factory=list)

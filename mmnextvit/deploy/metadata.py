@@ -8,12 +8,13 @@ import copy
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from torch import nn
 
-from ..runtime import FORMAT
+from ..runtime import FORMAT, Metadata, ResizeStep, pair
 from ..utils.errors import UserError
 from .candidates import get_mean_and_std, is_multi_label
 
@@ -89,7 +90,7 @@ def read_input_size(cfg: Config) -> tuple[int, int]:
 
 def as_pair(scale: int | Sequence[int]) -> tuple[int, int]:
     """A number for both sides, or two, as two."""
-    return (scale, scale) if isinstance(scale, int) else tuple(scale)
+    return (scale, scale) if isinstance(scale, int) else pair(scale)
 
 
 def resize_test_pipeline(cfg: Config, size: Sequence[int]) -> Config:
@@ -106,13 +107,13 @@ def resize_test_pipeline(cfg: Config, size: Sequence[int]) -> Config:
     return cfg
 
 
-def describe_resizing(cfg: Config) -> list[dict[str, object]]:
+def describe_resizing(cfg: Config) -> list[ResizeStep]:
     """A config's test pipeline for the metadata, as the runtime follows it.
 
     Raises:
         UserError: An argument of a transform is one that the runtime doesn't follow.
     """
-    steps = []
+    steps: list[ResizeStep] = []
     for step in find_resizing(cfg):
         transform = TRANSFORMS.build(step)
         width, height = as_pair(transform.scale)
@@ -148,7 +149,7 @@ def describe_resizing(cfg: Config) -> list[dict[str, object]]:
     return steps
 
 
-def check_test_cfg(cfg: Config, test_cfg: Mapping[str, object]) -> dict[str, object]:
+def check_test_cfg(cfg: Config, test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The NMS of a test config, if files can follow all of that config.
 
     Raises:
@@ -191,7 +192,7 @@ def build_metadata(
     dynamic_size: bool = False,
     precision: str = 'float32',
     nms_in_graph: bool = True,
-) -> dict[str, object]:
+) -> Metadata:
     """What a program needs to know of an exported file, as JSON's types.
 
     Args:

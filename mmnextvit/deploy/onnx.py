@@ -5,13 +5,13 @@ used, since they come by an extra.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..runtime import KEY, OUTPUTS
+from ..runtime import KEY, OUTPUTS, Metadata, Thresholds
 from .candidates import Candidates
 from .job import Job, Run, Written
 from .quantization import list_float_layers, quantize
@@ -132,7 +132,7 @@ def name_sizes(model: 'ModelProto', batch: int | None, dynamic_size: bool) -> No
 
 
 def add_nms(
-    model: 'ModelProto', nms: Mapping[str, object], efficient: bool = False
+    model: 'ModelProto', nms: Thresholds, efficient: bool = False
 ) -> 'ModelProto':
     """An ONNX network followed by non-maximum suppression.
 
@@ -189,7 +189,7 @@ def leave_nms_out(model: 'ModelProto') -> 'ModelProto':
     return model
 
 
-def save(model: 'ModelProto', metadata: Mapping[str, object], path: Path) -> None:
+def save(model: 'ModelProto', metadata: Metadata, path: Path) -> None:
     """Writes a model with its metadata, after ONNX's own checks of it."""
     import onnx
 
@@ -201,7 +201,7 @@ def save(model: 'ModelProto', metadata: Mapping[str, object], path: Path) -> Non
     onnx.save(model, path)
 
 
-def read_metadata(path: Path) -> dict[str, object]:
+def read_metadata(path: Path) -> Metadata:
     """The metadata in an ONNX file, whether or not this machine can run it."""
     import onnx
 

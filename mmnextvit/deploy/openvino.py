@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import KEY
+from ..runtime import KEY, Metadata
 from . import onnx
 from .job import Job, Written
 
@@ -40,7 +40,7 @@ def write(job: Job, path: Path) -> Written:
     return Written(run, read_metadata(path), float_layers)
 
 
-def read_metadata(path: Path) -> dict[str, object]:
+def read_metadata(path: Path) -> Metadata:
     """The metadata in an OpenVINO folder."""
     import openvino
 

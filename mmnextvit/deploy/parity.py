@@ -11,7 +11,7 @@ too, those of MMYOLO's own prediction. An outcome is judged by what defines it r
 than against another one, since rounding decides which of two equal scores wins.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -24,7 +24,17 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from ..runtime import Detections, Detector, Layout, fit, stack, to_image
+from ..runtime import (
+    Detections,
+    Detector,
+    Layout,
+    Metadata,
+    ResizeStep,
+    Thresholds,
+    fit,
+    stack,
+    to_image,
+)
 from .job import Run
 
 SCORE = 1e-3  # drift that float32 is allowed
@@ -193,7 +203,7 @@ def detect_by_torch(
 
 
 def make_batches(
-    images: Iterable[np.ndarray], metadata: Mapping[str, object]
+    images: Iterable[np.ndarray], metadata: Metadata
 ) -> Iterator[np.ndarray]:
     """The network's inputs (B, 3, H, W) for images, as the runtime makes them.
 
@@ -209,7 +219,7 @@ def make_batches(
         yield stack(batch + batch[-1:] * (size - len(batch)), size)
 
 
-def compare_classes(metadata: Mapping[str, object], detector: nn.Module) -> Drift:
+def compare_classes(metadata: Metadata, detector: nn.Module) -> Drift:
     """Whether a file names the classes as the detector in torch does, in its order."""
     ours, theirs = list(metadata['classes']), list(detector.dataset_meta['classes'])
     if ours == theirs:
@@ -218,7 +228,7 @@ def compare_classes(metadata: Mapping[str, object], detector: nn.Module) -> Drif
 
 
 def compare_inputs(
-    steps: list[dict[str, object]], cfg: Config, images: Sequence[np.ndarray]
+    steps: list[ResizeStep], cfg: Config, images: Sequence[np.ndarray]
 ) -> Drift:
     """Whether the runtime makes of images what MMYOLO's pipeline does, to the pixel.
 
@@ -268,14 +278,14 @@ class Outcome:
     Args:
         boxes: (N, 4), in pixels of the network's input.
         scores: (N, C).
-        nms: ``score_thr``, ``iou_threshold`` and ``max_per_img``.
+        nms: Of the test config.
         pixels: How far apart the coordinates of equal boxes may be.
         score: How far apart equal scores may be.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
-    nms: Mapping[str, float]
+    nms: Thresholds
     pixels: float = PIXELS / 1000
     score: float = SCORE / 1000
 
@@ -325,7 +335,7 @@ class Outcome:
         seen, pixels = boxes, self.pixels
         if layout is not None:
             seen, pixels = to_image(boxes, layout), pixels / min(layout.factor)
-        kept = np.zeros(len(rows), bool)
+        kept: np.ndarray = np.zeros(len(rows), bool)
         for box, score in zip(detections.boxes[of_class], detections.scores[of_class]):
             far = np.abs(seen - box).max(1)
             apart = np.abs(scores - score)
@@ -373,7 +383,7 @@ def compare_detections(
         rounding: What :func:`compare_candidates` gave: such differences are allowed.
     """
     test_cfg = detector.bbox_head.test_cfg  # not the file's, which may be wrong
-    nms = dict(
+    nms = Thresholds(
         score_thr=test_cfg.get('score_thr', 0.0),
         iou_threshold=test_cfg.nms.iou_threshold,
         max_per_img=test_cfg.max_per_img,

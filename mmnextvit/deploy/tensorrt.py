@@ -5,14 +5,13 @@ kept and passed on; an engine is built to compare it with torch.
 """
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ..runtime import Detector
+from ..runtime import Detector, Metadata, pair
 from ..utils.errors import UserError
 from . import onnx
 from .job import Job, Written
@@ -59,7 +58,7 @@ def write(job: Job, path: Path) -> Written:
     )
 
 
-def format_trtexec(path: Path, metadata: Mapping[str, object]) -> str:
+def format_trtexec(path: Path, metadata: Metadata) -> str:
     """The command that builds an engine of a file, where TensorRT is installed."""
     # Layers have the types of the file: float16 and int8 are written in it.
     words = ['trtexec', f'--onnx={path}', f'--saveEngine={path.with_suffix(".engine")}']
@@ -108,7 +107,7 @@ def list_constants(model: 'ModelProto') -> dict[str, np.ndarray]:
     return arrays
 
 
-def build_engine(path: Path, engine: Path, metadata: Mapping[str, object]) -> None:
+def build_engine(path: Path, engine: Path, metadata: Metadata) -> None:
     """Builds an engine of an ONNX file, as the line of ``trtexec`` does.
 
     Args:
@@ -144,10 +143,10 @@ def build_engine(path: Path, engine: Path, metadata: Mapping[str, object]) -> No
     engine.write_bytes(content)
 
 
-def get_shape_range(metadata: Mapping[str, object]) -> list[tuple[int, int, int, int]]:
+def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
     """Minimal, usual and maximal shape of the input (B, 3, H, W)."""
     wanted = metadata['input']
-    size = tuple(wanted['size'])
+    size = pair(wanted['size'])
     min_size = (64, 64) if wanted['dynamic_size'] else size
     batch = wanted['batch']
     min_batch, max_batch = (1, MAX_BATCH) if batch is None else (batch, batch)
@@ -161,7 +160,7 @@ def get_shape_range(metadata: Mapping[str, object]) -> list[tuple[int, int, int,
 class EngineSession:
     """An engine as the runtime's other sessions, with torch's memory on the GPU."""
 
-    def __init__(self, engine: Path, metadata: Mapping[str, object]) -> None:
+    def __init__(self, engine: Path, metadata: Metadata) -> None:
         import tensorrt as trt
 
         self.metadata = metadata
@@ -194,6 +193,6 @@ class EngineSession:
 class EngineDetector(Detector):
     """The runtime's detector on an engine, which holds no metadata of its own."""
 
-    def __init__(self, engine: Path, metadata: Mapping[str, object]) -> None:
+    def __init__(self, engine: Path, metadata: Metadata) -> None:
         self.path = engine
         self._use(EngineSession(engine, metadata))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime import KEY
+from ..runtime import KEY, Metadata, Thresholds
 from .job import Job, Written
 from .tracing import make_example, silence_converters
 
@@ -19,7 +19,7 @@ class WithNMS(nn.Module):
     Outputs are those of :func:`~mmnextvit.deploy.onnx.add_nms`.
     """
 
-    def __init__(self, candidates: nn.Module, nms: dict[str, object]) -> None:
+    def __init__(self, candidates: nn.Module, nms: Thresholds) -> None:
         super().__init__()
         self.candidates = candidates
         self.suppress = torch.jit.script(suppress)
@@ -82,7 +82,7 @@ def write(job: Job, path: Path) -> Written:
     return Written(run, read_metadata(path))
 
 
-def read_metadata(path: Path) -> dict[str, object]:
+def read_metadata(path: Path) -> Metadata:
     """The metadata in a TorchScript file, without running what it holds."""
     with zipfile.ZipFile(path) as file:
         names = [n for n in file.namelist() if n.endswith(f'/extra/{KEY}.json')]

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+from typing import Any
 
 import torch
 from mmdet.registry import DATASETS, MODELS
@@ -34,7 +35,7 @@ def build_dataset(cfg: Config, mode: str) -> BaseDataset:
     return DATASETS.build(dict(dataset, pipeline=[]))
 
 
-def read_test_metainfo(cfg: Config) -> dict[str, object]:
+def read_test_metainfo(cfg: Config) -> dict[str, Any]:
     """The meta information of a config's test data, none of which is read."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
