@@ -96,8 +96,9 @@ def call(command: str, *argv: object) -> object:
     if command not in COMMANDS:
         raise UserError(_unknown(command))
     module = importlib.import_module(f'.{command}', __name__)
+    description = (module.__doc__ or '').partition('\n')[0]  # python -OO drops it
     parser = argparse.ArgumentParser(
-        prog=f'mmnextvit {command}', description=module.__doc__.partition('\n')[0]
+        prog=f'mmnextvit {command}', description=description
     )
     module.add_arguments(parser)
     return module.run(parser.parse_args([str(arg) for arg in argv]))

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
 from ..utils.files import existing_file
@@ -19,12 +19,12 @@ class ConfigOptions(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Sequence[str],
+        values: str | Sequence[Any] | None,  # a list, by nargs='+'
         option_string: str | None = None,
     ) -> None:
         from mmengine.config import DictAction
 
-        for value in values:
+        for value in values or ():
             if '=' not in value:
                 parser.error(f'{option_string}: {value!r} is not KEY=VALUE')
         action = DictAction(self.option_strings, self.dest, nargs=self.nargs)

@@ -29,14 +29,15 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('its head has no anchors', file=args.config)
     cfg.model.backbone.pop('init_cfg', None)  # the weights are not needed
     head = build_model(cfg).bbox_head
-    before = np.array(head.prior_generator.base_sizes)  # levels, anchors, 2
+    before = np.array(head.prior_generator.base_sizes)
+    count, per_level, _ = before.shape
     dataset = build_dataset(cfg, 'train')
     dataset.full_init()
     samples = (dataset.get_data_info(i) for i in range(len(dataset)))
     size = max(cfg.img_scale)
     sizes = box_sizes(samples, size)
     threshold = head.prior_match_thr
-    levels = compute_anchors(sizes, *before.shape[:2], threshold)
+    levels = compute_anchors(sizes, count, per_level, threshold)
 
     recall = possible_recall(sizes, np.array(levels), threshold)
     print(f'{len(sizes)} boxes at {size} pixels; {recall:.1%} can match an anchor')
