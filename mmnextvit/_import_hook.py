@@ -82,4 +82,5 @@ class _RegisterFirst(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Gives the module, which has been executed, its own spec back."""
+        assert module.__spec__ is not None  # the import system has just set it
         module.__spec__ = module.__spec__.loader_state

@@ -11,10 +11,13 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_loader
 from multiprocessing import current_process
 from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -57,7 +60,7 @@ def prepare_mmcv() -> None:
             )
 
 
-def _import_refusing(mmcv: ModuleType) -> list[str]:
+def _import_refusing(mmcv: Any) -> list[str]:
     """Import the packages that assert an upper bound on mmcv; return those it hit.
 
     Only their `__init__` looks at the version, so an accepted one is shown for
@@ -65,7 +68,7 @@ def _import_refusing(mmcv: ModuleType) -> list[str]:
     """
     from mmengine.utils import digit_version
 
-    refused = []
+    refused: list[str] = []
     version = mmcv.__version__
     if digit_version(version) <= digit_version(ACCEPTED_MMCV):
         return refused
@@ -88,25 +91,33 @@ class _StandIn(MetaPathFinder, Loader):
     It comes last in `sys.meta_path`, so a compiled module always wins.
     """
 
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname == 'mmcv._ext':
-            return spec_from_loader(fullname, self, origin=__name__)
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if fullname != 'mmcv._ext':
+            return None
+        return spec_from_loader(fullname, self, origin=__name__)
 
-    def exec_module(self, module):
-        module.nms = _nms
-        module.roi_align_forward = _roi_align_forward
-        module.roi_align_backward = _roi_align_backward
-        # Environment reports, such as the Runner's, print these two.
-        module.get_compiler_version = lambda: f'n/a ({__name__})'
-        module.get_compiling_cuda_version = lambda: f'n/a ({__name__})'
-        module.__getattr__ = _missing_op
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module).update(
+            nms=_nms,
+            roi_align_forward=_roi_align_forward,
+            roi_align_backward=_roi_align_backward,
+            # Environment reports, such as the Runner's, print these two.
+            get_compiler_version=lambda: f'n/a ({__name__})',
+            get_compiling_cuda_version=lambda: f'n/a ({__name__})',
+            __getattr__=_missing_op,
+        )
 
 
-def _missing_op(name: str):
+def _missing_op(name: str) -> Callable[..., NoReturn]:
     if name.startswith('_'):  # asked by the import system and inspection, not by mmcv
         raise AttributeError(f"module 'mmcv._ext' has no attribute {name!r}")
 
-    def op(*args, **kwargs):
+    def op(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
             f"mmcv's op {name} needs compiled mmcv, which is not installed: mmnextvit "
             'has only NMS and average RoIAlign without it. To compile mmcv (10 to 30 '

@@ -89,7 +89,7 @@ def get_config(name: str, pretrained: bool = False) -> 'Config':
     return cfg
 
 
-def get_model(name: str, pretrained: bool = False, **kwargs) -> 'nn.Module':
+def get_model(name: str, pretrained: bool = False, **kwargs: object) -> 'nn.Module':
     """The model of one of our configs, as :func:`mmengine.hub.get_model` gives others'.
 
     Args:
@@ -129,7 +129,8 @@ def _weights(config: str) -> str:
     """
     import yaml
 
-    root, named = mim_folder(), {}
+    root = mim_folder()
+    named: dict[str, str] = {}
     index = root / 'model-index.yml'
     imported = yaml.safe_load(index.read_text())['Import'] if index.is_file() else []
     for metafile in imported:
