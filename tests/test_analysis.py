@@ -216,6 +216,15 @@ def test_wrong_arguments(args, message, tiny_config, capfd):
     assert message in printed.splitlines()[-1]
 
 
+def test_without_times(tiny_config, capfd):
+    options = '--shape', 64, 64, '--device=cpu'
+    printed = run_here(
+        *('get_flops', 'tiny.py', *options), cwd=tiny_config.parent, capfd=capfd
+    )
+    assert 'One image of 64x64 (height x width)' in printed and 'SPPF' in printed
+    assert ' ms' not in printed
+
+
 @pytest.mark.slow
 def test_the_tool(tiny_config):
     """In a user's folder; weights that the config names are not looked for."""

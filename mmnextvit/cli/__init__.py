@@ -123,10 +123,24 @@ def _exit_codes(command: str) -> Iterator[None]:
             raise
         sys.exit(141)  # as a shell reports a process that a closed pipe has ended
     except Exception as error:
+        if _was_interrupted(error):
+            _end(f'mmnextvit {command}: interrupted', 130)
         found = user_error(error)
         if found is None:
             raise
         _end(f'mmnextvit {command}: {_message(found)}', 1)
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether an error was raised in the place of Ctrl-C's.
+
+    MMEngine formats its config at each checkpoint, and raises a ``SyntaxError``
+    whatever ends that.
+    """
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt):
+        link = link.__cause__ or link.__context__
+    return link is not None
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -1,7 +1,9 @@
 """Arguments that commands share, and the config that they name."""
 
 import argparse
+import ast
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +67,54 @@ def new_config(path: str) -> Path:
         raise UserError(f'{out} exists, and nothing is overwritten: choose another')
     if any(p.exists() and not p.is_dir() for p in out.parents):
         raise UserError(f'-o {out}: its folder is a file')
-    if out.suffix != '.py' or not out.stem.isidentifier():
+    if out.suffix != '.py' or not out.stem.isidentifier() or iskeyword(out.stem):
         raise UserError(f'-o {out}: a config is called like my_config.py')
     return out
 
 
-def load_config(args: argparse.Namespace) -> 'Config':
-    """The config with the command line's changes, fit for the machine."""
+def read_config(path: str) -> 'Config':
+    """A detector's config file.
+
+    Raises:
+        UserError: The file cannot be read as a config, or has no ``model``. What its
+            own code raises goes on, with its traceback.
+    """
     from mmengine.config import Config
+
+    existing_file(path, 'config')
+    if Path(path).suffix == '.py':
+        try:
+            ast.parse(Path(path).read_bytes(), path)
+        except SyntaxError as error:
+            problem = f'the file is not Python: {error.msg}'
+            raise UserError(problem, file=path, line=error.lineno) from error
+        except ValueError as error:  # NUL bytes
+            raise UserError(f'the file is not Python: {error}', file=path) from error
+    try:
+        cfg = Config.fromfile(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f'the file is not text in UTF-8: {error}', file=path) from error
+    except RecursionError as error:
+        problem = 'its _base_ files inherit from each other in a circle'
+        raise UserError(problem, file=path) from error
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(
+            'the file has no model, so it is not the config of a detector: inherit '
+            'from one with _base_ or write model = dict(...)',
+            file=path,
+        )
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> 'Config':
+    """The config with the command line's changes, fit for the machine.
+
+    Raises:
+        UserError: As :func:`read_config`.
+    """
     from mmengine.device import is_cuda_available
 
-    cfg = Config.fromfile(existing_file(args.config, 'config'))
+    cfg = read_config(args.config)
     data_root = cfg.get('data_root')
     cfg.merge_from_dict(args.cfg_options)
     if cfg.get('data_root') != data_root and Path(data_root or '').parts:

@@ -7,7 +7,7 @@ the patched YOLOv5's, ours. DST gets another layout, or ours; its name may end i
 
 import argparse
 
-from .arguments import existing_file
+from .arguments import read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Converts the file, and prints what was read and written."""
-    from mmengine.config import Config
-
     from ..engine.runner import build_model
     from ..weights.conversion import convert_file
     from ..weights.layouts import FORMATS, Numbering
@@ -37,8 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
     numbering = Numbering()
     if args.config:
-        config = Config.fromfile(existing_file(args.config, 'config'))
-        numbering = find_numbering(build_model(config))
+        numbering = find_numbering(build_model(read_config(args.config)))
     done = convert_file(args.src, args.dst, args.to, numbering)
     weights = done.weights
     print(

@@ -87,13 +87,13 @@ def format_table(analysis: 'Analysis') -> str:
     lines = [
         [
             *(row.part, row.name, f'{row.params:,}', f'{row.macs / 1e9:.3f}'),
-            *format_time(row.ms, sum_ms) * timed,
+            *(format_time(row.ms, sum_ms) if timed else []),
             f'{row.output}  {row.args}'.rstrip(),
         ]
         for row in rows
     ]
     total = ['total', '', f'{analysis.params:,}', f'{analysis.macs / 1e9:.3f}']
-    total += format_time(sum_ms, sum_ms) * timed
+    total += format_time(sum_ms, sum_ms) if timed else []
     table = [[*head, 'output and arguments'], *lines, [*total, '']]
     return '\n'.join(align(table))
 

@@ -7,7 +7,13 @@ exception is a bug of ours, and keeps its traceback.
 
 import errno
 import os
+import re
 from typing import overload
+
+# What torch makes of the text of an error of a data-loader worker.
+WORKER_ERROR = re.compile(
+    r'Caught \w+ in DataLoader worker .*\nOriginal Traceback .*\n[\w.]+: (.+?)\s*', re.S
+)
 
 
 class UserError(ValueError):
@@ -68,11 +74,12 @@ def user_error(error: BaseException) -> UserError | OSError | None: ...
 def user_error(error: BaseException) -> UserError | OSError | None:
     """The error behind another that a user can mend, or ``None``.
 
-    It is the first :class:`UserError` of the chain. MMEngine's registries raise an
-    error again with the class that they were building before its text: then it is the
-    one with the fields and the plain text. Without any, it is the first ``OSError``
-    that names a file, as that of a missing permission does, or that is about a full
-    disk.
+    It is the first :class:`UserError` of the chain. Where MMEngine's registries raised
+    it again, with the class that they were building before its text, it is the
+    original, which has the fields; of one that torch raised again for a data-loader
+    worker, with the worker's traceback in its text, it has the text alone. Without any,
+    it is the first ``OSError`` that names a file, as that of a missing permission does,
+    or that is about a full disk.
 
     Another exception that is raised while such an error is handled, and not ``from``
     it, is a bug.
@@ -85,11 +92,15 @@ def user_error(error: BaseException) -> UserError | OSError | None:
         followed = mendable and not link.__suppress_context__
         link = link.__cause__ or (link.__context__ if followed else None)
     ours = [one for one in chain if isinstance(one, UserError)]
-    for outer, inner in zip(ours, ours[1:]):
-        if str(inner) not in str(outer):
-            return outer
     if ours:
-        return ours[-1]
+        error = next((e for e in ours if not _is_repetition(e)), ours[-1])
+        worker = WORKER_ERROR.fullmatch(str(error))
+        return type(error)(worker[1]) if worker else error
     of_system = (e for e in chain if isinstance(e, OSError))
     full = (errno.ENOSPC, errno.EDQUOT)
     return next((e for e in of_system if e.filename or e.errno in full), None)
+
+
+def _is_repetition(error: UserError) -> bool:
+    """Whether a registry raised the error behind this one again, as a text."""
+    return re.match(r'class `\w+` in .*: ', str(error)) is not None

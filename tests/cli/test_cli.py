@@ -221,6 +221,17 @@ def test_ctrl_c(command, capfd):
     assert ends(capfd, 'fake') == (130, '', 'mmnextvit fake: interrupted\n')
 
 
+def test_ctrl_c_that_a_library_turned_into_another_error(command, capfd):
+    def format_config():
+        try:
+            raise KeyboardInterrupt
+        except:  # noqa: E722  (as MMEngine's pretty_text)
+            raise SyntaxError('Failed to format the config file')  # noqa: B904
+
+    command(format_config)
+    assert ends(capfd, 'fake') == (130, '', 'mmnextvit fake: interrupted\n')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('argv', [('--help',), ('compute_anchors', '--help')])
 def test_a_closed_pipe_is_silent(argv):

@@ -13,6 +13,7 @@ from mmnextvit.utils.messages import did_you_mean, first_few
 
 import pytest
 from mmengine.registry import Registry
+from torch.utils.data import DataLoader, Dataset
 
 
 @pytest.mark.parametrize(
@@ -58,12 +59,37 @@ def test_the_error_behind_what_mmengine_raises():
     assert str(found) == 'row 7: is wrong' and found.row == 7
 
 
+def test_an_error_that_a_registry_repeats():
+    """As MMEngine up to 0.10 does."""
+    with pytest.raises(UserError) as raised:
+        try:
+            raise UserError('is wrong', row=7)
+        except UserError as error:
+            raise type(error)(f'class `Part` in pack/part.py: {error}')  # noqa: B904
+    found = user_error(raised.value)
+    assert str(found) == 'row 7: is wrong' and found.row == 7
+
+
+class BrokenData(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise UserError('is broken: see here', file='a.jpg')
+
+
+def test_an_error_of_a_data_loader_worker():
+    with pytest.raises(UserError, match='Traceback') as raised:
+        next(iter(DataLoader(BrokenData(), num_workers=1)))
+    assert str(user_error(raised.value)) == 'a.jpg: is broken: see here'
+
+
 def test_a_better_message_counts():
     with pytest.raises(UserError) as raised:
         try:
             raise UserError('a detail')
         except UserError as error:
-            raise UserError('what to do') from error
+            raise UserError(f'what to do: {error}') from error
     assert user_error(raised.value) is raised.value
     with pytest.raises(UserError) as raised:
         try:

@@ -1,0 +1,43 @@
+"""Configs that a command is given: what is no config ends in one line."""
+
+from mmnextvit.cli.arguments import new_config, read_config
+from mmnextvit.utils.errors import UserError
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    'name, content, message',
+    [
+        ('a.py', b'x = (\n', r"a.py:1: the file is not Python: '\(' was never closed"),
+        ('a.py', b'x = 1\ny = )\n', 'a.py:2: the file is not Python: unmatched'),
+        ('a.py', b'\x00\xff', 'a.py: the file is not Python'),
+        ('a.py', b'x = "\xff"\n', 'a.py.*the file is not Python'),
+        ('a.yaml', b'\xff\xfe\xff', 'a.yaml: the file is not text in UTF-8'),
+        ('a.py', b'', 'a.py: the file has no model'),
+        ('a.py', b'x = 1\n', 'a.py: the file has no model'),
+        ('a.py', b'model = 3\n', 'a.py: the file has no model'),
+        ('a.py', b'_base_ = "./a.py"\n', 'a.py: its _base_ files inherit from each'),
+    ],
+)
+def test_what_is_no_config(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_config(str(tmp_path / name))
+
+
+def test_a_missing_config():
+    with pytest.raises(FileNotFoundError, match='config no.py does not exist'):
+        read_config('no.py')
+
+
+def test_a_config_whose_own_code_fails_keeps_its_error(tmp_path):
+    (tmp_path / 'a.py').write_text('x = 1 / 0\n')
+    with pytest.raises(ZeroDivisionError):
+        read_config(str(tmp_path / 'a.py'))
+
+
+@pytest.mark.parametrize('name', ['class.py', '1.py', 'a.txt', 'a-b.py'])
+def test_names_of_new_configs(name, tmp_path):
+    with pytest.raises(UserError, match='a config is called like my_config.py'):
+        new_config(str(tmp_path / name))
