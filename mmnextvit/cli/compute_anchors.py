@@ -20,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from ..datasets.anchors import box_sizes, compute_anchors, possible_recall
+    from ..datasets.anchors import (
+        compute_anchors,
+        compute_possible_recall,
+        measure_boxes,
+    )
     from ..engine.runner import build_dataset, build_model
 
     out = new_config(args.out)
@@ -35,14 +39,14 @@ def run(args: argparse.Namespace) -> None:
     dataset.full_init()
     samples = (dataset.get_data_info(i) for i in range(len(dataset)))
     size = max(cfg.img_scale)
-    sizes = box_sizes(samples, size)
+    sizes = measure_boxes(samples, size)
     threshold = head.prior_match_thr
     levels = compute_anchors(sizes, count, per_level, threshold)
 
-    recall = possible_recall(sizes, np.array(levels), threshold)
+    recall = compute_possible_recall(sizes, np.array(levels), threshold)
     print(f'{len(sizes)} boxes at {size} pixels; {recall:.1%} can match an anchor')
     if before.min() > 0:
-        recall = possible_recall(sizes, before, threshold)
+        recall = compute_possible_recall(sizes, before, threshold)
         print(f'with the anchors of {args.config}: {recall:.1%}')
     base = os.path.relpath(Path(args.config).resolve(), out.resolve().parent)
     base = base if base.startswith('.') else f'./{base}'

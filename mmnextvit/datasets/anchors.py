@@ -17,7 +17,7 @@ MIN_SIDE = 2.0  # pixels; smaller boxes don't count
 MUTATIONS = 1000
 
 
-def box_sizes(data_list: Iterable[dict], img_size: int) -> np.ndarray:
+def measure_boxes(data_list: Iterable[dict], img_size: int) -> np.ndarray:
     """Widths and heights in pixels, with each image's long side at ``img_size``.
 
     Args:
@@ -37,7 +37,7 @@ def box_sizes(data_list: Iterable[dict], img_size: int) -> np.ndarray:
     return np.array(sizes).reshape(-1, 2)
 
 
-def match_ratios(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+def compute_match_ratios(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """How well each box fits each anchor: 1 if equal, 1/4 if a side is 4 times off.
 
     Returns:
@@ -47,9 +47,11 @@ def match_ratios(sizes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return np.minimum(ratio, 1 / ratio).min(axis=2)
 
 
-def possible_recall(sizes: np.ndarray, anchors: np.ndarray, threshold: float) -> float:
+def compute_possible_recall(
+    sizes: np.ndarray, anchors: np.ndarray, threshold: float
+) -> float:
     """The share of boxes that some anchor can match: training sees no others."""
-    best = match_ratios(sizes, anchors.reshape(-1, 2)).max(axis=1)
+    best = compute_match_ratios(sizes, anchors.reshape(-1, 2)).max(axis=1)
     return float((best > 1 / threshold).mean())
 
 
@@ -92,7 +94,7 @@ def compute_anchors(
         anchors = np.concatenate([anchors, rest])
 
     def compute_fit(anchors: np.ndarray) -> float:
-        best = match_ratios(sizes, anchors).max(axis=1)
+        best = compute_match_ratios(sizes, anchors).max(axis=1)
         return float((best * (best > 1 / threshold)).mean())
 
     best = compute_fit(anchors)

@@ -148,7 +148,7 @@ def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
                 id=len(annotations) + k,
                 image_id=i + 1,
                 category_id=label + 1,
-                **geometry(polygon),
+                **describe_polygon(polygon),
                 iscrowd=0,
             )
             for k, (label, polygon) in enumerate(shapes, start=1)
@@ -161,7 +161,7 @@ def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
     )
 
 
-def geometry(polygon: np.ndarray) -> dict[str, object]:
+def describe_polygon(polygon: np.ndarray) -> dict[str, object]:
     """COCO's entries for a polygon (N x 2, pixels): box, area, the polygon itself."""
     low, high = polygon.min(0), polygon.max(0)
     return dict(

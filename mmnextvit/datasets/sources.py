@@ -50,7 +50,7 @@ def count_frames(path: Path) -> int:
     return max(len(mmcv.VideoReader(str(path))), 1) if is_video(path) else 1
 
 
-def frame_rate(path: Path) -> float:
+def read_frame_rate(path: Path) -> float:
     """Frames a second of a video, 25 where it does not say."""
     return mmcv.VideoReader(str(path)).fps or 25
 

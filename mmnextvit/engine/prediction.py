@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ..datasets.images import BrokenImageError
-from ..datasets.sources import count_frames, frame_rate, is_video, read_frames
+from ..datasets.sources import count_frames, is_video, read_frame_rate, read_frames
 from ..utils.errors import UserError
 from ..utils.files import atomic_write_text
 from ..visualization.writers import open_drawing, write_feature_maps
@@ -100,7 +100,9 @@ def predict_file(
     drawn = Path('drawn', name)
     if video and drawn.suffix.lower() != '.mp4':
         drawn = drawn.with_name(f'{drawn.name}.mp4')
-    with open_drawing(out_dir / drawn, frame_rate(path) if video else None) as write:
+    with open_drawing(
+        out_dir / drawn, read_frame_rate(path) if video else None
+    ) as write:
         for number, frame in enumerate(read_frames(path)):
             extra: dict[str, str] = {}
             if with_maps and number == 0:

@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from .records import Global, Record, refusal
+from .records import Global, Record, make_refusal
 
 Target = TypeVar('Target')
 
@@ -123,7 +123,7 @@ def _make_size(sizes: list | tuple = ()) -> torch.Size:
 
 def _encode(text: str, encoding: str = 'latin1') -> bytes:
     if encoding != 'latin1':
-        raise refusal('_codecs.encode')
+        raise make_refusal('_codecs.encode')
     return text.encode(encoding)
 
 
@@ -177,7 +177,7 @@ class DType:
         """
         text = isinstance(self.code, str) and isinstance(self.order, str)
         if not text or not PLAIN_DTYPE.fullmatch(self.order + self.code):
-            raise refusal('numpy.dtype')
+            raise make_refusal('numpy.dtype')
         return np.dtype(self.order + self.code)
 
 
@@ -186,7 +186,7 @@ class Array(np.ndarray):
 
     def __new__(cls, *args: object) -> 'Array':
         if args:
-            raise refusal('numpy.ndarray')
+            raise make_refusal('numpy.ndarray')
         return super().__new__(cls, (0,))
 
     def __setstate__(self, state: tuple) -> None:
@@ -216,7 +216,7 @@ def _get_statistic(cls: Global, name: str) -> Global:
     """What stands for ``getattr``, by which a HistoryBuffer names its methods."""
     of_history = isinstance(cls, Global) and cls.source == HISTORY
     if not of_history or name not in ('min', 'max', 'current', 'mean'):
-        raise refusal('builtins.getattr')
+        raise make_refusal('builtins.getattr')
     return Global(f'{HISTORY}.{name}')
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..models.timm_features import TimmFeatures
 from ..utils.errors import UserError
-from .layouts import FORMATS, YOLOV5, Numbering, formats, recognise_format
+from .layouts import FORMATS, YOLOV5, Numbering, make_formats, recognise_format
 from .records import Record, walk_modules
 
 
@@ -61,7 +61,7 @@ def extract_weights(
             state = {f'backbone.{name}': value for name, value in state.items()}
             return Weights(state, 'timm', metadata)
         layout = recognise_format(set(state))
-        return Weights(formats(numbering)[layout].to_ours(state), layout, metadata)
+        return Weights(make_formats(numbering)[layout].to_ours(state), layout, metadata)
     except ValueError as error:
         raise UserError(
             f'the file holds no weights for this model: {error}', file=source

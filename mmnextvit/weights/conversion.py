@@ -13,7 +13,7 @@ from torch import Tensor
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from .contents import Weights, extract_weights, widen_to_float32
-from .layouts import YOLOV5, Numbering, formats
+from .layouts import YOLOV5, Numbering, make_formats
 
 # Under which key a file of a layout has its state dict; without one it is the file.
 STATE_KEYS = {'official': 'model', 'ours': 'state_dict', 'yolov5': 'state_dict'}
@@ -57,7 +57,7 @@ def convert_file(
         )
     content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
     weights = extract_weights(content, source, numbering)
-    state = formats(numbering)[layout].from_ours(widen_to_float32(weights.state))
+    state = make_formats(numbering)[layout].from_ours(widen_to_float32(weights.state))
     if not state:
         raise UserError(
             f'the file has nothing that the layout {layout} can hold', file=source

@@ -210,7 +210,7 @@ def _match_prefixes(*prefixes: str) -> Callable[[set[str]], bool]:
     return lambda names: all(any(n.startswith(p) for n in names) for p in prefixes)
 
 
-def formats(numbering: Numbering = YOLOV5) -> dict[str, Format]:
+def make_formats(numbering: Numbering = YOLOV5) -> dict[str, Format]:
     """The layouts, in the order in which they are tried.
 
     Args:
@@ -234,7 +234,7 @@ def formats(numbering: Numbering = YOLOV5) -> dict[str, Format]:
     }
 
 
-FORMATS = formats()
+FORMATS = make_formats()
 
 
 def recognise_format(names: set[str]) -> str:

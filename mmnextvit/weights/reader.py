@@ -23,7 +23,7 @@ from torch import Tensor, UntypedStorage
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few
 from .calls import HISTORY, PLAIN, Storage
-from .records import refusal
+from .records import make_refusal
 from .unpickler import Unpickler
 
 LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # what torch.save before torch 1.6 began
@@ -310,7 +310,7 @@ def _load(unpickler: Unpickler) -> object:
     content = unpickler.load()
     foreign = unpickler.names - PLAIN
     if HISTORY in unpickler.names and foreign:
-        raise refusal(min(foreign))
+        raise make_refusal(min(foreign))
     return content
 
 

@@ -71,7 +71,7 @@ def walk_modules(model: Record) -> Iterator[tuple[str, Record]]:
             raise UserError(f'the modules of {model.source} do not end')
 
 
-def refusal(called: str) -> UserError:
+def make_refusal(called: str) -> UserError:
     """The error for a file that would call something that is not on the list.
 
     Args:
@@ -86,7 +86,7 @@ def refusal(called: str) -> UserError:
     )
 
 
-def refusal_by_torch(error: pickle.UnpicklingError) -> UserError:
+def make_refusal_from_torch(error: pickle.UnpicklingError) -> UserError:
     """The same where torch's reader refused, which has the name in its message."""
     called = re.search(r'GLOBAL (\S+)', str(error))
-    return refusal(called[1] if called else str(error))
+    return make_refusal(called[1] if called else str(error))

@@ -19,7 +19,7 @@ from mmengine.dist import barrier, get_rank
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import did_you_mean
 from .reader import MapLocation, read_checkpoint
-from .records import refusal_by_torch
+from .records import make_refusal_from_torch
 
 
 class Checkpoint(dict):
@@ -125,7 +125,7 @@ SCHEMES = {
 }
 
 
-def download_folder() -> Path:
+def get_download_folder() -> Path:
     """Where downloads are kept, and looked for first."""
     return Path(torch.hub.get_dir(), 'checkpoints')
 
@@ -143,7 +143,7 @@ def fetch(source: str, name: str, download: Callable[[Path], str]) -> str:
         MissingFileError: It cannot be had; the message says what was wanted, and where
             to put a file that was fetched elsewhere.
     """
-    path = download_folder() / name
+    path = get_download_folder() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     first = get_rank() == 0
     if not first:
@@ -190,7 +190,7 @@ def make_safe(load: Callable[..., dict]) -> Callable[..., dict]:
             with weights_only_forced():
                 return load(filename, map_location, **kwargs)
         except pickle.UnpicklingError as error:
-            refused = refusal_by_torch(error)
+            refused = make_refusal_from_torch(error)
             refused.file = filename
             raise refused from None
 

@@ -24,7 +24,7 @@ from .calls import (
     put_items,
     set_state,
 )
-from .records import Global, Record, refusal
+from .records import Global, Record, make_refusal
 
 MAX_OPCODES = 1_000_000  # YOLOv5 on Next-ViT has 50,000; this many take seconds
 SIZED = list, tuple, dict, str, bytes
@@ -189,7 +189,7 @@ class Unpickler:
 
     def _find(self, module: str, name: str) -> torch.dtype | StorageType | Global:
         """What stands for a class, function or dtype."""
-        source = full_name(module, name)
+        source = resolve_name(module, name)
         self.names.add(source)
         plain = DTYPES.get(source) or STORAGES.get(source)
         return plain or Global(source, CALLS.get(source))
@@ -198,7 +198,7 @@ class Unpickler:
         """What a call gives, if it is one that is on the list."""
         if not isinstance(function, Global) or not function.call:
             if isinstance(function, Global | Record):
-                raise refusal(function.source)
+                raise make_refusal(function.source)
             raise ValueError(f'calls {type(function)}')
         if not isinstance(args, list | tuple):
             raise ValueError(f'calls with {type(args)}')
@@ -229,7 +229,7 @@ class Unpickler:
         raise ValueError('refers to something that is no tensor')
 
 
-def full_name(module: str, name: str) -> str:
+def resolve_name(module: str, name: str) -> str:
     """Of a class or function; Python 3's where protocol 2 has Python 2's."""
     module = IMPORT_MAPPING.get(module, module)
     return '.'.join(NAME_MAPPING.get((module, name), (module, name)))

@@ -51,7 +51,7 @@ class Settings:
     load_from: str | None = None
 
 
-def config_text(model: ImportedModel, settings: Settings) -> str:
+def make_config_text(model: ImportedModel, settings: Settings) -> str:
     """The config as text, of at most 80 lines, that inherits from ours."""
     sections = _header, _variables, _model, _pipelines, _data, _schedule
     statements = [item for part in sections for item in part(model, settings)]

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ..datasets.anchors import box_sizes, compute_anchors
+from ..datasets.anchors import compute_anchors, measure_boxes
 from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import timm_mean_std
@@ -19,7 +19,7 @@ from ..utils.yaml_reader import read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
 from ..weights.loading import adapt, check
 from ..weights.receipt import Receipt
-from .config_text import Settings, config_text
+from .config_text import Settings, make_config_text
 from .hyp import Hyp, read_hyp
 from .model_yaml import Anchors, ImportedModel, read_model
 from .notes import Note
@@ -166,7 +166,7 @@ def import_model(options: Options) -> Report:
     settings = _settings(options, model, hyp, data, notes)
 
     try:
-        cfg, detector = build(config_text(model, settings))
+        cfg, detector = build(make_config_text(model, settings))
     except UserError as error:
         raise model.with_line(user_error(error)) from error
     strides = list(detector.neck.strides)
@@ -177,7 +177,7 @@ def import_model(options: Options) -> Report:
     if options.weights:
         converted = _convert(content, detector, options.weights, metadata)
 
-    _write(options, config_text(model, settings), converted)
+    _write(options, make_config_text(model, settings), converted)
     return Report(
         config=options.out,
         weights=options.weights_out,
@@ -292,15 +292,19 @@ def _final_anchors(model: ImportedModel, settings: Settings, cfg: Config) -> Anc
     if isinstance(anchors, int) and settings.data:
         samples = build_dataset(cfg, 'train').load_data_list()
         anchors = compute_anchors(
-            box_sizes(samples, settings.img_size),
+            measure_boxes(samples, settings.img_size),
             len(model.out_rows),
             anchors,
             settings.hyp.prior_match_thr,
         )
-    return anchors if isinstance(anchors, int) else in_order(anchors, settings.strides)
+    return (
+        anchors
+        if isinstance(anchors, int)
+        else order_anchors(anchors, settings.strides)
+    )
 
 
-def in_order(anchors: Sequence[Level], strides: Sequence[int]) -> Sequence[Level]:
+def order_anchors(anchors: Sequence[Level], strides: Sequence[int]) -> Sequence[Level]:
     """Small anchors at the small stride, whichever way the head reads its levels."""
     areas = [sum(w * h for w, h in level) for level in anchors]
     flipped = (areas[-1] - areas[0]) * (strides[-1] - strides[0]) < 0

@@ -3,10 +3,10 @@
 from functools import partial
 
 from mmnextvit.datasets.anchors import (
-    box_sizes,
     compute_anchors,
-    match_ratios,
-    possible_recall,
+    compute_match_ratios,
+    compute_possible_recall,
+    measure_boxes,
 )
 
 import numpy as np
@@ -25,10 +25,10 @@ def test_clusters_are_found():
     sizes = np.concatenate([c * random.normal(1, 0.03, (50, 2)) for c in centres])
     anchors = np.array(compute_anchors(sizes, levels=3, per_level=3))
     assert anchors.shape == (3, 3, 2)
-    assert match_ratios(anchors.reshape(-1, 2), centres).max(axis=1).min() > 0.9
+    assert compute_match_ratios(anchors.reshape(-1, 2), centres).max(axis=1).min() > 0.9
     areas = anchors.prod(axis=2).reshape(-1)
     assert (areas[1:] >= areas[:-1]).all()
-    assert possible_recall(sizes, anchors, 4.0) == 1.0
+    assert compute_possible_recall(sizes, anchors, 4.0) == 1.0
 
 
 def test_they_beat_those_of_coco_on_other_boxes():
@@ -39,7 +39,7 @@ def test_they_beat_those_of_coco_on_other_boxes():
     ours = np.array(compute_anchors(sizes, 3, 3))
 
     def mean_fit(anchors):
-        return match_ratios(sizes, anchors.reshape(-1, 2)).max(axis=1).mean()
+        return compute_match_ratios(sizes, anchors.reshape(-1, 2)).max(axis=1).mean()
 
     assert mean_fit(ours) > mean_fit(coco) + 0.1
     again = compute_anchors(sizes, 3, 3)
@@ -51,10 +51,13 @@ def test_sizes_and_recall():
         dict(width=200, height=100, instances=[dict(bbox=[0, 0, 20, 10])]),
         dict(width=50, height=100, instances=[dict(bbox=[5, 5, 15, 45])]),
     ]
-    sizes = box_sizes(data, 400)
+    sizes = measure_boxes(data, 400)
     assert sizes.tolist() == [[40, 20], [40, 160]]
-    assert match_ratios(sizes, np.array([[20, 20]])).tolist() == [[0.5], [0.125]]
-    assert possible_recall(sizes, np.array([[[20, 20]]]), 4.0) == 0.5
+    assert compute_match_ratios(sizes, np.array([[20, 20]])).tolist() == [
+        [0.5],
+        [0.125],
+    ]
+    assert compute_possible_recall(sizes, np.array([[[20, 20]]]), 4.0) == 0.5
 
 
 def test_too_few_boxes():

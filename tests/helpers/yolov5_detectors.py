@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmnextvit.utils.yaml_reader import read_yaml
-from mmnextvit.yolov5_import.config_text import Settings, config_text
+from mmnextvit.yolov5_import.config_text import Settings, make_config_text
 from mmnextvit.yolov5_import.import_model import build
 from mmnextvit.yolov5_import.model_yaml import ImportedModel, read_model
 
@@ -25,7 +25,7 @@ def import_content(
 ) -> tuple[str, Config, nn.Module]:
     """Text, config and detector of a model YAML's content."""
     model = read_content(folder, content)
-    text = config_text(model, Settings(sources=['model.yaml'], **settings))
+    text = make_config_text(model, Settings(sources=['model.yaml'], **settings))
     return text, *build(text)
 
 

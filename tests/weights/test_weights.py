@@ -10,7 +10,7 @@ from mmnextvit import NextViT
 from mmnextvit.cli import convert_weights
 from mmnextvit.weights.layouts import FORMATS, to_timm, to_yolov5
 from mmnextvit.weights.loading import adapt, check
-from mmnextvit.weights.sources import download_folder
+from mmnextvit.weights.sources import get_download_folder
 
 import pytest
 import timm
@@ -247,7 +247,7 @@ def test_what_cannot_be_fetched_says_where_to_put_it(
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     with pytest.raises(FileNotFoundError) as error:
         pretrained(source)
-    place = download_folder() / file
+    place = get_download_folder() / file
     assert f'{source}: the file could not be fetched (' in str(error.value)
     assert f'put it at {place},' in str(error.value) and '\n' not in str(error.value)
     ours = NextViT('small').state_dict()

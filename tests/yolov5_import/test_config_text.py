@@ -1,7 +1,7 @@
 """The config of an imported model: what it builds, and how it reads."""
 
 from mmnextvit.utils.errors import UserError
-from mmnextvit.yolov5_import.config_text import MAX_LINES, Settings, config_text
+from mmnextvit.yolov5_import.config_text import MAX_LINES, Settings, make_config_text
 from mmnextvit.yolov5_import.notes import Note
 from mmnextvit.yolov5_import.render import (
     Assign,
@@ -154,7 +154,7 @@ def test_code_refers_to_what_stands_above():
 
 
 def test_lines_are_short_where_there_is_room(tmp_path):
-    text = config_text(read_content(tmp_path, document_model()), Settings())
+    text = make_config_text(read_content(tmp_path, document_model()), Settings())
     assert max(map(len, text.splitlines())) <= 88
     assert text.isascii() and '\n\n' in text
 
@@ -162,7 +162,7 @@ def test_lines_are_short_where_there_is_room(tmp_path):
 def test_many_notes_are_counted(tmp_path):
     model = read_content(tmp_path, document_model())
     notes = [Note(tmp_path / 'm.yaml', i, f'spare{i}: {i}') for i in range(40)]
-    text = config_text(model, Settings(notes=notes))
+    text = make_config_text(model, Settings(notes=notes))
     assert text.count('# No counterpart: ') == 15
     assert '# and 25 more, which the import has printed' in text
     assert len(text.splitlines()) <= MAX_LINES

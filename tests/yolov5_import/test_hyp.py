@@ -2,7 +2,7 @@
 
 from mmnextvit.utils.errors import UserError
 from mmnextvit.utils.yaml_reader import read_yaml
-from mmnextvit.yolov5_import.config_text import Settings, config_text
+from mmnextvit.yolov5_import.config_text import Settings, make_config_text
 from mmnextvit.yolov5_import.hyp import Hyp, read_hyp
 
 import pytest
@@ -23,7 +23,9 @@ def test_without_mosaic(mosaic, notes, tmp_path):
     file = write_yaml(tmp_path / 'h.yaml', dict(mosaic=mosaic, mixup=0.5))
     hyp = read_hyp(read_yaml(file))
     assert len(hyp.notes) == notes
-    text = config_text(read_content(tmp_path, yolov5_model('n')), Settings(hyp=hyp))
+    text = make_config_text(
+        read_content(tmp_path, yolov5_model('n')), Settings(hyp=hyp)
+    )
     steps = [t.type for t in Config.fromstring(text, '.py').train_pipeline]
     assert ('Mosaic' in steps) == (mosaic > 0)
     assert ('LetterResize' in steps) == (mosaic == 0)

@@ -4,7 +4,7 @@ import json
 
 from mmnextvit.cli import call
 from mmnextvit.utils.errors import UserError
-from mmnextvit.yolov5_import.import_model import build, in_order
+from mmnextvit.yolov5_import.import_model import build, order_anchors
 
 import pytest
 import torch
@@ -280,7 +280,7 @@ def test_numbers_out_of_range(name, value, tmp_path):
     ],
 )
 def test_small_anchors_go_to_the_small_stride(anchors, strides, flipped):
-    assert in_order(anchors, strides) == (anchors[::-1] if flipped else anchors)
+    assert order_anchors(anchors, strides) == (anchors[::-1] if flipped else anchors)
 
 
 @pytest.mark.slow
