@@ -1,6 +1,7 @@
 """Files that must exist, and files and folders that are written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import MissingFileError
+
+# What writing fails with, without a file's name, where there is no space for more.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def existing_file(path: str, what: str) -> str:
@@ -38,22 +42,33 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
     Raises:
         FileExistsError: It exists, and is not to be replaced.
         IsADirectoryError: It is a folder, which no file replaces.
-        OSError: It cannot be written; ``filename`` says what.
+        OSError: It cannot be written. ``filename`` is the path of the file or folder
+            that was to be written, also where the block raises it about the path that
+            it got, or about a full disk without any path.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
         yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f'.{path.name[:100]}.', dir=path.parent))
+    # A name has at most 255 bytes, and a character up to four.
+    prefix = f'.{path.name[:60]}.'
     try:
-        new = folder / 'new'
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    new = folder / 'new'
+    try:
         new.mkdir()
         yield new / path.name
         for written in sorted(new.iterdir()):
             _sync(written)
             _put(written, path.with_name(written.name), folder / 'before', overwrite)
         _sync(path.parent, contents=False)
+    except OSError as error:
+        _name_target(error, path, new)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -66,12 +81,38 @@ def atomic_write_text(
         scratch.write_text(text, encoding='utf-8')
 
 
+def _name_target(error: OSError, path: Path, new: Path) -> None:
+    """Names in an error what the user knows, in place of what is hidden.
+
+    Args:
+        error: What was raised while the path was written.
+        path: The final path.
+        new: The folder in the hidden folder that is written to.
+    """
+    if error.filename is None:
+        if error.errno in FULL:
+            error.filename = str(path)
+        return
+    if isinstance(error.filename, int):  # a descriptor
+        return
+    file = Path(os.path.abspath(os.fsdecode(error.filename)))
+    if file.is_relative_to(new) and file != new:
+        error.filename = str(path.parent / file.relative_to(new))
+    elif file.is_relative_to(new.parent):
+        error.filename = str(path)
+    else:
+        return
+    del error.filename2  # where it was to go to, which has the same name
+
+
 def _put(written: Path, target: Path, before: Path, overwrite: bool) -> None:
     """Gives what is complete its name."""
     if not overwrite:
         if written.is_dir() or not _can_link(written):
             if target.exists():
-                raise FileExistsError(17, os.strerror(17), str(target))
+                raise FileExistsError(
+                    errno.EEXIST, os.strerror(errno.EEXIST), str(target)
+                )
             os.rename(written, target)
         else:
             os.link(written, target)  # fails where another process was faster
@@ -80,7 +121,7 @@ def _put(written: Path, target: Path, before: Path, overwrite: bool) -> None:
         os.replace(written, target)
         return
     if not written.is_dir():
-        raise IsADirectoryError(21, os.strerror(21), str(target))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     os.replace(target, before)  # a folder is not replaced by another
     try:
         os.replace(written, target)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from mmengine.runner import CheckpointLoader
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..utils.errors import UserError
@@ -79,7 +79,23 @@ def write_state(state: Mapping[str, Tensor], target: Path, layout: str) -> None:
     """
     with atomic_write(target, overwrite=False) as scratch:
         if target.suffix == '.safetensors':
-            save_file({k: v.contiguous() for k, v in state.items()}, scratch)
+            scratch.write_bytes(save({k: v.contiguous() for k, v in state.items()}))
         else:
             key = STATE_KEYS.get(layout)
-            torch.save({key: dict(state)} if key else dict(state), scratch)
+            save_checkpoint({key: dict(state)} if key else dict(state), scratch)
+
+
+def save_checkpoint(content: Mapping, path: Path) -> None:
+    """``torch.save``, which on a full disk raises what the system says.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    try:
+        with open(path, 'wb') as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        # torch raises one about positions, while it handles that of the file.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import nn
@@ -17,6 +16,7 @@ from ..utils.errors import UserError, user_error
 from ..utils.files import atomic_write, existing_file
 from ..utils.yaml_reader import read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
+from ..weights.conversion import save_checkpoint
 from ..weights.loading import adapt, check
 from ..weights.receipt import Receipt
 from .config_text import Settings, make_config_text
@@ -351,4 +351,4 @@ def _write(options: Options, text: str, converted: Converted | None) -> None:
         scratch.write_text(text, encoding='utf-8')
         if converted:
             weights = scratch.with_name(options.weights_out.name)
-            torch.save(converted.checkpoint, weights)
+            save_checkpoint(converted.checkpoint, weights)

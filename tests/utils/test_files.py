@@ -1,10 +1,15 @@
 """Files are written whole or not at all."""
 
+import errno
 import os
+import tempfile
+from pathlib import Path
 
 from mmnextvit.utils.files import atomic_write, atomic_write_text
 
 import pytest
+
+from tests.helpers.full_disk import limit_file_size
 
 
 def everything(folder):
@@ -75,3 +80,55 @@ def test_links_are_followed_and_devices_written_to(tmp_path):
     assert (tmp_path / 'link').is_symlink()
     atomic_write_text(os.devnull, 'x')
     assert everything(tmp_path) == ['link', 'x']
+
+
+@pytest.mark.parametrize('name', ['x', 'é' * 120, 'n' * 255])
+def test_names_of_any_length_that_the_system_has(name, tmp_path):
+    atomic_write_text(tmp_path / name, 'x')
+    assert everything(tmp_path) == [name]
+
+
+def test_errors_name_the_final_path(tmp_path, monkeypatch):
+    """Not the hidden one, of which the user knows nothing."""
+    target = tmp_path / 'x'
+
+    def fails(write, path=target):
+        with pytest.raises(OSError) as error:
+            write()
+        assert error.value.filename == str(path) and error.value.filename2 is None
+        assert str(error.value).endswith(f': {str(path)!r}')
+        assert everything(tmp_path) == []
+        return error.value.errno
+
+    def write(*parts, make=Path.touch):
+        with atomic_write(target) as scratch:
+            make(scratch.joinpath(*parts))
+
+    def fill(path):
+        with limit_file_size(100):
+            path.write_bytes(bytes(10_000))
+
+    long = tmp_path / ('n' * 256)
+    assert fails(lambda: atomic_write_text(long, ''), long) == errno.ENAMETOOLONG
+    assert fails(lambda: write('no', 'a'), target / 'no' / 'a') == errno.ENOENT
+    assert fails(lambda: write('..', 'y', 'a'), tmp_path / 'y' / 'a') == errno.ENOENT
+    assert fails(lambda: write(make=fill)) == errno.EFBIG
+
+    def refuse(*args, **more):
+        raise PermissionError(errno.EPERM, 'no', str(args[0]), None, str(target))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'replace', refuse)
+        assert fails(write) == errno.EPERM
+    monkeypatch.setattr(tempfile, 'mkdtemp', lambda prefix, dir: refuse(dir / prefix))
+    monkeypatch.setattr(os, 'replace', refuse)
+    with pytest.raises(PermissionError) as error:
+        write()
+    assert error.value.filename == str(target)
+
+
+def test_errors_about_other_files_stay(tmp_path):
+    other = tmp_path / 'other'
+    with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / 'x'):
+        other.read_bytes()
+    assert error.value.filename == str(other)

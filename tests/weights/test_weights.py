@@ -1,6 +1,7 @@
 """Weights of every source into a model: whole and equal, or an error that says why."""
 
 import argparse
+import errno
 import hashlib
 import os
 import re
@@ -8,6 +9,7 @@ import sys
 
 from mmnextvit import NextViT
 from mmnextvit.cli import convert_weights
+from mmnextvit.weights.conversion import write_state
 from mmnextvit.weights.layouts import FORMATS, to_timm, to_yolov5
 from mmnextvit.weights.loading import adapt, check
 from mmnextvit.weights.sources import get_download_folder
@@ -22,6 +24,7 @@ from mmyolo.registry import MODELS
 from safetensors.torch import save_file
 
 from tests.helpers.commands import run_here
+from tests.helpers.full_disk import limit_file_size
 from tests.helpers.tiny_run import ROOT, run_command, run_tool, write_tiny_run
 from tests.helpers.yolov5_neck import YAML
 from tests.helpers.yolov5_pickle import ANCHORS, write_yolov5_checkpoint
@@ -302,6 +305,21 @@ def best(tmp_path, detector):
     model = detector(seed=2).half().float()
     write_yolov5_checkpoint(tmp_path / 'best.pt', to_yolov5(model.state_dict()), TYPES)
     return model
+
+
+@pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
+@pytest.mark.parametrize('numel', [100, 100_000])  # fails on closing, and before
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, name, numel):
+    """torch and safetensors raise their own, which would end in a traceback."""
+    state = {'x': torch.ones(numel)}
+    with limit_file_size(200), pytest.raises(OSError) as error:
+        write_state(state, tmp_path / name, 'ours')
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+    write_state(state, tmp_path / name, 'ours')
+    content = CheckpointLoader.load_checkpoint(str(tmp_path / name))
+    assert content.get('state_dict', content)['x'].numel() == numel
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """From YOLOv5's files to a config that trains: whole, or with file, line and row."""
 
+import errno
 import json
+from pathlib import Path
 
 from mmnextvit.cli import call
 from mmnextvit.utils.errors import UserError
@@ -12,6 +14,7 @@ import yaml
 from mmengine.config import Config
 
 from tests.helpers.commands import run_here
+from tests.helpers.full_disk import limit_file_size
 from tests.helpers.tiny_run import run_tool
 from tests.helpers.yolov5_data import write_yolo_data
 from tests.helpers.yolov5_detectors import import_content, module_names, yolov5_names
@@ -49,7 +52,14 @@ def test_weights_are_converted_beside_the_config(head, tmp_path, lively, capsys)
     )  # fmt: skip
     file = tmp_path / 'model.yaml'
     out = tmp_path / 'new' / 'mine.py'
-    call('import_yolov5', file, '-o', out, '--weights', tmp_path / 'best.pt')
+    argv = ['import_yolov5', file, '-o', out, '--weights', tmp_path / 'best.pt']
+    with limit_file_size(100_000), pytest.raises(OSError) as error:
+        call(*argv)
+    assert error.value.errno == errno.EFBIG
+    assert Path(error.value.filename).parent == out.parent
+    assert not any(out.parent.iterdir())
+    capsys.readouterr()
+    call(*argv)
     printed = capsys.readouterr().out
     total = len([n for n in trained.state_dict() if not n.endswith('tracked')])
     assert f"{total} of the model's {total} tensors fit" in printed
