@@ -96,6 +96,7 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
 
     Raises:
         UserError: Something else lies there, or a number is too small.
+        OSError: They cannot be written; nothing is left of them.
     """
     if size < 32 or min(train, val) < 1:
         raise UserError('train and val must be at least 1, size at least 32')
@@ -141,7 +142,9 @@ def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
         rng = np.random.default_rng([info['seed'], number, i])
         image, shapes = draw_image(rng, size)
         name = f'{i:06}.jpg'
-        cv2.imwrite(str(folder / name), image)
+        # cv2.imwrite would go on where the disk is full.
+        jpeg = cv2.imencode('.jpg', image)[1]
+        (folder / name).write_bytes(jpeg.tobytes())
         images.append(dict(id=i + 1, file_name=name, width=size, height=size))
         annotations += [
             dict(

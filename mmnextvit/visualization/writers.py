@@ -1,5 +1,6 @@
 """Files of what is drawn: images, videos and folders of feature maps."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,13 +24,18 @@ def open_video(path: Path, fps: float) -> Iterator[Write]:
     Args:
         path: The file. The first frame decides on the size of the video.
         fps: Frames a second.
+
+    Raises:
+        OSError: OpenCV cannot make such a file there.
     """
     writer = cv2.VideoWriter()
 
     def write(frame: np.ndarray) -> None:
         if not writer.isOpened():
             fourcc = cv2.VideoWriter.fourcc(*'mp4v')
-            writer.open(str(path), fourcc, fps, frame.shape[1::-1])
+            if not writer.open(str(path), fourcc, fps, frame.shape[1::-1]):
+                problem = 'OpenCV cannot write a video of this size and rate there'
+                raise OSError(errno.EIO, problem, str(path))
         writer.write(np.ascontiguousarray(frame))
 
     try:

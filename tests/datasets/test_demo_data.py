@@ -1,5 +1,6 @@
 """The demo's data, and that what was there before stays."""
 
+import errno
 import filecmp
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+
+from tests.helpers.full_disk import limit_file_size
 
 NUMBERS = dict(train=6, val=3, size=64, seed=3)
 
@@ -30,6 +33,15 @@ def test_same_arguments_give_the_same_files(data, tmp_path):
     names = files(data)
     assert len(names) == 6 + 3 + 2 and names == files(tmp_path / 'again')
     assert filecmp.cmpfiles(data, tmp_path / 'again', names, shallow=False)[0] == names
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    out = tmp_path / 'data'
+    with limit_file_size(1000), pytest.raises(OSError) as error:
+        maker.make_demo_data(out, **NUMBERS)
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(out)
+    assert not any(tmp_path.iterdir())
 
 
 def test_seed_split_and_number_make_the_image(data, tmp_path):

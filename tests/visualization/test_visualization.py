@@ -8,6 +8,7 @@ from mmnextvit.visualization.predictions import (
     draw_pair,
 )
 from mmnextvit.visualization.sheets import draw_captioned, draw_contact_sheet
+from mmnextvit.visualization.writers import open_drawing
 
 import cv2
 import numpy as np
@@ -120,3 +121,19 @@ def test_a_caption_is_never_cut():
     columns = np.nonzero((sheet[:-10] < 128).any((0, 2)))[0]
     assert 200 < columns.max() < sheet.shape[1] - 1
     assert draw_captioned(image, ('a',), min_width=40).shape[1] == 40
+
+
+def test_a_video_that_cannot_be_made_is_an_error(tmp_path):
+    """Its frames would go nowhere, and its name would be told."""
+    frame = np.zeros((16, 16, 3), np.uint8)
+    path = tmp_path / 'x.mp4'
+    with (
+        pytest.raises(OSError, match='OpenCV cannot write') as error,
+        open_drawing(path, fps=-1) as write,
+    ):
+        write(frame)
+    assert error.value.filename == str(path)
+    assert not any(tmp_path.iterdir())
+    with open_drawing(path, fps=5) as write:
+        write(frame)
+    assert path.stat().st_size > 0
