@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from statistics import mean, median
 
+from mmnextvit.utils.files import atomic_write
+
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
@@ -60,7 +62,8 @@ def main():
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(args.out)
+    with atomic_write(args.out) as scratch:
+        figure.savefig(scratch)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (registers what the configs name)
+from mmnextvit.utils.files import atomic_write_text
 
 from mmengine.config import Config
 
@@ -66,7 +67,7 @@ def digests(path: Path) -> dict[str, str]:
 
 def main() -> None:
     resolved = {path.stem: digests(path) for path in config_files()}
-    GOLDEN.write_text(json.dumps(resolved, indent=1) + '\n')
+    atomic_write_text(GOLDEN, json.dumps(resolved, indent=1) + '\n')
 
 
 if __name__ == '__main__':
