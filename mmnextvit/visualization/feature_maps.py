@@ -1,6 +1,5 @@
 """A detector's feature maps: collected while it computes, and drawn."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +10,7 @@ import torch
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
+from ..models.map_numbers import name_level
 from ..models.yolov5_rows import RowGraph
 from .sheets import draw_captioned, draw_contact_sheet
 
@@ -50,7 +50,7 @@ def collect_feature_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         part: str, module: nn.Module, args: tuple, outputs: Tensor | Sequence[Tensor]
     ) -> None:
         for i, output in enumerate([outputs] if torch.is_tensor(outputs) else outputs):
-            name = f'{part} P{round(math.log2(width / output.shape[-1]))}'
+            name = f'{part} {name_level(width / output.shape[-1])}'
             keep(f'{name} map {i}' if name in maps else name, output)
 
     hooks = [model.backbone.register_forward_pre_hook(begin)]
