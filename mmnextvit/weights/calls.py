@@ -150,6 +150,22 @@ def _make_tensor(
     return tensor
 
 
+def _make_tensor_of_dtype(
+    storage: Storage,
+    offset: int,
+    size: tuple,
+    stride: tuple,
+    grad: object,
+    hooks: object,
+    dtype: torch.dtype,
+    *_: object,
+) -> Tensor:
+    """A tensor of a type that has no class of storages, such as float8 and uint16."""
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f'a tensor of the type {type(dtype)}')
+    return _make_tensor(Storage(dtype, storage.content), offset, size, stride)
+
+
 def _make_parameter(data: Tensor, *_: object) -> Tensor:
     """A plain tensor, which is all that a state dict needs."""
     return data
@@ -247,6 +263,7 @@ CALLS: dict[str, Callable] = {
     'torch.device': torch.device,
     'torch._utils._rebuild_tensor': _make_tensor,
     'torch._utils._rebuild_tensor_v2': _make_tensor,
+    'torch._utils._rebuild_tensor_v3': _make_tensor_of_dtype,
     'torch._utils._rebuild_parameter': _make_parameter,
     'torch._utils._rebuild_parameter_with_state': _make_parameter,
     'numpy.dtype': DType,

@@ -145,6 +145,35 @@ def test_reads_what_mmengine_writes(tmp_path, zipped):
 
 
 @pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize(
+    'dtype', [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint64]
+)
+def test_reads_types_without_storages_of_their_own(tmp_path, zipped, dtype):
+    """torch has its third function for them."""
+    path = tmp_path / 'x.pth'
+    whole = torch.arange(12).to(dtype).reshape(3, 4)
+    state = {'x': whole, 'part': whole[1:].T}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    read = load(path)
+    for name, value in state.items():
+        assert read[name].dtype == dtype and read[name].stride() == value.stride()
+        assert read[name].double().equal(value.double())
+    assert read['x'].untyped_storage().nbytes() == whole.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize('size, dtype', [('13', 'uint16'), ('1', 'Size')])
+def test_a_wrong_type_or_size_without_a_storage_of_its_own(tmp_path, size, dtype):
+    path = tmp_path / 'x.pth'
+    pid = b'(' + text('storage') + b'ctorch.storage\nUntypedStorage\n'
+    pid += text('0') + text('cpu') + b'K\x10tQ'  # 16 bytes
+    tensor = b'ctorch._utils\n_rebuild_tensor_v3\n(' + pid + b'K\x00'
+    tensor += f'(I{size}\nt(I1\nt'.encode() + b'\x89Nctorch\n' + dtype.encode()
+    write(path, b'\x80\x02}' + text('y') + tensor + b'\ntRs.', 'zip')
+    with pytest.raises(ValueError, match='larger than what|of the type|setStorage'):
+        load(path)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
 def test_tensors_go_where_the_caller_wants(tmp_path, zipped):
     path = tmp_path / 'x.pth'
     values = torch.arange(6.0)
