@@ -53,7 +53,7 @@ def extract_weights(
         state = {
             re.sub(r'^module\.', '', name): value
             for name, value in state.items()
-            if isinstance(value, Tensor)
+            if isinstance(name, str) and isinstance(value, Tensor)
         }
         detectors = FORMATS['yolov5'], FORMATS['ours']
         if timm_model and not any(layout.matches(set(state)) for layout in detectors):
@@ -62,7 +62,7 @@ def extract_weights(
             return Weights(state, 'timm', metadata)
         layout = recognise_format(set(state))
         return Weights(make_formats(numbering)[layout].to_ours(state), layout, metadata)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(
             f'the file holds no weights for this model: {error}', file=source
         ) from None
@@ -119,7 +119,7 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
         own_eps = module.attribute('eps')
         if isinstance(own_eps, float) and 'BatchNorm2d' in module.source:
             eps.add(own_eps)
-        if match := re.fullmatch(r'model\.([0-9]+)\.', path):
+        if match := re.fullmatch(r'model\.([0-9]{1,9})\.', path):
             modules[int(match[1])] = module
     if not modules:
         raise UserError(f'{model.source} has no numbered modules, as YOLOv5 has')

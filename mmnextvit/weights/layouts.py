@@ -27,7 +27,10 @@ HEAD = {
         f'proto.cv{i}.': f'bbox_head.head_module.proto_pred.conv{i}.' for i in (1, 2, 3)
     },
 }
-TIMM_BLOCK = re.compile(r'^stages[._](\d+)\.blocks\.(\d+)\.')
+# Numbers have few digits: Python converts none of thousands, which a file may have.
+TIMM_BLOCK = re.compile(r'^stages[._]([0-9]{1,9})\.blocks\.([0-9]{1,9})\.')
+BLOCK = re.compile(r'features\.([0-9]{1,9})\.(.*)', re.DOTALL)
+ROW = re.compile(r'(neck|backbone)\.rows\.([0-9]{1,9})\.')
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def to_timm(state: Mapping[str, Tensor]) -> State:
             tells where a stage begins.
     """
     backbone = extract_backbone(state)
-    numbers = {int(n.split('.')[1]) for n in backbone if n.startswith('features.')}
+    blocks = {name: BLOCK.match(name) for name in backbone}
+    numbers = {int(match[1]) for match in blocks.values() if match}
     bounds = find_stage_bounds(len(numbers))
     if not bounds:
         raise UserError(
@@ -108,10 +112,10 @@ def to_timm(state: Mapping[str, Tensor]) -> State:
         )
 
     def rename(name: str) -> str:
-        if name.startswith('features.'):
-            _, number, rest = name.split('.', 2)
-            stage = find_stage(int(number), bounds)
-            name = f'stages.{stage}.blocks.{int(number) - bounds[stage]}.{rest}'
+        if match := blocks[name]:
+            number = int(match[1])
+            stage = find_stage(number, bounds)
+            name = f'stages.{stage}.blocks.{number - bounds[stage]}.{match[2]}'
         return re.sub(r'\bmlp\.conv([12])\.', r'mlp.fc\1.', name)
 
     return {rename(k): v for k, v in backbone.items()}
@@ -147,7 +151,7 @@ def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> S
     """
     parts: dict[str, re.Match[str]] = {}
     for name in state:
-        match = re.fullmatch(r'model\.([0-9]+)\.(.+)', name)
+        match = re.fullmatch(r'model\.([0-9]{1,9})\.(.+)', name)
         if not match:
             raise UserError(f'{name} is in no numbered module')
         parts[name] = match
@@ -171,12 +175,13 @@ def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> S
 
 def to_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
     """Our detector under the names of YOLOv5's ``state_dict``, without anchors."""
-    rows = [int(n.split('.')[2]) for n in state if n.startswith('neck.rows.')]
+    matches = [ROW.match(name) for name in state]
+    rows = [int(match[2]) for match in matches if match and match[1] == 'neck']
     detect = numbering.detect or max(rows, default=numbering.neck) + 1
     converted = {}
     for name, value in state.items():
-        if match := re.match(r'(?:neck|backbone)\.rows\.(\d+)\.', name):
-            module = int(match[1]) - numbering.shift
+        if match := ROW.match(name):
+            module = int(match[2]) - numbering.shift
             name = f'model.{module}.{name[match.end() :]}'
         elif name.startswith(numbering.backbone):
             name = f'model.0.{name.removeprefix(numbering.backbone)}'

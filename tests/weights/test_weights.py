@@ -1,6 +1,7 @@
 """Weights of every source into a model: whole and equal, or an error that says why."""
 
 import argparse
+import contextlib
 import errno
 import hashlib
 import os
@@ -9,6 +10,8 @@ import sys
 
 from mmnextvit import NextViT
 from mmnextvit.cli import convert_weights
+from mmnextvit.utils.errors import UserError
+from mmnextvit.weights.contents import extract_weights
 from mmnextvit.weights.conversion import write_state
 from mmnextvit.weights.layouts import FORMATS, to_timm, to_yolov5
 from mmnextvit.weights.loading import adapt, check
@@ -305,6 +308,31 @@ def best(tmp_path, detector):
     model = detector(seed=2).half().float()
     write_yolov5_checkpoint(tmp_path / 'best.pt', to_yolov5(model.state_dict()), TYPES)
     return model
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        ['model.N.x'],
+        ['model.0.x', 'model.N.x'],
+        ['stem.0.x', 'stages.N.blocks.0.x'],
+        [0, 1],
+        ['features.0.x', 'features.N.x'],
+    ],
+)
+def test_odd_names_are_no_bugs(names):
+    """Python refuses to convert a number of thousands of digits."""
+    names = [n.replace('N', '9' * 5000) if isinstance(n, str) else n for n in names]
+    content = {name: torch.ones(1) for name in names}
+    with contextlib.suppress(UserError):  # and nothing else
+        ours = extract_weights(content, 'x.pth').state
+        for layout in FORMATS.values():
+            layout.from_ours(ours)
+    for prefix in ('backbone.features', 'neck.rows'):
+        for number in ('x', '9' * 5000):
+            for layout in FORMATS.values():
+                with contextlib.suppress(UserError):
+                    layout.from_ours({f'{prefix}.{number}.x': torch.ones(1)})
 
 
 @pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
