@@ -29,7 +29,7 @@ from mmnextvit.benchmark.timing import (  # noqa: E402
 from mmnextvit.datasets.images import read_image  # noqa: E402
 from mmnextvit.datasets.sources import find_files  # noqa: E402
 from mmnextvit.deploy.candidates import Candidates  # noqa: E402
-from mmnextvit.deploy.export import take_evenly  # noqa: E402
+from mmnextvit.deploy.choices import take_evenly  # noqa: E402
 from mmnextvit.deploy.formats import FORMATS, write  # noqa: E402
 from mmnextvit.deploy.job import Job  # noqa: E402
 from mmnextvit.deploy.metadata import (  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.cli import call
 from mmnextvit.deploy import torchscript
-from mmnextvit.deploy.export import Options, check_options, choose_path, take_evenly
+from mmnextvit.deploy.choices import Options, check_options, choose_path, take_evenly
 from mmnextvit.runtime import Detector
 from mmnextvit.utils.errors import MissingPackageError, UserError
 

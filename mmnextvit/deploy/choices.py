@@ -1,0 +1,192 @@
+"""What is wanted of an exported file, and what is chosen where nothing is said."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+
+from ..datasets.images import BrokenImageError, read_image
+from ..datasets.sources import IMG_EXTENSIONS, find_files
+from ..engine.runner import build_dataset
+from ..utils.errors import MissingFileError, UserError
+from .formats import FORMATS, check_format, require
+from .metadata import read_input_size, round_up
+
+MAX_COMPARED = 8  # images
+MAX_CALIBRATION = 128  # images
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is wanted of an exported file.
+
+    Args:
+        to: A name of :data:`~mmnextvit.deploy.formats.FORMATS`.
+        size: Height and width of the input, rounded up to multiples of 32; those of
+            the config's test pipeline if ``None``.
+        dynamic_size: Whether the file takes other sizes, too.
+        batch: Images at a time, ``None`` for any number.
+        precision: 'float32', 'half' or 'int8'.
+        calibration: Images to calibrate int8 with: a folder or a pattern.
+        nms: Whether the file suppresses overlapping boxes itself.
+        efficient_nms: Whether TensorRT's plugin does, in place of ONNX's operator.
+        images: Images to compare on: a folder or a pattern; some of the config's test
+            data if ``None``.
+        with_map: Whether mAP is measured of files that are not in float32.
+        overwrite: Whether what exists is replaced.
+        out: File or folder to write; beside the checkpoint if ``None``.
+    """
+
+    to: str
+    size: tuple[int, int] | None = None
+    dynamic_size: bool = False
+    batch: int | None = 1
+    precision: str = 'float32'
+    calibration: str | None = None
+    nms: bool = True
+    efficient_nms: bool = False
+    images: str | None = None
+    with_map: bool = True
+    overwrite: bool = False
+    out: str | Path | None = None
+
+
+def check_options(options: Options) -> None:
+    """Refuses what a format does not have, before any work is done.
+
+    Raises:
+        UserError: The format does not have it.
+        MissingPackageError: A library that the format needs is not installed.
+    """
+    wanted = FORMATS[check_format(options.to)]
+    require(wanted.libraries, wanted.extra)
+    able = [name for name, f in FORMATS.items() if f.dynamic]
+    if not wanted.dynamic and (options.batch is None or options.dynamic_size):
+        raise UserError(
+            f'{options.to} has fixed sizes here: {", ".join(able)} can be dynamic'
+        )
+    if options.to == 'coreml' and options.batch != 1:
+        raise UserError(f'--batch {options.batch}: CoreML takes one image at a time')
+    if options.efficient_nms and (options.to != 'tensorrt' or not options.nms):
+        raise UserError('--efficient-nms is for --to tensorrt, without --no-nms')
+    if options.precision == 'int8':
+        able = [name for name, f in FORMATS.items() if f.int8]
+        if not wanted.int8:
+            raise UserError(f'{options.to} has no int8 here: {", ".join(able)} have')
+        if not options.calibration:
+            raise UserError(
+                '--int8 needs images to calibrate with: --calib FOLDER, with some '
+                'hundred images like those that it will see, such as training ones'
+            )
+        require(['nncf'], 'int8')
+
+
+def choose_path(checkpoint: str, options: Options) -> Path:
+    """The path to write, which is free or may be replaced.
+
+    Raises:
+        UserError: It is not, or has another ending than the format's files.
+    """
+    wanted = FORMATS[options.to]
+    suffix = wanted.suffix
+    if options.precision != 'float32':
+        suffix = f'_{options.precision}{suffix}'
+    source = Path(checkpoint)
+    if '://' in checkpoint:
+        source = Path(source.name)  # in the current folder
+    out = Path(options.out or source.with_name(source.stem + suffix)).expanduser()
+    targets = [out, out.with_suffix('.engine')] if options.to == 'tensorrt' else [out]
+    for path in targets:
+        if path.exists() and not options.overwrite:
+            raise UserError(f'{path} exists, and is replaced with --force only')
+    if out.suffix != wanted.ending:
+        must = 'be that of a folder, without a suffix'
+        if wanted.ending:
+            must = f'end in {wanted.ending}'
+        raise UserError(f'-o {out}: the name must {must}')
+    if out.is_symlink() or (out.exists() and out.is_dir() != wanted.is_folder):
+        file_type = 'folder' if wanted.is_folder else 'file'
+        raise UserError(
+            f'{out} is no {file_type}, and is not replaced: choose another name'
+        )
+    if out.is_dir():
+        ours = out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()
+        others = sorted({p.name for p in out.iterdir()} - {'model.xml', 'model.bin'})
+        if others and not ours:
+            raise UserError(
+                f'{out} is a folder with {others[0]}, which is not replaced: choose '
+                'another name'
+            )
+    return out
+
+
+def choose_size(cfg: Config, options: Options, say: Say) -> tuple[int, int]:
+    """Height and width of the network's input.
+
+    Raises:
+        UserError: One is not positive, or the config's pipeline is not one that
+            exported files follow.
+    """
+    size = options.size or read_input_size(cfg)
+    rounded = round_up(size)
+    if rounded != tuple(size):
+        say(
+            f'--imgsz {size[0]} {size[1]} becomes {rounded[0]} {rounded[1]}: '
+            'both must be multiples of 32'
+        )
+    return rounded
+
+
+def choose_images(cfg: Config, options: Options) -> list[str]:
+    """Some images to compare on, of the options or else of the config's test data.
+
+    Raises:
+        UserError: There is none.
+    """
+    if options.images:
+        return take_evenly(find_images(options.images), MAX_COMPARED)
+    try:
+        dataset = build_dataset(cfg, 'test')
+        if not len(dataset):
+            raise ValueError('there are none')
+        chosen = take_evenly(range(len(dataset)), MAX_COMPARED)
+        return [dataset.get_data_info(i)['img_path'] for i in chosen]
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    # Raised here, it is not taken for the error that it tells of.
+    raise UserError(
+        'What is exported is compared with torch on real images, and the test images '
+        f'cannot be read: {reason}. Name others by --images FOLDER',
+        file=cfg.filename,
+    )
+
+
+def find_images(source: str) -> list[str]:
+    """Images that a folder or a pattern names.
+
+    Raises:
+        MissingFileError: There is none.
+    """
+    files = [p for p in find_files(source) if p.suffix.lower() in IMG_EXTENSIONS]
+    if not files:
+        raise MissingFileError(f'{source} has no images ({", ".join(IMG_EXTENSIONS)})')
+    return [str(p) for p in files]
+
+
+def take_evenly(items: Sequence, max_items: int) -> list:
+    """At most ``max_items`` of the items, evenly spread."""
+    count = min(len(items), max_items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def read_images(paths: Iterable[str], say: Say) -> Iterator[np.ndarray]:
+    """The images that can be read (H x W x 3, BGR, uint8)."""
+    for path in paths:
+        try:
+            yield read_image(path)
+        except BrokenImageError as error:
+            say(f'left out: {error}')
