@@ -10,7 +10,7 @@ from mmengine.config import Config
 from ..datasets.images import BrokenImageError, read_image
 from ..datasets.sources import IMG_EXTENSIONS, find_files
 from ..engine.runner import build_dataset
-from ..utils.errors import MissingFileError, UserError
+from ..utils.errors import MissingFileError, UserError, user_error
 from .formats import FORMATS, check_format, require
 from .metadata import read_input_size, round_up
 
@@ -151,18 +151,22 @@ def choose_images(cfg: Config, options: Options) -> list[str]:
         return take_evenly(find_images(options.images), MAX_COMPARED)
     try:
         dataset = build_dataset(cfg, 'test')
-        if not len(dataset):
-            raise ValueError('there are none')
         chosen = take_evenly(range(len(dataset)), MAX_COMPARED)
-        return [dataset.get_data_info(i)['img_path'] for i in chosen]
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    # Raised here, it is not taken for the error that it tells of.
-    raise UserError(
-        'What is exported is compared with torch on real images, and the test images '
-        f'cannot be read: {reason}. Name others by --images FOLDER',
-        file=cfg.filename,
-    )
+        images = [dataset.get_data_info(i)['img_path'] for i in chosen]
+    except (OSError, UserError) as error:
+        reason = user_error(error) or error  # without what a registry put before it
+        raise UserError(
+            'What is exported is compared with torch on real images, and the test '
+            f'images cannot be read: {reason}. Name others by --images FOLDER',
+            file=cfg.filename,
+        ) from error
+    if not images:
+        raise UserError(
+            'What is exported is compared with torch on real images, and the test '
+            'data have none. Name others by --images FOLDER',
+            file=cfg.filename,
+        )
+    return images
 
 
 def find_images(source: str) -> list[str]:

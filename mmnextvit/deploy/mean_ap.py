@@ -7,7 +7,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..engine.hooks import DeployHook
 from ..engine.runner import build_dataset, build_runner
+from ..utils.errors import UserError
 from .choices import Say
 from .exported import with_exported
 
@@ -21,14 +23,34 @@ def compare_map(
     """
     try:
         build_dataset(cfg, 'test')
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         say(f'mAP is not measured, without the test data of {cfg.filename}: {error}')
         return {}
     ours = measure_map(with_exported(cfg, str(path)))
-    cfg = copy.deepcopy(cfg)
-    cfg.load_from = checkpoint
-    theirs = measure_map(cfg)
+    theirs = measure_in_torch(cfg, checkpoint)
     return {name: (value, ours[name]) for name, value in theirs.items()}
+
+
+def measure_in_torch(cfg: Config, checkpoint: str) -> dict[str, float]:
+    """As :func:`measure_map`, of a checkpoint in torch, with every BatchNorm."""
+    cfg = without_deploy_hook(cfg)
+    cfg.load_from = checkpoint
+    return measure_map(cfg)
+
+
+def without_deploy_hook(cfg: Config) -> Config:
+    """A copy of a config whose runner tests the model itself, not a folded copy."""
+
+    def is_wanted(hook: object) -> bool:
+        hook_type = hook.get('type') if isinstance(hook, Mapping) else type(hook)
+        name = getattr(hook_type, '__name__', str(hook_type))
+        return name.rpartition('.')[2] != DeployHook.__name__
+
+    cfg = copy.deepcopy(cfg)
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {name: h for name, h in hooks.items() if is_wanted(h)}
+    cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if is_wanted(h)]
+    return cfg
 
 
 def measure_map(cfg: Config) -> dict[str, float]:

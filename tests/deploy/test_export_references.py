@@ -1,6 +1,14 @@
 """Whatever is wrong with what is exported, the reference is not, and export fails.
 
 Each fault goes through the function that the command uses, in every format.
+
+Only Apple systems run a CoreML file, so what is compared here is the program that is
+converted, run by torch. Its conversion is replaced by that of the right network, made
+once: no fault is expected to show in the package. What is converted is checked on its
+own, by the package's specification, in test_export.py.
+
+Nothing that is exported or compared with is put through ``set_memory_format``; of the
+memory formats it is ``in_faster_format`` that both networks go through.
 """
 
 import copy
@@ -9,18 +17,22 @@ from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit import runtime
-from mmnextvit.deploy import coreml, parity
+from mmnextvit.deploy import coreml, mean_ap, parity
 from mmnextvit.deploy import export as module
 from mmnextvit.deploy.candidates import Candidates
 from mmnextvit.deploy.formats import FORMATS
 from mmnextvit.engine.runner import load_detector
-from mmnextvit.models import fold
+from mmnextvit.models import fold, nextvit
 from mmnextvit.utils.errors import UserError
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import nn
+
+from tests.helpers.commands import fresh_process_state
 
 pytestmark = [pytest.mark.deploy, pytest.mark.slow]
 
@@ -131,6 +143,18 @@ def permute_scores(monkeypatch):
     monkeypatch.setattr(module, 'Candidates', Permuted)
 
 
+def misread_the_faster_format(monkeypatch):
+    """Maps get another format in the exported network, and are read as contiguous."""
+    right = fold.in_faster_format
+
+    def wrong(x):
+        if not torch.jit.is_tracing():  # in the reference
+            return right(x)
+        return x.permute(0, 2, 3, 1).reshape(x.shape)
+
+    monkeypatch.setattr(nextvit, 'in_faster_format', wrong)
+
+
 def change_metadata(monkeypatch, change):
     build = module.build_metadata
 
@@ -175,6 +199,7 @@ FAULTS: dict[Callable, str] = {
 OTHER_FAULTS: dict[Callable, str] = {
     fold_without_bias: NETWORK,
     misread_weights: NETWORK,
+    misread_the_faster_format: NETWORK,
     pad_on_one_side: INPUT,
 }
 
@@ -247,3 +272,37 @@ def test_load_detector_is_plain(here):
         ValueError, match='less.pth: the weights do not fit, and all must'
     ):
         load_detector(cfg, 'less.pth')
+
+
+def test_map_in_torch_is_of_the_model_as_it_was_trained(here, monkeypatch):
+    """The recipe's DeployHook would test a folded copy in another memory format."""
+    tested: list[tuple[int, bool]] = []  # BatchNorms; whether weights are contiguous
+
+    class Noted(Hook):
+        def before_test_iter(self, runner: Runner, *args: object, **more: object):
+            modules = list(runner.model.modules())
+            weights = [m.weight for m in modules if isinstance(m, nn.Conv2d)]
+            norms = sum(isinstance(m, nn.BatchNorm2d) for m in modules)
+            tested.append((norms, all(w.is_contiguous() for w in weights)))
+
+    build_runner = mean_ap.build_runner
+
+    def build_noted(cfg):
+        runner = build_runner(cfg)
+        runner.register_hook(Noted(), 'LOWEST')
+        return runner
+
+    monkeypatch.setattr(mean_ap, 'build_runner', build_noted)
+    with fresh_process_state():
+        cfg = Config.fromfile('tiny.py')
+        assert cfg.default_hooks.deploy.type == 'DeployHook'
+        metrics = mean_ap.measure_in_torch(cfg, 'best.pth')
+        assert cfg.default_hooks.deploy.type == 'DeployHook'  # it was a copy
+    assert metrics['coco/bbox_mAP_50'] > 0.3
+    assert len(tested) == 4 and all(norms > 50 and plain for norms, plain in tested)
+
+    tested.clear()
+    with fresh_process_state():
+        cfg.load_from = 'best.pth'
+        assert mean_ap.measure_map(cfg) == pytest.approx(metrics, abs=1e-3)
+    assert tested == [(0, False)] * 4  # as the recipe tests it
