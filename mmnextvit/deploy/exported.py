@@ -1,6 +1,7 @@
 """An exported file in place of a model and its checkpoint, for MMEngine's runner."""
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def is_exported(path: str) -> bool:
     return Path(path).is_dir() or Path(path).suffix in SESSIONS
 
 
-def open_exported(path: str | Path, device: str = 'cpu') -> Detector:
+def open_exported(path: str | os.PathLike, device: str = 'cpu') -> Detector:
     """The runtime's detector, whose errors are those of the commands here.
 
     Args:
@@ -88,10 +89,10 @@ class ExportedDetector(BaseModel):
             mode: 'predict': nothing else can be done with an exported file.
 
         Raises:
-            ValueError: ``mode`` is another.
+            UserError: ``mode`` is another, as in training.
         """
         if mode != 'predict':
-            raise ValueError('An exported file predicts only: it cannot be trained')
+            raise UserError('An exported file predicts only: it cannot be trained')
         images = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
         results = self.detector.detect(images)
         for sample, detections in zip(data_samples, results):
@@ -118,6 +119,11 @@ def check_classes(cfg: Config, detector: Detector) -> dict[str, Any]:
 def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     """A copy of a config that tests an exported file.
 
+    Args:
+        cfg: Config that the file was exported with.
+        path: Exported file or folder.
+        device: As in :class:`~mmnextvit.runtime.Detector`.
+
     Raises:
         UserError: The file cannot be opened, or has other classes than the test data.
     """
@@ -126,9 +132,8 @@ def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = [t for t in dataset.pipeline if t not in resizing]
     dataset.pop('batch_shapes_cfg', None)
-    model = dict(type='mmdet.ExportedDetector', path=str(path), device=device)
-    check_classes(cfg, open_exported(path))
-    cfg.model = model
+    check_classes(cfg, open_exported(path, device))
+    cfg.model = dict(type='mmdet.ExportedDetector', path=str(path), device=device)
     cfg.custom_hooks = []  # such as EMA's, for parameters
     cfg.load_from = None
     return cfg
