@@ -19,7 +19,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmdet.evaluation import DumpDetResults
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
@@ -40,6 +39,7 @@ from .deploy.exported import (
     with_exported,
 )
 from .engine.runner import (
+    build_array_pipeline,
     build_runner,
     check_amp,
     load_detector,
@@ -259,7 +259,7 @@ class Predictor(ImagePredictor):
         model = revert_sync_batchnorm(model)
         self.model = set_memory_format(fold_batchnorms(model))
         self.amp = amp
-        self.pipeline = pipeline_for_arrays(cfg)
+        self.pipeline = build_array_pipeline(cfg)
 
     def detect(self, image: np.ndarray, score_thr: float = 0.3) -> DetDataSample:
         return self._detect(self._prepare(image), score_thr)
@@ -335,18 +335,3 @@ def load_predictor(
     if amp:
         raise UserError('--amp: an exported file computes as it was exported')
     return ExportedPredictor(cfg, checkpoint, device)
-
-
-def pipeline_for_arrays(cfg: Config) -> Compose:
-    """A config's test pipeline for images in memory: ``dict(img=image, img_id=0)``.
-
-    Raises:
-        UserError: It does not load an image from a file, so that nothing shows where
-            the image belongs.
-    """
-    steps = copy.deepcopy(cfg.test_dataloader.dataset.pipeline)
-    for step in steps:
-        if step.type == 'LoadImageFromFile':
-            step.type = 'mmdet.LoadImageFromNDArray'
-            return Compose(steps)
-    raise UserError('the test pipeline has no LoadImageFromFile', file=cfg.filename)

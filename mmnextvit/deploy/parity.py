@@ -17,13 +17,13 @@ from itertools import islice
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmdet.apis import inference_detector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from ..engine.runner import build_array_pipeline
 from ..runtime import (
     Detections,
     Detector,
@@ -117,17 +117,6 @@ class Drift:
 # --------------------------------------------------------------------- torch's side
 
 
-def build_pipeline(cfg: Config) -> Compose:
-    """A config's test pipeline for images that are read already (BGR)."""
-    return Compose(
-        [
-            dict(t, type='mmdet.LoadImageFromNDArray') if i == 0 else t
-            for i, t in enumerate(cfg.test_dataloader.dataset.pipeline)
-            if not t['type'].endswith('LoadAnnotations')
-        ]
-    )
-
-
 def predict_candidates(
     detector: nn.Module, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +181,7 @@ def detect_by_torch(
         cfg: Config whose test pipeline has the exported file's size.
         images: H x W x 3, BGR, uint8.
     """
-    samples = inference_detector(detector, list(images), build_pipeline(cfg))
+    samples = inference_detector(detector, list(images), build_array_pipeline(cfg))
     return [
         Detections(*(x.cpu().numpy() for x in (p.bboxes, p.scores, p.labels)))
         for p in (sample.pred_instances for sample in samples)
@@ -237,7 +226,7 @@ def compare_inputs(
         cfg: Config whose test pipeline has the exported file's size.
         images: H x W x 3, BGR, uint8.
     """
-    pipeline, drift = build_pipeline(cfg), Drift()
+    pipeline, drift = build_array_pipeline(cfg), Drift()
     for image in images:
         ours = stack([fit(image, steps)])[0]
         theirs = pipeline(dict(img=image, img_id=0))['inputs'].flip(0).numpy()

@@ -1,10 +1,12 @@
 """Models, data sets and runners, built from a config for this machine."""
 
 import contextlib
+import copy
 import ctypes
 from typing import Any
 
 import torch
+from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -42,6 +44,28 @@ def read_test_metainfo(cfg: Config) -> dict[str, Any]:
     if 'pipeline' in dataset:  # wrappers have none
         dataset['pipeline'] = []
     return DATASETS.build(dataset).metainfo
+
+
+def build_array_pipeline(cfg: Config) -> Compose:
+    """A config's test pipeline for images in memory: ``dict(img=image, img_id=0)``.
+
+    Images are (H, W, 3), BGR, uint8. Annotations are not loaded, since there are none.
+
+    Raises:
+        UserError: The pipeline does not load an image from a file, so that nothing
+            shows where the image belongs.
+    """
+    loaders = ('LoadImageFromFile', 'LoadVerifiedImage')
+    steps, found = [], False
+    for step in cfg.test_dataloader.dataset.pipeline:
+        name = getattr(step['type'], '__name__', step['type']).rpartition('.')[2]
+        if name in loaders:
+            step, found = dict(step, type='mmdet.LoadImageFromNDArray'), True
+        if name != 'LoadAnnotations':
+            steps.append(copy.deepcopy(step))
+    if not found:
+        raise UserError('the test pipeline has no LoadImageFromFile', file=cfg.filename)
+    return Compose(steps)
 
 
 def load_detector(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
