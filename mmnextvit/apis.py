@@ -33,9 +33,9 @@ from torch import Tensor
 
 from .deploy.exported import (
     check_classes,
-    instances,
     is_exported,
     open_exported,
+    to_instances,
     with_exported,
 )
 from .engine.runner import (
@@ -48,7 +48,7 @@ from .engine.runner import (
 )
 from .engine.training import config_to_train
 from .models.fold import fold_batchnorms, set_memory_format
-from .runtime import objects_of
+from .runtime import list_objects
 from .utils.errors import UserError
 from .utils.files import atomic_write, existing_file
 from .visualization.feature_maps import collect_feature_maps
@@ -82,7 +82,7 @@ def train(
             holds another run.
     """
     cfg = copy.deepcopy(cfg)
-    cfg.work_dir = str(work_dir or default_work_dir(cfg))
+    cfg.work_dir = str(work_dir or choose_work_dir(cfg))
     runner = build_runner(config_to_train(cfg, resume, amp, auto_scale_lr))
     runner.train()
     return runner
@@ -128,7 +128,7 @@ def test(
     if not exported:
         cfg.load_from = existing_file(checkpoint, 'checkpoint')
     cfg.resume = False
-    cfg.work_dir = str(work_dir or Path(default_work_dir(cfg), 'test'))
+    cfg.work_dir = str(work_dir or Path(choose_work_dir(cfg), 'test'))
     if amp:
         cfg.test_cfg.fp16 = True  # MMEngine's name of it
     if show_dir is not None:
@@ -145,7 +145,7 @@ def test(
     return runner.test()
 
 
-def default_work_dir(cfg: Config) -> Path:
+def choose_work_dir(cfg: Config) -> Path:
     """The folder of a config's run where none is named."""
     return Path(cfg.get('work_dir') or Path('work_dirs', Path(cfg.filename).stem))
 
@@ -209,7 +209,7 @@ class ImagePredictor:
     def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]:
         """The detections of a sample, as calling the predictor gives them."""
         detections = sample.pred_instances
-        return objects_of(
+        return list_objects(
             detections.bboxes, detections.scores, detections.labels, self.classes
         )
 
@@ -307,7 +307,7 @@ class ExportedPredictor(ImagePredictor):
 
     def detect(self, image: np.ndarray, score_thr: float = 0.3) -> DetDataSample:
         (detections,) = self.detector.detect([image], score_thr)
-        return DetDataSample(pred_instances=instances(detections))
+        return DetDataSample(pred_instances=to_instances(detections))
 
 
 def load_predictor(

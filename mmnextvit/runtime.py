@@ -209,32 +209,34 @@ class Layout(NamedTuple):
     fill: float  # of the canvas around the image
 
 
-def pair(sides: Iterable[Number]) -> tuple[Number, Number]:
+def to_pair(sides: Iterable[Number]) -> tuple[Number, Number]:
     """A number for the height and one for the width."""
     height, width = sides
     return height, width
 
 
-def keep_ratio(size: Size, step: ResizeStep) -> tuple[Size, int, Size]:
+def compute_keep_ratio(size: Size, step: ResizeStep) -> tuple[Size, int, Size]:
     """MMYOLO's ``YOLOv5KeepRatioResize``: size, interpolation and canvas after it."""
     long, short = max(step['scale']), min(step['scale'])  # either way up
     ratio = min(long / max(size), short / min(size))
-    resized = pair(max(int(side * ratio), 1) for side in size)
+    resized = to_pair(max(int(side * ratio), 1) for side in size)
     return resized, cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR, resized
 
 
-def letterbox(size: Size, step: ResizeStep) -> tuple[Size, int, Size]:
+def compute_letterbox(size: Size, step: ResizeStep) -> tuple[Size, int, Size]:
     """MMYOLO's ``LetterResize``: size, interpolation and canvas after it."""
-    canvas = pair(step['size'])
+    canvas = to_pair(step['size'])
     ratio = min(whole / side for whole, side in zip(canvas, size))
     ratio = ratio if step['scale_up'] else min(ratio, 1.0)
-    resized = pair(max(round(side * ratio), 1) for side in size)
+    resized = to_pair(max(round(side * ratio), 1) for side in size)
     if step['mini_pad']:
-        canvas = pair(new + (whole - new) % 32 for whole, new in zip(canvas, resized))
+        canvas = to_pair(
+            new + (whole - new) % 32 for whole, new in zip(canvas, resized)
+        )
     return resized, cv2.INTER_LINEAR, canvas
 
 
-STEPS = {'keep_ratio': keep_ratio, 'letterbox': letterbox}
+STEPS = {'keep_ratio': compute_keep_ratio, 'letterbox': compute_letterbox}
 
 
 def lay_out(image: Size, steps: list[ResizeStep]) -> Layout:
@@ -249,9 +251,9 @@ def lay_out(image: Size, steps: list[ResizeStep]) -> Layout:
         resized, interpolation, canvas = STEPS[step['type']](size, step)
         if resized != size:
             resizes.append((resized, interpolation))
-        factor = pair(f * (new / old) for f, new, old in zip(factor, resized, size))
+        factor = to_pair(f * (new / old) for f, new, old in zip(factor, resized, size))
         size = resized
-    pad = pair((whole - side) // 2 for whole, side in zip(canvas, size))
+    pad = to_pair((whole - side) // 2 for whole, side in zip(canvas, size))
     return Layout(image, resizes, canvas, pad, factor, steps[-1].get('fill', 0))
 
 
@@ -310,7 +312,7 @@ class Array(Protocol):
     def tolist(self) -> list: ...
 
 
-def objects_of(
+def list_objects(
     boxes: Array, scores: Array, labels: Array, classes: Sequence[str]
 ) -> list[dict]:
     """Detections as the ``objects`` in predictions.json.
@@ -639,7 +641,7 @@ class Detector:
             ImageError: The image cannot be read.
         """
         (detections,) = self.detect([image], score_thr)
-        return objects_of(*detections, self.classes)
+        return list_objects(*detections, self.classes)
 
     def detect(
         self, images: Iterable[Image], score_thr: float | None = None

@@ -76,7 +76,7 @@ class Comparison:
         )
         drift = network + compare_classes(written.metadata, self.reference)
         drift += compare_inputs(written.metadata['resize'], self.cfg, self.images)
-        if network.faults(self.exact):  # then its detections say nothing more
+        if network.list_faults(self.exact):  # then its detections say nothing more
             return drift
         return drift + self.compare_files(path, network)
 

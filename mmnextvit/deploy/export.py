@@ -128,7 +128,7 @@ def export(
         say(f'Writing {out.name} ...')
         written = write(options.to, job, path)
         drift = comparison.compare(written, path)
-        faults = drift.faults(comparison.exact)
+        faults = drift.list_faults(comparison.exact)
         if faults:
             raise UserError(
                 f'{out} is not kept, since it differs from torch: {"; ".join(faults)}'

@@ -54,7 +54,7 @@ def open_exported(path: str | os.PathLike, device: str = 'cpu') -> Detector:
         raise UserError(str(error)) from error
 
 
-def instances(detections: Detections) -> InstanceData:
+def to_instances(detections: Detections) -> InstanceData:
     """The runtime's detections, as MMDetection has them."""
     boxes, scores, labels = map(from_numpy, map(np.ascontiguousarray, detections))
     return InstanceData(bboxes=boxes, scores=scores, labels=labels.long())
@@ -96,7 +96,7 @@ class ExportedDetector(BaseModel):
         images = [image.permute(1, 2, 0).cpu().numpy() for image in inputs]
         results = self.detector.detect(images)
         for sample, detections in zip(data_samples, results):
-            sample.pred_instances = instances(detections)
+            sample.pred_instances = to_instances(detections)
         return list(data_samples)
 
 

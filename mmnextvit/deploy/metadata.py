@@ -14,7 +14,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from torch import nn
 
-from ..runtime import FORMAT, Metadata, ResizeStep, pair
+from ..runtime import FORMAT, Metadata, ResizeStep, to_pair
 from ..utils.errors import UserError
 from .candidates import get_mean_and_std, is_multi_label
 
@@ -90,7 +90,7 @@ def read_input_size(cfg: Config) -> tuple[int, int]:
 
 def as_pair(scale: int | Sequence[int]) -> tuple[int, int]:
     """A number for both sides, or two, as two."""
-    return (scale, scale) if isinstance(scale, int) else pair(scale)
+    return (scale, scale) if isinstance(scale, int) else to_pair(scale)
 
 
 def resize_test_pipeline(cfg: Config, size: Sequence[int]) -> Config:

@@ -80,12 +80,12 @@ class Drift:
             total.add(output, difference)
         return total
 
-    def not_finite(self) -> list[str]:
+    def list_not_finite(self) -> list[str]:
         """Outputs that were NaN or infinite, in words."""
         bad = [name for name, value in self.largest.items() if not np.isfinite(value)]
         return [f'{name} are not all finite' for name in bad]
 
-    def faults(self, exact: bool = True) -> list[str]:
+    def list_faults(self, exact: bool = True) -> list[str]:
         """What a file may not be kept with, in words.
 
         Args:
@@ -93,7 +93,7 @@ class Drift:
                 tolerances. In other precisions outputs must be finite.
         """
         if not exact:
-            return self.wrong + self.not_finite()
+            return self.wrong + self.list_not_finite()
         faults = list(self.wrong)
         for output, value in self.largest.items():
             limit = PIXELS if output.endswith('boxes') else SCORE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..runtime import Detector, Metadata, pair
+from ..runtime import Detector, Metadata, to_pair
 from ..utils.errors import UserError
 from . import onnx
 from .job import Job, Written
@@ -146,7 +146,7 @@ def build_engine(path: Path, engine: Path, metadata: Metadata) -> None:
 def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
     """Minimal, usual and maximal shape of the input (B, 3, H, W)."""
     wanted = metadata['input']
-    size = pair(wanted['size'])
+    size = to_pair(wanted['size'])
     min_size = (64, 64) if wanted['dynamic_size'] else size
     batch = wanted['batch']
     min_batch, max_batch = (1, MAX_BATCH) if batch is None else (batch, batch)

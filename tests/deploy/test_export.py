@@ -182,7 +182,7 @@ def test_every_config(name, images, tmp_path):
     written = write('onnx', whole.job, path)
     assert written.metadata == whole.metadata and not written.float_layers
     drift = whole.drift(written.run, path, images)
-    assert not drift.faults(), drift
+    assert not drift.list_faults(), drift
     assert drift.images == 3 and drift.detections > 10
     compared = {'candidate boxes', 'candidate scores', 'boxes', 'scores'}
     assert compared <= drift.largest.keys()
@@ -245,7 +245,9 @@ def test_dynamic_file_with_nms(dynamic, images, tmp_path):
     other = 128, 64
     drift = dynamic.detections_drift(Detector(path), images)
     drift += dynamic.detections_drift(Detector(path, imgsz=other), images, other)
-    assert not drift.faults() and drift.images == 6 and drift.detections > 10, drift
+    assert not drift.list_faults() and drift.images == 6 and drift.detections > 10, (
+        drift
+    )
 
 
 @pytest.mark.slow
@@ -263,7 +265,7 @@ def test_two_images_at_a_time(static, images, tmp_path):
     }
     run = run_by_onnxruntime(static.network)
     drift = static.drift(run, path, images)
-    assert not drift.faults() and drift.detections > 10, drift
+    assert not drift.list_faults() and drift.detections > 10, drift
     # the third image is alone in its batch
     together = Detector(path).detect(images)
     for image, detections in zip(images, together):
@@ -540,7 +542,7 @@ def test_openvino(static, images, tmp_path):
     assert {p.name for p in folder.iterdir()} == {'model.xml', 'model.bin'}
     assert written.metadata == static.metadata
     drift = static.drift(written.run, folder, images)
-    assert not drift.faults() and drift.detections > 10, drift
+    assert not drift.list_faults() and drift.detections > 10, drift
     wanted = run_by_onnxruntime(static.network)(inputs)
     assert_close(written.run(inputs), wanted)
 
@@ -562,7 +564,7 @@ def test_openvino_of_any_size(dynamic, images, tmp_path):
     detector = Detector(tmp_path / 'any', imgsz=other)
     assert detector.metadata == dynamic.metadata
     drift = dynamic.detections_drift(detector, images, other)
-    assert not drift.faults() and drift.detections > 10, drift
+    assert not drift.list_faults() and drift.detections > 10, drift
 
 
 def test_torchscript(static, images, tmp_path):
@@ -570,7 +572,7 @@ def test_torchscript(static, images, tmp_path):
     written = write('torchscript', static.job, path)
     assert written.metadata == static.metadata
     drift = static.drift(written.run, path, images)
-    assert not drift.faults() and drift.detections > 10, drift
+    assert not drift.list_faults() and drift.detections > 10, drift
     files = {'mmnextvit.json': ''}
     torch.jit.load(path, _extra_files=files)
     assert json.loads(files['mmnextvit.json']) == static.metadata
@@ -684,7 +686,7 @@ def test_coreml_network_by_torch(static, coreml, images):
     assert written.metadata == metadata
     inputs = list(make_batches(images, metadata))
     drift = compare_candidates(written.run, static.model, inputs)
-    assert not drift.faults() and drift.largest['candidate scores'] > 0, drift
+    assert not drift.list_faults() and drift.largest['candidate scores'] > 0, drift
 
 
 @pytest.mark.slow

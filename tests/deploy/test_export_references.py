@@ -207,7 +207,7 @@ OTHER_FAULTS: dict[Callable, str] = {
 @pytest.mark.parametrize('to', FORMATS)
 def test_right_files_are_kept(here, export_here, seen, to):
     report = export_here(to, images='wide')
-    assert report.path.exists() and not report.drift.faults()
+    assert report.path.exists() and not report.drift.list_faults()
     assert seen and all(detector is seen[0] for detector in seen)
     assert report.drift.images == (0 if to == 'coreml' else 3)
     assert report.drift.largest['candidate scores'] > 0  # it was folded

@@ -66,10 +66,11 @@ def judge(detections, candidates, size=None, **nms) -> Drift:
 
 def test_the_right_outcome():
     drift = judge([C, A, B], [A, B, C])
-    assert drift.largest == {'boxes': 0, 'scores': 0} and not drift.faults()
-    assert not judge([], []).faults()
-    assert not judge([A], [A, overlapping(0.8)]).faults()  # suppressed
-    assert not judge([], [changed(A, score=0.05)]).faults()  # not above the threshold
+    assert drift.largest == {'boxes': 0, 'scores': 0} and not drift.list_faults()
+    assert not judge([], []).list_faults()
+    assert not judge([A], [A, overlapping(0.8)]).list_faults()  # suppressed
+    at_the_threshold = changed(A, score=0.05)
+    assert not judge([], [at_the_threshold]).list_faults()
 
 
 def test_small_differences():
@@ -79,51 +80,58 @@ def test_small_differences():
         'boxes': pytest.approx(0.05, abs=1e-5),
         'scores': pytest.approx(0.0005, abs=1e-6),
     }
-    assert not drift.faults()
+    assert not drift.list_faults()
 
 
 def test_differences_that_are_too_large():
     drift = judge([changed(A, x2=10.2), B], [A, B])
-    assert drift.faults() == ['boxes differ by 0.2 (0.1 is allowed)']
+    assert drift.list_faults() == ['boxes differ by 0.2 (0.1 is allowed)']
     drift = judge([A, changed(B, score=0.502)], [A, B])
-    assert drift.faults() == ['scores differ by 0.002 (0.001 is allowed)']
-    assert judge([A, changed(B, label=0)], [A, B]).faults()  # another class
-    assert judge([A, changed(B, x1=43, x2=63)], [A, B]).faults()  # another place
-    assert judge([A, C], [A]).faults()  # of a class that nothing has
+    assert drift.list_faults() == ['scores differ by 0.002 (0.001 is allowed)']
+    assert judge([A, changed(B, label=0)], [A, B]).list_faults()  # another class
+    assert judge([A, changed(B, x1=43, x2=63)], [A, B]).list_faults()  # another place
+    assert judge([A, C], [A]).list_faults()  # of a class that nothing has
 
 
 def test_detections_that_are_missing():
-    assert judge([A, B], [A, B, C]).faults() == ['1 detections are missing']
-    assert judge([], [A, B, C]).faults() == ['3 detections are missing']
-    assert judge([A], [A, overlapping(0.45)]).faults() == ['1 detections are missing']
+    assert judge([A, B], [A, B, C]).list_faults() == ['1 detections are missing']
+    assert judge([], [A, B, C]).list_faults() == ['3 detections are missing']
+    assert judge([A], [A, overlapping(0.45)]).list_faults() == [
+        '1 detections are missing'
+    ]
     # What is of another class, or less sure, suppresses nothing.
     other = changed(overlapping(0.9), label=1)
-    assert judge([A], [A, other]).faults() == ['1 detections are missing']
+    assert judge([A], [A, other]).list_faults() == ['1 detections are missing']
     assert judge([overlapping(0.9)], [A, overlapping(0.9)]).missing == 1
 
 
 def test_detections_that_should_be_suppressed():
     both = [A, overlapping(0.55)]
-    assert judge(both, both).faults() == ['1 detections should be suppressed']
-    assert judge([A, A], [A]).faults() == ['1 detections should be suppressed']
+    assert judge(both, both).list_faults() == ['1 detections should be suppressed']
+    assert judge([A, A], [A]).list_faults() == ['1 detections should be suppressed']
 
 
 def test_what_rounding_may_turn():
     """An overlap that is the threshold, a score that is, two scores that are equal."""
     for overlap in (0.4995, 0.5, 0.5005):
         both = [A, overlapping(overlap)]
-        assert not judge([A], both).faults() and not judge(both, both).faults()
+        assert (
+            not judge([A], both).list_faults() and not judge(both, both).list_faults()
+        )
     low = changed(C, score=0.0500001)
-    assert not judge([A], [A, low]).faults() and not judge([A, low], [A, low]).faults()
+    assert (
+        not judge([A], [A, low]).list_faults()
+        and not judge([A, low], [A, low]).list_faults()
+    )
     assert judge([A], [A, changed(C, score=0.052)]).missing == 1
     equal = changed(overlapping(0.8), score=0.9)
-    assert not judge([equal], [A, equal]).faults()
+    assert not judge([equal], [A, equal]).list_faults()
 
 
 def test_as_many_as_there_may_be():
     rows = [changed(C, x1=80 - 9 * i, x2=88 - 9 * i, score=0.9 - 0.1 * i)
             for i in range(5)]  # fmt: skip
-    assert not judge(rows[:3], rows, max_per_img=3).faults()
+    assert not judge(rows[:3], rows, max_per_img=3).list_faults()
     assert judge(rows[:2], rows, max_per_img=3).missing == 3
     assert judge(rows[:5], rows, max_per_img=3).overlapping == 2
     assert judge(rows[:1] + rows[2:4], rows, max_per_img=3).missing == 1
@@ -132,8 +140,8 @@ def test_as_many_as_there_may_be():
 def test_pixels_of_the_image():
     """An image of twice the size, with boxes of its own."""
     found = [changed(A, x2=20, y2=20), changed(B, x1=80, y1=80, x2=120, y2=120)]
-    assert not judge(found, [A, B], size=(128, 192)).faults()
-    assert judge([A, B], [A, B], size=(128, 192)).faults()
+    assert not judge(found, [A, B], size=(128, 192)).list_faults()
+    assert judge([A, B], [A, B], size=(128, 192)).list_faults()
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
@@ -141,10 +149,13 @@ def test_what_is_no_number(value):
     drift = Drift()
     for difference in (0.0, value, 0.0):
         drift.add('candidate scores', difference)
-    assert len(drift.faults()) == 1 and 'candidate scores differ' in drift.faults()[0]
-    assert drift.not_finite() == ['candidate scores are not all finite']
+    assert (
+        len(drift.list_faults()) == 1
+        and 'candidate scores differ' in drift.list_faults()[0]
+    )
+    assert drift.list_not_finite() == ['candidate scores are not all finite']
     for bad in (changed(A, score=value), changed(A, x2=value)):
-        assert judge([bad, B], [A, B]).faults()
+        assert judge([bad, B], [A, B]).list_faults()
 
 
 # ------------------------------------------------------------------ with detectors
@@ -194,13 +205,13 @@ def test_every_candidate_counts(detector):
                 return outputs
 
             drift = compare_candidates(worse, detector, [images] * 2)
-            (fault,) = drift.faults()
+            (fault,) = drift.list_faults()
             assert fault.startswith(f'candidate {name} differ by ')
             assert drift.largest[f'candidate {name}'] == pytest.approx(
                 error, rel=0.1, nan_ok=True
             )
     drift = compare_candidates(run, detector, [images])
-    assert not drift.faults() and drift.largest['candidate boxes'] > 0
+    assert not drift.list_faults() and drift.largest['candidate boxes'] > 0
 
 
 def test_torch_side_is_the_head_s_own_prediction(detector):
@@ -246,9 +257,11 @@ def test_one_class_a_box(detector, multi_label, monkeypatch):
 
 
 def test_classes_in_another_order(detector):
-    assert not compare_classes(dict(classes=['a', 'b', 'c']), detector).faults()
+    assert not compare_classes(dict(classes=['a', 'b', 'c']), detector).list_faults()
     for exact in (True, False):
-        faults = compare_classes(dict(classes=['b', 'a', 'c']), detector).faults(exact)
+        faults = compare_classes(dict(classes=['b', 'a', 'c']), detector).list_faults(
+            exact
+        )
         assert faults == ["the classes are ['b', 'a', 'c'], not ['a', 'b', 'c']"]
 
 
@@ -257,16 +270,16 @@ def test_inputs_to_the_pixel(detector):
     cfg = resize_test_pipeline(detector.cfg, (64, 96))
     images = demo_images((40, 110), (90, 70), (64, 96))
     steps = make_steps((64, 96))
-    assert not compare_inputs(steps, cfg, images).faults()
+    assert not compare_inputs(steps, cfg, images).list_faults()
     other_fill = [steps[0], dict(steps[1], fill=113)]
-    faults = compare_inputs(other_fill, cfg, images).faults()
+    faults = compare_inputs(other_fill, cfg, images).list_faults()
     assert faults == [
         'pixels of the input differ by 1, for an image of 40x110',
         'pixels of the input differ by 1, for an image of 90x70',
     ]
-    assert compare_inputs(other_fill, cfg, images).faults(exact=False) == faults
+    assert compare_inputs(other_fill, cfg, images).list_faults(exact=False) == faults
     mini_pad = make_steps((64, 96), mini_pad=True)
-    (fault, *_) = compare_inputs(mini_pad, cfg, images).faults()
+    (fault, *_) = compare_inputs(mini_pad, cfg, images).list_faults()
     assert 'inputs have the shape (3, ' in fault and 'not (3, 64, 96)' in fault
 
 
