@@ -123,7 +123,7 @@ def test(
     if exported and amp:
         raise UserError('--amp: an exported file computes as it was exported')
     if exported and cfg.get('launcher', 'none') != 'none':
-        raise UserError('--launcher: an exported file is tested by one process')
+        raise UserError('launcher (--launcher): one process tests an exported file')
     cfg = with_exported(cfg, checkpoint) if exported else copy.deepcopy(cfg)
     if not exported:
         cfg.load_from = existing_file(checkpoint, 'checkpoint')
@@ -204,7 +204,9 @@ class ImagePredictor:
         Raises:
             UserError: The predictor does not see the network's inside.
         """
-        raise UserError('--feature-maps needs a checkpoint: exported files keep none')
+        raise UserError(
+            'feature maps (--feature-maps) need a checkpoint: exported files keep none'
+        )
 
     def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]:
         """The detections of a sample, as calling the predictor gives them."""
@@ -329,7 +331,7 @@ def load_predictor(
     """
     checkpoint = os.fspath(checkpoint)
     if (device or '').startswith('cuda') and not torch.cuda.is_available():
-        raise UserError(f'--device {device}: torch finds no CUDA GPU here')
+        raise UserError(f'device {device} (--device): torch finds no CUDA GPU here')
     if not is_exported(checkpoint):
         return Predictor(cfg, checkpoint, device, amp)
     if amp:

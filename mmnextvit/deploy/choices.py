@@ -70,17 +70,22 @@ def check_options(options: Options) -> None:
             f'{options.to} has fixed sizes here: {", ".join(able)} can be dynamic'
         )
     if options.to == 'coreml' and options.batch != 1:
-        raise UserError(f'--batch {options.batch}: CoreML takes one image at a time')
+        raise UserError(
+            f'batch {options.batch} (--batch): CoreML takes one image at a time'
+        )
     if options.efficient_nms and (options.to != 'tensorrt' or not options.nms):
-        raise UserError('--efficient-nms is for --to tensorrt, without --no-nms')
+        raise UserError(
+            'efficient_nms (--efficient-nms) is for tensorrt, in files that have NMS '
+            '(without --no-nms)'
+        )
     if options.precision == 'int8':
         able = [name for name, f in FORMATS.items() if f.int8]
         if not wanted.int8:
             raise UserError(f'{options.to} has no int8 here: {", ".join(able)} have')
         if not options.calibration:
             raise UserError(
-                '--int8 needs images to calibrate with: --calib FOLDER, with some '
-                'hundred images like those that it will see, such as training ones'
+                'int8 needs images to calibrate with (--calib FOLDER): some hundred '
+                'like those that it will see, such as training ones'
             )
         require(['nncf'], 'int8')
 
@@ -102,12 +107,14 @@ def choose_path(checkpoint: str, options: Options) -> Path:
     targets = [out, out.with_suffix('.engine')] if options.to == 'tensorrt' else [out]
     for path in targets:
         if path.exists() and not options.overwrite:
-            raise UserError(f'{path} exists, and is replaced with --force only')
+            raise UserError(
+                f'{path} exists, and is replaced only to overwrite it (--force)'
+            )
     if out.suffix != wanted.ending:
         must = 'be that of a folder, without a suffix'
         if wanted.ending:
             must = f'end in {wanted.ending}'
-        raise UserError(f'-o {out}: the name must {must}')
+        raise UserError(f'out {out} (-o): the name must {must}')
     if out.is_symlink() or (out.exists() and out.is_dir() != wanted.is_folder):
         file_type = 'folder' if wanted.is_folder else 'file'
         raise UserError(
@@ -135,7 +142,7 @@ def choose_size(cfg: Config, options: Options, say: Say) -> tuple[int, int]:
     rounded = round_up(size)
     if rounded != tuple(size):
         say(
-            f'--imgsz {size[0]} {size[1]} becomes {rounded[0]} {rounded[1]}: '
+            f'size {size[0]} {size[1]} (--imgsz) becomes {rounded[0]} {rounded[1]}: '
             'both must be multiples of 32'
         )
     return rounded
@@ -157,13 +164,13 @@ def choose_images(cfg: Config, options: Options) -> list[str]:
         reason = user_error(error) or error  # without what a registry put before it
         raise UserError(
             'What is exported is compared with torch on real images, and the test '
-            f'images cannot be read: {reason}. Name others by --images FOLDER',
+            f'images cannot be read: {reason}. Name other images (--images FOLDER)',
             file=cfg.filename,
         ) from error
     if not images:
         raise UserError(
             'What is exported is compared with torch on real images, and the test '
-            'data have none. Name others by --images FOLDER',
+            'data have none. Name other images (--images FOLDER)',
             file=cfg.filename,
         )
     return images

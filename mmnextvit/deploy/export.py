@@ -65,7 +65,7 @@ class Report:
             lines.append(f'Build an engine where TensorRT is: {self.build_command}')
         if drift.images and not drift.detections:
             lines.append(
-                'Nothing was detected in the images: name others by --images to be sure'
+                'Nothing was detected in the images: name others (--images) to be sure'
             )
         for name, (torchs, ours) in self.mean_ap.items():
             change = f'{ours - torchs:+.4f}'
@@ -115,7 +115,8 @@ def export(
     batches = list(make_batches(read_images(calibration, say), metadata))
     if options.precision == 'int8' and not batches:
         raise UserError(
-            f'--calib {options.calibration}: none of the images can be read'
+            f'calibration {options.calibration} (--calib): none of the images can be '
+            'read'
         )
     # OpenVINO and CoreML make float16 of float32 themselves.
     in_half = options.precision == 'half' and options.to not in ('openvino', 'coreml')

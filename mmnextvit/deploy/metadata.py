@@ -37,7 +37,8 @@ def round_up(size: Sequence[int]) -> tuple[int, int]:
         UserError: One is not positive.
     """
     if min(size) < 1:
-        raise UserError(f'--imgsz {" ".join(map(str, size))}: both must be positive')
+        sides = ' '.join(map(str, size))
+        raise UserError(f'size {sides} (--imgsz): both must be positive')
     height, width = (-(-side // STRIDE) * STRIDE for side in size)
     return height, width
 

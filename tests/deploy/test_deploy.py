@@ -401,7 +401,7 @@ def test_metadata():
 
 def test_sizes():
     assert round_up((1, 33)) == (32, 64) and round_up((640, 96)) == (640, 96)
-    with pytest.raises(ValueError, match='--imgsz 0 64: both must be positive'):
+    with pytest.raises(ValueError, match=r'size 0 64 \(--imgsz\): both must be pos'):
         round_up((0, 64))
     cfg = small_config('yolov8_nextvit_s')
     assert read_input_size(cfg) == (640, 640)

@@ -167,15 +167,15 @@ def test_sizes_and_batch(here, run_export):
     args = '--to', 'torchscript', '--imgsz', '50', '70', '--batch', '2'
     out = here / 'new' / 'x.torchscript'
     output = run_export(*args, '-o', out)
-    rounded = '--imgsz 50 70 becomes 64 96: both must be multiples of 32'
+    rounded = 'size 50 70 (--imgsz) becomes 64 96: both must be multiples of 32'
     assert rounded in output and 'torchscript, float32, 64x96' in output
     metadata = Detector(out).metadata
     assert (metadata['input']['size'], metadata['input']['batch']) == ([64, 96], 2)
     output = run_export('--to', 'torchscript', '-o', out, code=1)
-    assert f'{out} exists, and is replaced with --force only' in output
+    assert f'{out} exists, and is replaced only to overwrite it (--force)' in output
     args = '--to', 'torchscript', '--imgsz', '40', '--no-nms', '--force', '-o', out
     output = run_export(*args)
-    assert '--imgsz 40 40 becomes 64 64' in output
+    assert 'size 40 40 (--imgsz) becomes 64 64' in output
     metadata = Detector(out).metadata
     assert metadata['input']['size'] == [64, 64] and not metadata['nms']['in_graph']
     assert names(out.parent) == {'x.torchscript'}
@@ -424,10 +424,10 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         ([*TO, '--imgsz', 'large'], "--imgsz large: write a height and a width, or 'd"),
         ([*TO, '--imgsz', '-64', '64'], '--imgsz -64 64: write a height and a width'),
         ([*TO, '--imgsz', '64', '64', '3'], '--imgsz 64 64 3: write a height and a wi'),
-        ([*TO, '--imgsz', '0'], '--imgsz 0 0: both must be positive'),
+        ([*TO, '--imgsz', '0'], r'size 0 0 \(--imgsz\): both must be positive'),
         ([*TO, '--batch', '0'], "--batch 0: write a number, or 'dynamic'"),
         ([*TO, '--batch', 'x'], "--batch x: write a number, or 'dynamic'"),
-        ([*TO, '--int8'], '--int8 needs images to calibrate with: --calib FOLDER'),
+        ([*TO, '--int8'], r'int8 needs images to calibrate with \(--calib FOLDER\)'),
         ([*TO, '--int8', '--calib', 'empty'], 'There is no image or video in empty'),
         ([*TO, '--int8', '--calib', 'no*'], r'no\* does not exist, and matches no'),
         ([*TO, '--images', 'empty'], 'There is no image or video in empty'),
@@ -436,11 +436,23 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         (['--to', 'coreml', '--batch', 'dynamic'], 'coreml has fixed sizes here: onnx'),
         (['--to', 'coreml', '--imgsz', 'dynamic'], 'coreml has fixed sizes here: onnx'),
         (['--to', 'torchscript', '--batch', 'dynamic'], 'torchscript has fixed sizes'),
-        (['--to', 'coreml', '--batch', '2'], 'CoreML takes one image at a time'),
-        ([*TO, '--efficient-nms'], '--efficient-nms is for --to tensorrt'),
-        ([*TO, '-o', 'x.pt'], '-o x.pt: the name must end in .onnx'),
-        (['--to', 'openvino', '-o', 'x.xml'], '-o x.xml: .* folder, without a suffix'),
-        (['--to', 'coreml', '-o', 'x'], '-o x: the name must end in .mlpackage'),
+        (
+            ['--to', 'coreml', '--batch', '2'],
+            r'batch 2 \(--batch\): CoreML takes one image at a time',
+        ),
+        (
+            [*TO, '--efficient-nms'],
+            r'efficient_nms \(--efficient-nms\) is for tensorrt, ',
+        ),
+        ([*TO, '-o', 'x.pt'], r'out x.pt \(-o\): the name must end in .onnx'),
+        (
+            ['--to', 'openvino', '-o', 'x.xml'],
+            r'out x.xml \(-o\): .* folder, without a suffix',
+        ),
+        (
+            ['--to', 'coreml', '-o', 'x'],
+            r'out x \(-o\): the name must end in .mlpackage',
+        ),
         (
             [*TO, *NO_DATA],
             'tiny.py: What is .* test images cannot be read: .*--images',
