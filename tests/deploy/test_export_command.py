@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.cli import call
+from mmnextvit.deploy import exported as exported_module
 from mmnextvit.deploy import torchscript
 from mmnextvit.deploy.choices import Options, check_options, choose_path, take_evenly
 from mmnextvit.runtime import Detector
@@ -159,6 +160,21 @@ def test_exported_files_where_they_do_not_fit(here, exported, capfd):
     message = refuse('test', 'tiny.py', 'empty')
     assert 'empty is a folder with 0 .xml files' in message
     assert names(here) - {'work_dirs'} == GIVEN | {'best.onnx', 'other.py'}
+
+
+def test_exported_detector(here, monkeypatch):
+    """It is checked on the device that it will run on, and predicts only."""
+    opened = []
+    monkeypatch.setattr(
+        exported_module, 'open_exported', lambda path, device: opened.append(device)
+    )
+    monkeypatch.setattr(exported_module, 'check_classes', lambda cfg, detector: {})
+    cfg = Config.fromfile('tiny.py')
+    cfg = exported_module.with_exported(cfg, 'best.onnx', 'cuda:1')
+    assert opened == ['cuda:1'] and cfg.model.device == 'cuda:1'
+    detector = exported_module.ExportedDetector('best.onnx')
+    with pytest.raises(UserError, match='predicts only: it cannot be trained'):
+        detector([], [], mode='loss')
 
 
 @pytest.mark.slow
