@@ -6,11 +6,11 @@ the package has is registered before any of those is used; see
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ._import_hook import register_when_needed
 from .hub import config_file, get_config, get_model
+from .utils.packages import has_mmyolo
 
 if TYPE_CHECKING:
     from .models.detector import FittedYOLODetector
@@ -26,7 +26,7 @@ _MODULES: dict[str, str] = {}
 if register_when_needed():
     _MODULES |= {'NextViT': 'models.nextvit', 'TimmFeatures': 'models.timm_features'}
     __all__ += ['NextViT', 'TimmFeatures']
-    if find_spec('mmyolo') is not None:
+    if has_mmyolo():
         _MODULES |= {
             'FittedYOLODetector': 'models.detector',
             'YOLOv5YAMLBackbone': 'models.yolov5_yaml',

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 from ._mmcv import prepare_mmcv
 from .utils.errors import MissingPackageError
+from .utils.packages import has_mmyolo
 
 for package, command in [
     (
@@ -35,7 +36,7 @@ from .weights.loading import register_loaders  # noqa: E402
 
 register_loaders()
 
-if find_spec('mmyolo') is not None:
+if has_mmyolo():
     from .datasets import mmyolo_datasets  # noqa: F401
     from .engine import schedule  # noqa: F401
     from .models import detector, yolov5_yaml  # noqa: F401

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .utils.errors import MissingFileError, UserError
 from .utils.messages import did_you_mean
+from .utils.packages import explain_missing_mmyolo
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -77,13 +78,15 @@ def get_config(name: str, pretrained: bool = False) -> 'Config':
 
     Raises:
         MissingFileError: There is none of that name; the message has near ones.
+        MissingPackageError: It inherits from MMYOLO, which is not installed.
         UserError: Pretrained, but the metafile names no weights.
     """
     from mmengine.config import Config
 
     path = config_file(name)
     weights = _weights(path) if pretrained else None
-    cfg = Config.fromfile(path)
+    with explain_missing_mmyolo():
+        cfg = Config.fromfile(path)
     if pretrained:
         cfg.model_path = weights
     return cfg

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
 from ..utils.files import existing_file
+from ..utils.packages import explain_missing_mmyolo
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -56,8 +57,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def new_config(path: str) -> Path:
-    """``-o``, if a config may be written there.
+def check_new_config(path: str) -> Path:
+    """The path of ``-o``, if a config may be written there.
 
     Raises:
         UserError: It may not.
@@ -78,6 +79,7 @@ def read_config(path: str) -> 'Config':
     Raises:
         UserError: The file cannot be read as a config, or has no ``model``. What its
             own code raises goes on, with its traceback.
+        MissingPackageError: It inherits from MMYOLO, which is not installed.
     """
     from mmengine.config import Config
 
@@ -91,7 +93,8 @@ def read_config(path: str) -> 'Config':
         except ValueError as error:  # NUL bytes
             raise UserError(f'the file is not Python: {error}', file=path) from error
     try:
-        cfg = Config.fromfile(path)
+        with explain_missing_mmyolo():
+            cfg = Config.fromfile(path)
     except UnicodeDecodeError as error:
         raise UserError(f'the file is not text in UTF-8: {error}', file=path) from error
     except RecursionError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..utils.errors import UserError
 from ..utils.files import atomic_write_text
-from .arguments import add_config, load_config, new_config
+from .arguments import add_config, check_new_config, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,10 +27,14 @@ def run(args: argparse.Namespace) -> None:
     )
     from ..engine.runner import build_dataset, build_model
 
-    out = new_config(args.out)
+    out = check_new_config(args.out)
     cfg = load_config(args)
     if 'prior_generator' not in cfg.model.get('bbox_head', {}):
-        raise UserError('its head has no anchors', file=args.config)
+        raise UserError(
+            'its head has no anchors',
+            file=args.config,
+            key='model.bbox_head.prior_generator',
+        )
     cfg.model.backbone.pop('init_cfg', None)  # the weights are not needed
     head = build_model(cfg).bbox_head
     before = np.array(head.prior_generator.base_sizes)

@@ -6,7 +6,7 @@ has no counterpart here is listed with its file and line.
 
 import argparse
 
-from .arguments import new_config
+from .arguments import check_new_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
 
     options = Options(
         model=args.model,
-        out=new_config(args.out),
+        out=check_new_config(args.out),
         data=args.data,
         hyp=args.hyp,
         weights=args.weights,

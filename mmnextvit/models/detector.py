@@ -126,7 +126,7 @@ def check_anchors(head: torch.nn.Module) -> None:
     if sides and min(sides) <= 0:
         raise UserError(
             'The anchors are placeholders, with which nothing can be learnt: compute '
-            'them from your data with tools/compute_anchors.py CONFIG -o NEW_CONFIG, '
+            'them from your data with mmnextvit compute_anchors CONFIG -o NEW_CONFIG, '
             'or write them as model.bbox_head.prior_generator.base_sizes'
         )
 
@@ -198,7 +198,7 @@ def fit_priors(priors: dict, strides: list[int] | None) -> dict:
     priors = fit_config(priors, where, 'neck', strides=strides)
     sizes = priors.get('base_sizes')
     if isinstance(sizes, int) and strides:
-        priors['base_sizes'] = sizes = placeholder_anchors(sizes, len(strides))
+        priors['base_sizes'] = sizes = make_placeholder_anchors(sizes, len(strides))
     if sizes and strides:
         counts = [len(level) for level in sizes]
         if len(sizes) != len(strides) or len(set(counts)) != 1:
@@ -235,7 +235,7 @@ def fit_head_module(module: dict, outputs: Outputs, num_priors: int | None) -> d
     return module
 
 
-def placeholder_anchors(count: int, levels: int) -> list[list[tuple[int, int]]]:
+def make_placeholder_anchors(count: int, levels: int) -> list[list[tuple[int, int]]]:
     """Anchors of width 0, 2, 4, ... and height 1, 3, 5, ..., as YOLOv5 has them.
 
     Raises:

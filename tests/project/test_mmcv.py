@@ -295,6 +295,25 @@ print(*[tuple(m.shape[1:]) for m in maps], 'mmyolo' in sys.modules)
     assert output(python(code, hide=['mmyolo'])).endswith(shapes)
 
 
+def test_configs_that_inherit_from_mmyolo_name_its_command():
+    command = 'pip install "mmnextvit[yolo]"'
+    code = """
+import mmnextvit
+from mmnextvit.cli import main
+from mmnextvit.utils.errors import MissingPackageError
+try:
+    mmnextvit.get_config('yolov5_nextvit_s')
+except MissingPackageError as error:
+    print(error)
+main(None, ['get_flops', 'configs/yolov5_nextvit_s.py'])
+"""
+    result = python(code, hide=['mmyolo'])
+    text = f'this needs MMYOLO, which is not installed. Install it with: {command}'
+    assert last_error(result) == f'mmnextvit get_flops: {text}'
+    assert 'Traceback' not in result.stderr
+    assert text in result.stdout.splitlines()
+
+
 @pytest.mark.parametrize('package', ['torch', 'mmcv', 'mmdet', 'mmyolo'])
 def test_broken_package_shows_its_own_error(package, tmp_path):
     (tmp_path / f'{package}.py').write_text('raise ImportError("no libfoo.so.1")')
