@@ -1,7 +1,8 @@
 """The commands: ``mmnextvit COMMAND``, ``python -m mmnextvit COMMAND``, ``tools/*.py``.
 
 Each command is a module of its name here, with ``add_arguments(parser)`` and
-``run(args)``; the first line of its docstring is its help. What they need of torch and
+``run(args)``; the first line of its docstring is its help, here and in the list of all.
+What they need of torch and
 OpenMMLab's packages they import in ``run``, so that help comes at once.
 """
 
@@ -15,35 +16,44 @@ from typing import NoReturn
 
 from ..utils.errors import MissingFileError, UserError, user_error
 from ..utils.messages import did_you_mean
-from .package_tools import is_package_tool, run_script, tool_file
+from .package_tools import find_tool, is_package_tool, run_script
 
-COMMANDS = {
-    'train': 'Train a detector',
-    'test': 'Evaluate a checkpoint or an exported file on the test data',
-    'predict': 'Detect objects in images and folders, draw them and write them as JSON',
-    'export': 'Export a detector to ONNX, OpenVINO, TensorRT, Core ML or TorchScript',
-    'import_yolov5': "Write a config, and weights, from a YOLOv5 model's files",
-    'compute_anchors': 'Fit anchors to a data set, and write a config with them',
-    'convert_weights': 'Convert weights between the layouts and file formats',
-    'get_flops': 'Print parameters, operations and times of each row of a model',
-    'benchmark': "Measure speed and memory beside timm's NextViT",
-    'demo': 'Make data, train, evaluate and draw, once and on small images',
-    'make_demo_data': 'Make a small data set of drawn shapes, in COCO format',
-}
-
-HELP = '\n'.join(
-    [
-        'usage: mmnextvit COMMAND ...',
-        '       mmnextvit COMMAND --help',
-        '       mmnextvit --version',
-        '',
-        'commands:',
-        *(f'  {name:16} {line}' for name, line in COMMANDS.items()),
-        '',
-        'Tools of MMDetection and MMYOLO are named by their package and path, as in',
-        '  mmnextvit mmdet/analysis_tools/analyze_logs ...',
-    ]
+COMMANDS = (
+    'train',
+    'test',
+    'predict',
+    'export',
+    'import_yolov5',
+    'compute_anchors',
+    'convert_weights',
+    'get_flops',
+    'benchmark',
+    'demo',
+    'make_demo_data',
 )
+
+
+def describe(command: str) -> str:
+    """A command's help in a line, the first one of its module's docstring."""
+    module = importlib.import_module(f'.{command}', __name__)
+    return (module.__doc__ or '').partition('\n')[0]  # python -OO drops it
+
+
+def format_help() -> str:
+    """What ``mmnextvit --help`` prints."""
+    return '\n'.join(
+        [
+            'usage: mmnextvit COMMAND ...',
+            '       mmnextvit COMMAND --help',
+            '       mmnextvit --version',
+            '',
+            'commands:',
+            *(f'  {name:16} {describe(name)}' for name in COMMANDS),
+            '',
+            'Tools of MMDetection and MMYOLO are named by package and path, as in',
+            '  mmnextvit mmdet/analysis_tools/analyze_logs ...',
+        ]
+    )
 
 
 def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
@@ -62,20 +72,20 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
         command = argv.pop(0) if argv else ''
     with _exit_codes(command):
         if command in ('-h', '--help'):
-            print(HELP)
+            print(format_help())
         elif command == '--version':
             from .. import __version__
 
             print(f'mmnextvit {__version__}')
         elif not command:
-            _end(HELP, 2)
+            _end(format_help(), 2)
         elif is_package_tool(command):
             try:
-                script = tool_file(command)
+                script = find_tool(command)
             except MissingFileError as error:
                 _end(f'mmnextvit: {error}', 2)
             run_script(script, argv)
-        elif command.replace('-', '_') not in COMMANDS:
+        elif command.removesuffix('.py').replace('-', '_') not in COMMANDS:
             _end(f'mmnextvit: {_unknown(command)}', 2)
         else:
             call(command, *argv)
@@ -85,20 +95,19 @@ def call(command: str, *argv: object) -> object:
     """Runs a command in this process and returns what its ``run`` does.
 
     Args:
-        command: Name of the command; ``-`` may stand for ``_``.
+        command: Name of the command; ``-`` may stand for ``_``, and ``.py`` may follow.
         argv: Arguments, which are made texts.
 
     Raises:
         UserError: What the user can mend.
         SystemExit: The arguments are not the command's.
     """
-    command = command.replace('-', '_')
+    command = command.removesuffix('.py').replace('-', '_')
     if command not in COMMANDS:
         raise UserError(_unknown(command))
     module = importlib.import_module(f'.{command}', __name__)
-    description = (module.__doc__ or '').partition('\n')[0]  # python -OO drops it
     parser = argparse.ArgumentParser(
-        prog=f'mmnextvit {command}', description=description
+        prog=f'mmnextvit {command}', description=describe(command)
     )
     module.add_arguments(parser)
     return module.run(parser.parse_args([str(arg) for arg in argv]))

@@ -1,4 +1,4 @@
-"""Fit anchors to the boxes of a config's training data, and write a config with them.
+"""Fit anchors to training data, and write a config with them.
 
 The new config inherits from the one that is given.
 """

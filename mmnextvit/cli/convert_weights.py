@@ -1,4 +1,4 @@
-"""Write a checkpoint's weights in another layout.
+"""Convert weights between layouts and file formats.
 
 SRC is a file or an address of any layout that is known: the official release's, timm's,
 the patched YOLOv5's, ours. DST gets another layout, or ours; its name may end in

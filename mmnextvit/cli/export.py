@@ -1,4 +1,4 @@
-"""Write a detector as a file that runs without this package, and compare it with torch.
+"""Export a detector to ONNX, OpenVINO, TensorRT, CoreML or TorchScript.
 
 Normalisation, network, decoding and non-maximum suppression are inside. The file is
 compared with torch on real images, and one that differs is not kept. In half precision

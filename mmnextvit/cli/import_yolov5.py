@@ -1,4 +1,4 @@
-"""Import a YOLOv5 model, with its data, hyperparameters and weights, as a config.
+"""Write a config, and weights, from a YOLOv5 model's files.
 
 The config inherits from ours; the weights are written beside it under its name. What
 has no counterpart here is listed with its file and line.

@@ -1,4 +1,4 @@
-"""Make a small data set of shapes on textured ground, in COCO format."""
+"""Make a small data set of drawn shapes, in COCO format."""
 
 import argparse
 from pathlib import Path

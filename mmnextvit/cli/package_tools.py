@@ -21,7 +21,7 @@ def is_package_tool(name: str) -> bool:
     return name.partition('/')[0] in PACKAGES
 
 
-def tool_file(name: str) -> Path:
+def find_tool(name: str) -> Path:
     """The script of a tool.
 
     Args:

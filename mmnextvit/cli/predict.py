@@ -1,4 +1,4 @@
-"""Predict on images and videos.
+"""Detect objects in images and videos, draw them, write them as JSON.
 
 INPUT is an image, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
 The output folder gets what is drawn, under `drawn/`, and `predictions.json`:

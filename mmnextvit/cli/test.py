@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, or an exported file, on the test data of a config.
+"""Evaluate a checkpoint or an exported file on the test data.
 
 An exported file is tested as it will be used, with its own resizing.
 """

@@ -10,7 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import mmnextvit
-from mmnextvit.cli import COMMANDS, call, main, package_tools
+from mmnextvit import cli
+from mmnextvit.cli import COMMANDS, call, describe, main, package_tools
 from mmnextvit.cli.arguments import add_config
 from mmnextvit.utils.errors import MissingFileError, MissingPackageError, UserError
 
@@ -29,7 +30,7 @@ def command(monkeypatch):
         module.add_arguments = arguments
         module.run = lambda args: action()
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(COMMANDS, 'fake', 'Do as the test wants')
+        monkeypatch.setattr(cli, 'COMMANDS', (*COMMANDS, 'fake'))
 
     return make
 
@@ -54,8 +55,9 @@ def test_help_lists_every_command_with_a_line(argv, capfd):
     listed = out if argv else err
     assert not (err if argv else out)
     lines = [line.strip() for line in listed.splitlines()]
-    for name, text in COMMANDS.items():
-        assert f'{name:16} {text}' in lines
+    for name in COMMANDS:
+        assert f'{name:16} {describe(name)}' in lines
+    assert 'train            Train a detector.' in lines
     assert all(len(line) <= 88 for line in lines)
     assert 'mmdet/analysis_tools/analyze_logs' in listed
 
@@ -95,6 +97,8 @@ def test_every_command_is_a_module_and_a_script():
     for name in COMMANDS:
         module = import_module(f'mmnextvit.cli.{name}')
         assert module.__doc__ and module.add_arguments and module.run
+        assert describe(name) == module.__doc__.splitlines()[0]
+        assert describe(name).endswith('.') and 10 < len(describe(name)) <= 69
 
 
 @pytest.mark.slow
@@ -133,6 +137,12 @@ def test_a_commands_help_and_wrong_arguments(command, capfd):
         code, out, err = ends(capfd, 'fake', *wrong)
         assert code == 2 and not out and 'usage: mmnextvit fake' in err
     assert "'b' is not KEY=VALUE" in err
+
+
+def test_the_name_of_a_script_is_accepted(command, capfd):
+    command(lambda: print('ran'))
+    assert ends(capfd, 'fake.py') == (0, 'ran\n', '')
+    assert call('fake.py') is None
 
 
 def test_config_options_are_mmengines(monkeypatch, command):
@@ -261,9 +271,9 @@ def test_a_terminal_that_cannot_encode_gets_escapes(command, monkeypatch):
 
 
 def test_tools_of_other_packages():
-    path = package_tools.tool_file('mmdet/analysis_tools/analyze_logs')
+    path = package_tools.find_tool('mmdet/analysis_tools/analyze_logs')
     assert path.is_file() and 'mmdet' in path.parts
-    assert package_tools.tool_file('mmdet/analysis_tools/analyze_logs.py') == path
+    assert package_tools.find_tool('mmdet/analysis_tools/analyze_logs.py') == path
 
 
 def test_a_tool_of_a_package_that_is_missing(monkeypatch, capfd):
