@@ -1,5 +1,5 @@
 # YOLOv5's neck and head on NextViT-small: the hand-patched YAML, row by row.
-_base_ = './_base_/yolov5_recipe.py'
+_base_ = ['./_base_/yolov5_recipe.py', './_base_/yolov5_norm.py']
 
 # [from, number, module, args]; maps 0 to 4 are the backbone's P1 (absent) to P5
 rows = [
@@ -19,11 +19,10 @@ rows = [
     [[-1, 5], 1, 'Concat', [1]],  # 18, the SPPF map (YOLOv5's own YAML has 6)
     [-1, 3, 'C3', [1024, False]],  # 19, P5/32
 ]
-bn = dict(type='BN', eps=1e-3, momentum=0.03)  # YOLOv5's, which the neck has anyway
 
 model = dict(
     type='FittedYOLODetector',  # derives the channels
-    backbone=dict(_delete_=True, type='mmdet.NextViT', norm_cfg=bn),
+    backbone=dict(_delete_=True, type='mmdet.NextViT', norm_cfg=_base_.yolov5_norm),
     neck=dict(
         _delete_=True,
         type='YOLOv5YAMLNeck',

@@ -1,10 +1,10 @@
 # YOLOv8's neck and head on NextViT-small, from scratch. The neck joins maps before it
 # narrows them, so that it is as wide as the backbone.
-_base_ = './_base_/yolov8_recipe.py'
+_base_ = ['./_base_/yolov8_recipe.py', './_base_/yolov5_norm.py']
 
 widths = [256, 512, 1024]
-bn = dict(type='BN', eps=1e-3, momentum=0.03)  # as in the neck
-backbone = dict(type='mmdet.NextViT', out_indices=(1, 2, 3), norm_cfg=bn)
+norm = _base_.yolov5_norm
+backbone = dict(type='mmdet.NextViT', out_indices=(1, 2, 3), norm_cfg=norm)
 
 model = dict(
     type='FittedYOLODetector',  # checks the channels and strides

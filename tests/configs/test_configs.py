@@ -2,6 +2,7 @@
 dumped and read again. Nothing is downloaded."""
 
 from mmnextvit.models.timm_features import timm_mean_std
+from mmnextvit.models.yolov5_modules import NORM_CFG
 
 import pytest
 import torch
@@ -195,3 +196,8 @@ def test_configs_say_differences_only():
             assert lines <= 40, path
         elif path.stem not in DATA:
             assert lines <= 15, path
+
+
+def test_norms_of_configs_are_those_of_models():
+    fragment = Config.fromfile(ROOT / 'configs' / '_base_' / 'yolov5_norm.py')
+    assert fragment.yolov5_norm == NORM_CFG
