@@ -38,13 +38,6 @@ class Settings:
     rounds: int = 9
 
 
-class Target(NamedTuple):
-    """A ratio that is aimed at, and the contestant that is divided by."""
-
-    ratio: float
-    base: str
-
-
 @dataclass(frozen=True)
 class Contestant:
     """How a network computes.
@@ -55,8 +48,8 @@ class Contestant:
         dtype: bfloat16 is the whole network's in inference, autocast's in training.
         compile: Mode of torch.compile.
         with_cp: As of :class:`NextViT`.
-        time: Target of its time.
-        memory: Target of its memory.
+        base: Name of the contestant of the suite that its time and memory are divided
+            by.
     """
 
     net: str = 'ours'
@@ -64,8 +57,7 @@ class Contestant:
     dtype: torch.dtype = torch.float32
     compile: str | None = None
     with_cp: bool = False
-    time: Target | None = None
-    memory: Target | None = None
+    base: str = 'timm'
 
     def can_run(self, device: str) -> bool:
         """Whether the device computes so; without its hardware bfloat16 is emulated."""
@@ -84,17 +76,15 @@ SUITES: dict[str, dict[str, Contestant]] = {
         'timm, channels-last': Contestant('timm', channels_last=True),
         'timm, bfloat16': Contestant('timm', dtype=BF16),
         'ours, as trained': Contestant(),
-        'ours, deploy mode': Contestant('deployed', time=Target(0.65, 'timm')),
-        'ours, deploy mode, bfloat16': Contestant(
-            'deployed', dtype=BF16, time=Target(0.36, 'timm')
-        ),
+        'ours, deploy mode': Contestant('deployed'),
+        'ours, deploy mode, bfloat16': Contestant('deployed', dtype=BF16),
     },
     'compiled': {
         'timm': Contestant('timm'),
         'timm, compiled': Contestant('timm', compile='default'),
         'timm, CUDA graphs': Contestant('timm', compile='reduce-overhead'),
         'ours, deploy mode, compiled': Contestant(
-            'deployed', compile='default', time=Target(0.85, 'timm, compiled')
+            'deployed', compile='default', base='timm, compiled'
         ),
         'ours, deploy mode, CUDA graphs': Contestant(
             'deployed', compile='reduce-overhead'
@@ -104,10 +94,8 @@ SUITES: dict[str, dict[str, Contestant]] = {
         'timm': Contestant('timm'),
         'timm, channels-last': Contestant('timm', channels_last=True),
         'timm, bfloat16': Contestant('timm', dtype=BF16),
-        'ours': Contestant(time=Target(0.90, 'timm'), memory=Target(0.90, 'timm')),
-        'ours, with_cp': Contestant(
-            with_cp=True, time=Target(1.40, 'ours'), memory=Target(0.45, 'ours')
-        ),
+        'ours': Contestant(),
+        'ours, with_cp': Contestant(with_cp=True, base='ours'),
         'ours, bfloat16': Contestant(dtype=BF16),
     },
 }
@@ -118,7 +106,6 @@ class Ratio(NamedTuple):
 
     value: float
     base: str
-    target: float | None
 
 
 class Peak(NamedTuple):
@@ -209,14 +196,9 @@ def prepare(
     return net, partial(step, called, contestant, make_images(settings, train))
 
 
-def divide(
-    values: Mapping[str, float], name: str, target: Target | None = None
-) -> Ratio:
-    """A contestant's value divided by the target's, or by that of the first one."""
-    if target is None:
-        first = next(iter(values))
-        return Ratio(values[name] / values[first], first, None)
-    return Ratio(values[name] / values[target.base], target.base, target.ratio)
+def divide(values: Mapping[str, float], name: str, base: str) -> Ratio:
+    """A contestant's value divided by the base's."""
+    return Ratio(values[name] / values[base], base)
 
 
 def measure_suite(
@@ -241,7 +223,7 @@ def measure_suite(
     times = time_in_turn(runs, settings.rounds)
     results = [
         Measurement(
-            name, seconds, at_full_rate / seconds, divide(times, name, contestant.time)
+            name, seconds, at_full_rate / seconds, divide(times, name, contestant.base)
         )
         for (name, seconds), contestant in zip(times.items(), contestants.values())
     ]
@@ -253,16 +235,11 @@ def measure_suite(
     return [
         result._replace(
             peak=peaks[result.name],
-            tensors=divide(tensors, result.name, contestants[result.name].memory),
-            process=_beside(process, result.name, contestants[result.name].memory),
+            tensors=divide(tensors, result.name, contestants[result.name].base),
+            process=divide(process, result.name, contestants[result.name].base),
         )
         for result in results
     ]
-
-
-def _beside(values: Mapping[str, float], name: str, target: Target | None) -> Ratio:
-    """As :func:`divide`, without a target of its own."""
-    return divide(values, name, target)._replace(target=None)
 
 
 def measure_growth(settings: Settings) -> list[Growth]:

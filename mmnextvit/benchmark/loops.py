@@ -49,13 +49,12 @@ class Detection(NamedTuple):
 
 
 class LoopCost(NamedTuple):
-    """Seconds of something, of what it is compared with, and the target's ratio."""
+    """Seconds of something, and of what it is compared with."""
 
     what: str
     seconds: float
     beside: str
     base_seconds: float
-    target: float | None
 
 
 def measure_loops(cfg: Config, settings: Settings) -> tuple[list[LoopCost], torch.Size]:
@@ -88,25 +87,25 @@ def measure_loops(cfg: Config, settings: Settings) -> tuple[list[LoopCost], torc
     iteration, forward = median(train.iterations), 'its forward pass'
     alone = median(train.model) + median(train.loader)
     costs = [
-        ('training iteration', iteration, "timm's backbone step", timm_step, 1.12),
-        ('training iteration', iteration, 'model and loader alone', alone, 1.10),
+        ('training iteration', iteration, "timm's backbone step", timm_step),
+        ('training iteration', iteration, 'model and loader alone', alone),
         (
             *('waiting for the loader', median(train.waiting)),
-            *('training iteration', iteration, None),
+            *('training iteration', iteration),
         ),
         (
             *('validation, an image', median(val.loop)),
-            *(forward, median(val.forward), 1.25),
+            *(forward, median(val.forward)),
         ),
         (
             *(f'detection, {size}x{size}', median(detect.predict)),
-            *(forward, median(detect.forward), 1.10),
+            *(forward, median(detect.forward)),
         ),
     ]
     return [LoopCost(*cost) for cost in costs], train.shape
 
 
-def ready_runner(cfg: Config, mode: str) -> Runner:
+def prepare_runner(cfg: Config, mode: str) -> Runner:
     """A runner whose loop of a mode ('train', 'val') is about to begin."""
     cfg = cfg.copy()
     cfg.log_level = 'WARNING'
@@ -148,7 +147,7 @@ def measure_training(cfg: Config, batches: int, warm_up: int = 3) -> Training:
         batches: Number of measurements of each.
         warm_up: Number of batches before them.
     """
-    runner = ready_runner(cfg, 'train')
+    runner = prepare_runner(cfg, 'train')
     loader = runner.train_dataloader
     runner.model.train()
     max_iters = runner.train_loop.max_iters
@@ -170,7 +169,7 @@ def measure_training(cfg: Config, batches: int, warm_up: int = 3) -> Training:
 
 def time_iterations(runner: Runner, count: int) -> tuple[list[float], list[float]]:
     """Seconds of iterations of the train loop, and of their wait for the loader."""
-    stream = endless(runner.train_dataloader)
+    stream = repeat_batches(runner.train_dataloader)
     iterations, waiting = [], []
     for _ in range(count):
         start = clock()
@@ -192,7 +191,7 @@ def time_train_step(runner: Runner, batch: dict) -> float:
 
 def time_loader(loader: DataLoader, batches: int, warm_up: int) -> list[float]:
     """Seconds that a loader takes for each of a number of batches."""
-    stream = endless(loader)
+    stream = repeat_batches(loader)
     # As many as the workers hold ready; from then on each takes its time.
     for _ in range(max(warm_up, loader.num_workers * (loader.prefetch_factor or 0))):
         next(stream)
@@ -210,7 +209,7 @@ def measure_validation(cfg: Config, rounds: int) -> Validation:
             detect other numbers of boxes.
         rounds: Number of measurements; one more comes before.
     """
-    runner = ready_runner(cfg, 'val')
+    runner = prepare_runner(cfg, 'val')
     loader = runner.val_dataloader
     loop, forward = [], []
     for _ in range(1 + rounds):
@@ -236,7 +235,7 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
     cfg.test_dataloader.dataset = cfg.val_dataloader.dataset
     cfg = resize_test_pipeline(cfg, (size, size))
     cfg.val_dataloader = cfg.test_dataloader
-    runner = ready_runner(cfg, 'val')
+    runner = prepare_runner(cfg, 'val')
     network = deployed(runner.model.eval())
     batch = pseudo_collate([runner.val_dataloader.dataset[0]])
     data = network.data_preprocessor(batch, False)
@@ -248,7 +247,7 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
     return Detection(predict[2:], forward[2:])
 
 
-def endless(loader: DataLoader) -> Generator[tuple[int, dict], None, None]:
+def repeat_batches(loader: DataLoader) -> Generator[tuple[int, dict], None, None]:
     """Batches with their number in the epoch, epoch after epoch."""
     while True:
         yield from enumerate(loader)

@@ -39,11 +39,10 @@ def show_shape(shape: Sequence[int]) -> str:
     return 'x'.join(map(str, shape))
 
 
-def ratio_cells(ratio: Ratio, first: str) -> Cells:
-    """A ratio and its target; another contestant than the first is named."""
+def format_ratio(ratio: Ratio, first: str) -> str:
+    """A ratio; another contestant than the first is named."""
     of = '' if ratio.base == first else f' of {ratio.base}'
-    target = '' if ratio.target is None else f'{ratio.target:.2f}'
-    return [f'{ratio.value:.2f}{of}', target]
+    return f'{ratio.value:.2f}{of}'
 
 
 def suite_table(
@@ -57,9 +56,15 @@ def suite_table(
         shape: Of the images, (B, 3, H, W).
         arch: Of the backbone.
     """
-    columns = ['what', 'ms', 'images/s', 'of the matrix rate', 'time', 'target']
+    columns = [
+        'contestant',
+        'ms',
+        'images/s',
+        'share of the matrix rate',
+        'time / base',
+    ]
     if results[0].peak:
-        columns += ['tensors, MB', 'of timm', 'target', 'process, MB', 'ratio']
+        columns += ['tensors, MB', 'tensors / base', 'process, MB', 'process / base']
     rows = [suite_row(result, shape[0], results[0].name) for result in results]
     title = f'{suite.capitalize()}, NextViT-{arch}, {show_shape(shape)}'
     return Table(title, columns, rows)
@@ -72,11 +77,11 @@ def suite_row(result: Measurement, images: int, first: str) -> Cells:
         f'{1000 * result.seconds:.0f}',
         f'{images / result.seconds:.2f}',
         f'{result.share:.2f}',
-        *ratio_cells(result.time, first),
+        format_ratio(result.time, first),
     ]
     if result.peak and result.tensors and result.process:
-        cells += [f'{result.peak.tensors:.0f}', *ratio_cells(result.tensors, first)]
-        cells += [f'{result.peak.process:.0f}', ratio_cells(result.process, first)[0]]
+        cells += [f'{result.peak.tensors:.0f}', format_ratio(result.tensors, first)]
+        cells += [f'{result.peak.process:.0f}', format_ratio(result.process, first)]
     return cells
 
 
@@ -134,11 +139,10 @@ def loops_table(costs: Sequence['LoopCost'], name: str, shape: Sequence[int]) ->
             cost.beside,
             f'{1000 * cost.base_seconds:.0f}',
             f'{cost.seconds / cost.base_seconds:.2f}',
-            '' if cost.target is None else f'{cost.target:.2f}',
         ]
         for cost in costs
     ]
-    columns = 'what', 'ms', 'beside', 'ms', 'ratio', 'target'
+    columns = 'measured', 'ms', 'compared with', 'its ms', 'ratio'
     return Table(f'Loops, {name}, {show_shape(shape)}', columns, rows)
 
 
@@ -147,11 +151,11 @@ def startup_table(result: Startup, arch: str) -> Table:
     libraries = next(iter(IMPORTS))
     ratio = f'{result.package / result.libraries:.2f}'
     rows = [
-        [f'import {libraries}', f'{result.libraries:.2f}', '', ''],
-        [f'import mmnextvit, {libraries}', f'{result.package:.2f}', ratio, '1.10'],
-        [f"NextViT('{arch}')", f'{result.build:.2f}', '', '1.00 s'],
+        [f'import {libraries}', f'{result.libraries:.2f}', ''],
+        [f'import mmnextvit, {libraries}', f'{result.package:.2f}', ratio],
+        [f"NextViT('{arch}')", f'{result.build:.2f}', ''],
     ]
-    return Table('Startup', ('what', 's', 'ratio', 'target'), rows)
+    return Table('Startup', ('measured', 's', 'ratio'), rows)
 
 
 def describe_machine(device: str) -> str:
