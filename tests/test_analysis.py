@@ -9,7 +9,12 @@ from mmnextvit.analysis import (
     count_operations,
     list_layers,
 )
-from mmnextvit.cli.get_flops import choose_image_size, describe, format_table
+from mmnextvit.cli.get_flops import (
+    choose_image_size,
+    describe,
+    format_table,
+    format_times,
+)
 from mmnextvit.engine.runner import build_model
 from mmnextvit.models.nextvit_layers import EMHSA
 from mmnextvit.models.yolov5_yaml import YOLOv5YAMLBackbone
@@ -137,6 +142,12 @@ def test_times_of_rows(tiny_config):
     assert len(rows) == 5 + 15 + 1
     times = [row.ms for row in rows.values()]
     assert min(times) >= 0 and sum(times) > 0 and analysis.ms > 0
+    *cells, (total, whole) = format_times(times)
+    assert whole == '100.0'
+    shown, shares = zip(*((float(ms), float(share)) for ms, share in cells))
+    # Each is rounded, to 0.01 ms and 0.1 %.
+    assert sum(shown) == pytest.approx(float(total), abs=0.005 * len(rows) + 0.01)
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(rows))
     assert rows['backbone', 'stage 1'].output == '32x16x24'
     assert rows['neck', '13 C3'].output == '64x8x12'
     hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]

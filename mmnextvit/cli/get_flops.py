@@ -7,6 +7,7 @@ none are loaded, since what is counted does not depend on them.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
@@ -82,25 +83,28 @@ def choose_image_size(shape: list[int] | None, cfg: 'Config') -> tuple[int, int]
 def format_table(analysis: 'Analysis') -> str:
     """The rows and their total as text, with times if they were measured."""
     rows, timed = analysis.rows, analysis.ms is not None
-    sum_ms = sum(row.ms or 0 for row in rows)
+    no_times: list[list[str]] = [[]] * (len(rows) + 1)
+    times = format_times([row.ms for row in rows]) if timed else no_times
     head = ['part', 'row', 'parameters', 'GMACs', *['ms', '%'] * timed]
     lines = [
         [
             *(row.part, row.name, f'{row.params:,}', f'{row.macs / 1e9:.3f}'),
-            *(format_time(row.ms, sum_ms) if timed else []),
+            *time,
             f'{row.output}  {row.args}'.rstrip(),
         ]
-        for row in rows
+        for row, time in zip(rows, times)
     ]
     total = ['total', '', f'{analysis.params:,}', f'{analysis.macs / 1e9:.3f}']
-    total += format_time(sum_ms, sum_ms) if timed else []
+    total += times[-1]
     table = [[*head, 'output and arguments'], *lines, [*total, '']]
     return '\n'.join(align(table))
 
 
-def format_time(ms: float | None, total: float) -> list[str]:
-    """A time and its share of the total in percent."""
-    return [f'{ms or 0:.2f}', f'{100 * (ms or 0) / total:.1f}']
+def format_times(times: Sequence[float | None]) -> list[list[str]]:
+    """Times in ms and their shares of the sum in percent, and last those of the sum."""
+    known = [ms or 0 for ms in times]
+    total = sum(known)
+    return [[f'{ms:.2f}', f'{100 * ms / total:.1f}'] for ms in (*known, total)]
 
 
 def align(table: list[list[str]]) -> list[str]:
