@@ -34,7 +34,7 @@ SUITES = {
 }
 
 
-def suite_name(name: str) -> str:
+def check_suite_name(name: str) -> str:
     """A suite on the command line."""
     if name not in SUITES:
         raise argparse.ArgumentTypeError(
@@ -43,7 +43,7 @@ def suite_name(name: str) -> str:
     return name
 
 
-def new_file(path: str) -> Path:
+def check_new_file(path: str) -> Path:
     """A file on the command line that does not exist, in a folder that does."""
     if Path(path).exists():
         raise argparse.ArgumentTypeError(
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'suites',
         nargs='*',
-        type=suite_name,
+        type=check_suite_name,
         metavar='SUITE',
         help=f'{suites} (all; loops with --config only)',
     )
@@ -80,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='change the config',
     )
-    parser.add_argument('-o', '--out', type=new_file, help='a new file for the tables')
+    parser.add_argument(
+        '-o', '--out', type=check_new_file, help='a new file for the tables'
+    )
     parser.add_argument(
         '--plot', type=Path, metavar='FILE.png', help='image of the growth'
     )

@@ -73,11 +73,11 @@ def watch_losses(runner: Runner) -> Callable[[], None]:
         args, kwargs = batches.pop()
         if kwargs.get('mode') != 'loss':
             return
-        bad = first_bad_loss(losses)
+        bad = find_bad_loss(losses)
         if bad is None:
             return
         stop()  # the batch passes once more
-        culprit = first_bad_tensor(model, args, kwargs, runner.optim_wrapper)
+        culprit = find_bad_tensor(model, args, kwargs, runner.optim_wrapper)
         raise BadLossError(
             f'{bad[0]} is {bad[1]} in epoch {runner.epoch + 1}, iteration '
             f'{runner.iter + 1}. The weights are those of the iteration before. '
@@ -130,7 +130,7 @@ def with_copied_labels(kwargs: dict[str, object]) -> dict[str, object]:
     return {**kwargs, 'data_samples': copies}
 
 
-def first_bad_loss(losses: Losses) -> tuple[str, float] | None:
+def find_bad_loss(losses: Losses) -> tuple[str, float] | None:
     """Name and value of the first loss that is NaN or infinite, if any is."""
     means = {k: mean_loss(v) for k, v in losses.items() if 'loss' in k}
     if torch.stack([*means.values()]).isfinite().all():
@@ -144,31 +144,31 @@ def mean_loss(loss: Tensor | list[Tensor]) -> Tensor:
     return torch.stack([part.detach().float().mean() for part in parts]).sum()
 
 
-def first_bad_tensor(
+def find_bad_tensor(
     model: nn.Module, args: tuple, kwargs: dict, optim_wrapper: OptimWrapper
 ) -> str:
     """Where a model's NaN or infinity came from, in words."""
     for name, param in model.named_parameters():
         if not param.isfinite().all():
             return f'parameter {name}'
-    for name, tensor in named_tensors({**dict(enumerate(args)), **kwargs}, 'batch'):
+    for name, tensor in list_tensors({**dict(enumerate(args)), **kwargs}, 'batch'):
         if not tensor.isfinite().all():
             finite = torch.atleast_1d(tensor).isfinite().flatten(1).all(1)
             return f'{name}[{finite.tolist().index(False)}]'
-    layer = first_bad_layer(model, args, kwargs, optim_wrapper)
+    layer = find_bad_layer(model, args, kwargs, optim_wrapper)
     if layer is not None:
         return f'output of {layer}'
     return 'unknown, as the batch passes every layer well a second time'
 
 
-def first_bad_layer(
+def find_bad_layer(
     model: nn.Module, args: tuple, kwargs: dict, optim_wrapper: OptimWrapper
 ) -> str | None:
     """Name and type of the first layer whose output is bad in a second pass."""
     bad: list[nn.Module] = []
 
     def check_output(module: nn.Module, args: tuple, output: object) -> None:
-        tensors = (tensor for _, tensor in named_tensors(output, ''))
+        tensors = (tensor for _, tensor in list_tensors(output, ''))
         if not bad and not all(tensor.isfinite().all() for tensor in tensors):
             bad.append(module)
 
@@ -189,14 +189,14 @@ def first_bad_layer(
     return f'{names[bad[0]]} ({type(bad[0]).__name__})' if bad else None
 
 
-def named_tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+def list_tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     """The tensors in nested data, each with the path to it."""
     value = getattr(value, 'tensor', value)  # MMDetection's boxes
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, (dict, BaseDataElement)):
         for key, item in value.items():
-            yield from named_tensors(item, f'{name}.{key}')
+            yield from list_tensors(item, f'{name}.{key}')
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            yield from named_tensors(item, f'{name}[{i}]')
+            yield from list_tensors(item, f'{name}[{i}]')

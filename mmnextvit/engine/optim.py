@@ -23,7 +23,7 @@ from ..utils.errors import UserError
 class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Puts every trainable parameter of a model into one of YOLOv5's three groups.
 
-    The groups are those of :func:`three_groups`, in an order that MMYOLO's
+    The groups are those of :func:`split_into_three_groups`, in an order that MMYOLO's
     ``YOLOv5ParamSchedulerHook`` counts on. Only the first has weight decay; it is 0
     where the optimizer's config names none. With ``batch_size_per_gpu`` in that
     config the decay follows the batch size as in YOLOv5: it is multiplied with
@@ -57,7 +57,7 @@ class ThreeGroupOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         model = model.module if is_model_wrapper(model) else model
-        groups = three_groups(model)
+        groups = split_into_three_groups(model)
         optimizer_cfg = self.optimizer_cfg.copy()
         decay = optimizer_cfg.pop('weight_decay', 0)
         batch_size = optimizer_cfg.pop('batch_size_per_gpu', None)
@@ -106,7 +106,7 @@ def split_groups(
     return others + own
 
 
-def three_groups(
+def split_into_three_groups(
     model: nn.Module,
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Every trainable parameter of ``model``, once, in the order of its modules.

@@ -10,7 +10,7 @@ from ..utils.errors import UserError
 from ..utils.files import existing_file
 
 
-def checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
+def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
     """The checkpoint to continue from, or ``None`` for a new run.
 
     Args:
@@ -61,7 +61,7 @@ def config_to_train(
 
     Args:
         cfg: Config with a ``work_dir``.
-        resume: As of :func:`checkpoint_to_resume`. Without it the config's own
+        resume: As of :func:`find_checkpoint_to_resume`. Without it the config's own
             ``resume`` and ``load_from`` count.
         amp: Whether to train in mixed precision.
         auto_scale_lr: Whether to scale the learning rate with the batch size over all
@@ -69,13 +69,13 @@ def config_to_train(
 
     Raises:
         UserError: The config does not say for which batch size its learning rate is,
-            or as in :func:`checkpoint_to_resume`.
+            or as in :func:`find_checkpoint_to_resume`.
         MissingFileError: A checkpoint does not exist.
     """
     cfg = copy.deepcopy(cfg)
     if cfg.get('resume') and not resume:
         resume = cfg.get('load_from') or 'latest'
-    checkpoint = checkpoint_to_resume(Path(cfg.work_dir), resume)
+    checkpoint = find_checkpoint_to_resume(Path(cfg.work_dir), resume)
     if checkpoint:
         cfg.load_from = checkpoint
     elif cfg.get('load_from'):

@@ -17,8 +17,8 @@ from .fold import (
     can_fold,
     fold_before,
     fold_convs,
-    in_faster_format,
     scale_and_shift,
+    to_faster_format,
 )
 from .freezing import check_frozen_stages, freeze, set_norms_to_eval
 from .nextvit_arch import (
@@ -29,7 +29,7 @@ from .nextvit_arch import (
     block_channels,
     check_image_size,
     check_out_indices,
-    drop_path_rates,
+    compute_drop_path_rates,
     resolve_arch,
     stage_bounds,
 )
@@ -39,9 +39,9 @@ from .nextvit_layers import (
     MLP,
     AddBranch,
     Stem,
-    conv_bn_relu,
-    norm_layer,
-    patch_embed,
+    build_norm,
+    build_patch_embed,
+    build_stem_conv,
 )
 from .recompute import checkpoint_block
 
@@ -81,9 +81,11 @@ class NCB(nn.Module):
         norm_cfg: dict,
     ) -> None:
         super().__init__()
-        self.patch_embed = patch_embed(in_channels, out_channels, stride, norm_cfg)
+        self.patch_embed = build_patch_embed(
+            in_channels, out_channels, stride, norm_cfg
+        )
         self.mhca = MHCA(out_channels, norm_cfg)
-        self.norm = norm_layer(norm_cfg, out_channels)
+        self.norm = build_norm(norm_cfg, out_channels)
         self.mlp = MLP(out_channels, ratio=3)
         self.drop_path = AddBranch(drop_path)
 
@@ -117,12 +119,12 @@ class NTB(nn.Module):
         super().__init__()
         attention = attention_channels(out_channels)
         rest = out_channels - attention
-        self.patch_embed = patch_embed(in_channels, attention, stride, norm_cfg)
-        self.norm1 = norm_layer(norm_cfg, attention)
+        self.patch_embed = build_patch_embed(in_channels, attention, stride, norm_cfg)
+        self.norm1 = build_norm(norm_cfg, attention)
         self.e_mhsa = EMHSA(attention, sr_ratio)
-        self.projection = patch_embed(attention, rest, 1, norm_cfg)
+        self.projection = build_patch_embed(attention, rest, 1, norm_cfg)
         self.mhca = MHCA(rest, norm_cfg)
-        self.norm2 = norm_layer(norm_cfg, out_channels)
+        self.norm2 = build_norm(norm_cfg, out_channels)
         self.mlp = MLP(out_channels, ratio=2)
         self.mhsa_drop_path = AddBranch(drop_path * ATTENTION_SHARE)
         self.mhca_drop_path = AddBranch(drop_path * (1 - ATTENTION_SHARE))
@@ -152,7 +154,7 @@ def build_stem(arch: dict, norm_cfg: dict) -> Stem:
     widths = [3, *arch['stem_channels'], arch['stem_channels'][-1]]
     return Stem(
         *(
-            conv_bn_relu(c_in, c_out, stride, norm_cfg)
+            build_stem_conv(c_in, c_out, stride, norm_cfg)
             for c_in, c_out, stride in zip(widths, widths[1:], (2, 1, 1, 2))
         )
     )
@@ -246,11 +248,11 @@ class NextViT(BaseModule):
         self.with_cp = with_cp
 
         self.stem = build_stem(self.arch, norm_cfg)
-        rates = drop_path_rates(self.arch, drop_path_rate)
+        rates = compute_drop_path_rates(self.arch, drop_path_rate)
         blocks = build_blocks(self.arch, num_stages, rates, norm_cfg)
         self.features = nn.Sequential(*blocks)
         if final_norm and num_stages == len(self.arch['depths']):
-            self.norm = norm_layer(norm_cfg, self.arch['stage_channels'][-1])
+            self.norm = build_norm(norm_cfg, self.arch['stage_channels'][-1])
         reset_parameters(self)
         self._freeze()
 
@@ -297,7 +299,7 @@ class NextViT(BaseModule):
         height, width = x.shape[-2:]
         check_image_size(height, width, num_stages=self.out_indices[-1] + 1)
         wanted = [self.stage_out_idx[i] for i in self.out_indices]
-        given, x = x, in_faster_format(x)
+        given, x = x, to_faster_format(x)
         converted = x is not given
         outs = []
         for i, part in enumerate((self.stem, *self.features), start=-1):

@@ -42,7 +42,7 @@ def block_channels(arch: Mapping, stage: int) -> list[int]:
     return ([narrow] * (group - 1) + [wide]) * (depth // group)
 
 
-def drop_path_rates(arch: Mapping, drop_path_rate: float | None) -> list[float]:
+def compute_drop_path_rates(arch: Mapping, drop_path_rate: float | None) -> list[float]:
     """Rate of each block, growing linearly from 0 at the first to that of the last.
 
     Args:

@@ -15,12 +15,12 @@ from .nextvit_arch import HEAD_DIM, round_to_heads
 from .recompute import norm_act_conv
 
 
-def sequential(**layers: nn.Module) -> nn.Sequential:
+def build_sequential(**layers: nn.Module) -> nn.Sequential:
     """An ``nn.Sequential`` whose layers have the official parameter names."""
     return nn.Sequential(OrderedDict(layers))
 
 
-def norm_layer(norm_cfg: dict, channels: int) -> nn.Module:
+def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     """A norm of so many channels."""
     return build_norm_layer(norm_cfg, channels)[1]
 
@@ -35,18 +35,18 @@ class Stem(nn.Sequential):
         return part.act(part.norm(x))
 
 
-def conv_bn_relu(
+def build_stem_conv(
     in_channels: int, out_channels: int, stride: int, norm_cfg: dict
 ) -> nn.Sequential:
     """3x3 convolution of the stem: (B, C, H, W) to (B, C', ceil(H/s), ceil(W/s))."""
-    return sequential(
+    return build_sequential(
         conv=nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
-        norm=norm_layer(norm_cfg, out_channels),
+        norm=build_norm(norm_cfg, out_channels),
         act=nn.ReLU(inplace=True),
     )
 
 
-def patch_embed(
+def build_patch_embed(
     in_channels: int, out_channels: int, stride: int, norm_cfg: dict
 ) -> nn.Sequential:
     """Fits a map to its block: (B, C, H, W) to (B, C', ceil(H/s), ceil(W/s))."""
@@ -57,8 +57,8 @@ def patch_embed(
         )
     if stride > 1 or in_channels != out_channels:
         layers['conv'] = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        layers['norm'] = norm_layer(norm_cfg, out_channels)
-    return sequential(**layers)
+        layers['norm'] = build_norm(norm_cfg, out_channels)
+    return build_sequential(**layers)
 
 
 class MHCA(nn.Sequential):
@@ -71,7 +71,7 @@ class MHCA(nn.Sequential):
         super().__init__(
             OrderedDict(
                 group_conv3x3=conv,
-                norm=norm_layer(norm_cfg, channels),
+                norm=build_norm(norm_cfg, channels),
                 act=nn.ReLU(inplace=True),
                 projection=projection,
             )

@@ -3,7 +3,7 @@
 import copy
 
 from mmnextvit import NextViT
-from mmnextvit.engine.optim import AnyDeviceAmpOptimWrapper, three_groups
+from mmnextvit.engine.optim import AnyDeviceAmpOptimWrapper, split_into_three_groups
 
 import pytest
 import timm
@@ -121,7 +121,7 @@ def test_which_group():
     vit, attention = timm.create_model('test_vit'), nn.MultiheadAttention(8, 2)
     nextvit = NextViT(arch=dict(depths=(1, 1, 5, 1)))
     model = nn.ModuleList([swin, convnext, vit, attention, nextvit])
-    weights, others, biases = map(ids, three_groups(model))
+    weights, others, biases = map(ids, split_into_three_groups(model))
     for param in (
         swin.layers[0].blocks[0].attn.qkv.weight,
         convnext.stem[0].weight,
@@ -149,7 +149,7 @@ def test_which_group():
 
 def test_norm_weights_of_any_shape_have_no_decay():
     model = nn.Sequential(nn.LayerNorm((4, 5)), nn.GroupNorm(2, 4), nn.Embedding(3, 4))
-    weights, others, _ = three_groups(model)
+    weights, others, _ = split_into_three_groups(model)
     assert ids(weights) == {id(model[2].weight)}
     assert ids(others) == {id(model[0].weight), id(model[1].weight)}
 
@@ -158,7 +158,7 @@ def test_shared_once_and_frozen_nowhere():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     model[2].requires_grad_(False)
-    weights, others, biases = three_groups(model)
+    weights, others, biases = split_into_three_groups(model)
     assert ids(weights) == {id(model[0].weight)} and not others
     assert ids(biases) == {id(model[0].bias), id(model[1].bias)}
 

@@ -2,13 +2,13 @@
 
 import copy
 
-from mmnextvit.engine.training import checkpoint_to_resume, config_to_train
+from mmnextvit.engine.training import config_to_train, find_checkpoint_to_resume
 
 import pytest
 
 
 def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
-    resume = checkpoint_to_resume
+    resume = find_checkpoint_to_resume
     run, other = tmp_path / 'run', tmp_path / 'other.pth'
     other.touch()
     assert resume(run, None) is None  # a new folder
