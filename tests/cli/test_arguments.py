@@ -1,6 +1,6 @@
 """Configs that a command is given: what is no config ends in one line."""
 
-from mmnextvit.cli.arguments import new_config, read_config
+from mmnextvit.cli.arguments import check_new_config, read_config
 from mmnextvit.utils.errors import UserError
 
 import pytest
@@ -40,4 +40,4 @@ def test_a_config_whose_own_code_fails_keeps_its_error(tmp_path):
 @pytest.mark.parametrize('name', ['class.py', '1.py', 'a.txt', 'a-b.py'])
 def test_names_of_new_configs(name, tmp_path):
     with pytest.raises(UserError, match='a config is called like my_config.py'):
-        new_config(str(tmp_path / name))
+        check_new_config(str(tmp_path / name))
