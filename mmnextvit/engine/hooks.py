@@ -56,7 +56,7 @@ class CheckpointFitHook(Hook):
             if runner._resume and not {'meta', 'message_hub'} <= checkpoint.keys():
                 raise UserError(
                     f'{receipt.source} holds weights but no training state: to start '
-                    'from them set load_from in the config, without --resume'
+                    'from them set load_from in the config, and do not resume'
                 )
             check(receipt, None)
 

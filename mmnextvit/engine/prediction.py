@@ -66,7 +66,7 @@ def new_folder(path: str | os.PathLike | None) -> Path:
     """
     folder = Path(path or Path('predictions', time.strftime('%Y%m%d_%H%M%S')))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f'--out-dir {folder} is not empty: choose a new folder')
+        raise UserError(f'{folder} is not empty: choose a new folder')
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -152,6 +152,6 @@ def check_amp(model: nn.Module) -> None:
     on_cpu = next(model.parameters()).device.type == 'cpu'
     if on_cpu and not getattr(model, 'predicts_in_float32', False):  # ours does
         raise UserError(
-            f'--amp: on a CPU {type(model).__name__} would predict boxes and scores in '
-            'bfloat16, which has 8 bits for a coordinate. Leave --amp out.'
+            f'on a CPU {type(model).__name__} would predict boxes and scores in '
+            'bfloat16, which has 8 bits for a coordinate. Leave amp out'
         )

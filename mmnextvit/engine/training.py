@@ -34,8 +34,8 @@ def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
             )
         if checkpoints:
             raise UserError(
-                f'{work_dir} has no file last_checkpoint: say which of its checkpoints '
-                f'({", ".join(checkpoints)}) to continue from with --resume FILE'
+                f'{work_dir} has no file last_checkpoint: resume from one of its '
+                f'checkpoints by its path ({", ".join(checkpoints)})'
             )
         print(f'{work_dir} holds no checkpoint: a new run begins')
         return None
@@ -45,8 +45,8 @@ def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
     held = checkpoints or last.is_file()
     if held and not own and os.environ.get('RANK', '0') == '0':
         raise UserError(
-            f'{work_dir} holds another run, which this one would overwrite. Continue '
-            'that one with --resume, or choose another folder with --work-dir.'
+            f'{work_dir} holds another run, which this one would overwrite: resume '
+            'that one, or choose another work_dir'
         )
     return resume
 
@@ -89,9 +89,10 @@ def config_to_train(
     if auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError(
-                '--auto-scale-lr: the config does not say for which batch size its '
-                'learning rate is. Add auto_scale_lr = dict(base_batch_size=128).',
+                'the config does not say for which batch size its learning rate is, '
+                'which is to be scaled. Add auto_scale_lr = dict(base_batch_size=128)',
                 file=cfg.filename,
+                key='auto_scale_lr.base_batch_size',
             )
         cfg.auto_scale_lr.enable = True
         schedule = cfg.default_hooks.param_scheduler

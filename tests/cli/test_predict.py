@@ -69,7 +69,7 @@ def test_mixed_precision(tested, monkeypatch):
     monkeypatch.setattr(f'{detector}.predicts_in_float32', False)
     for command, rest in (('test', ()), ('predict', ('data/val',))):
         message = refusal(command, 'tiny.py', CHECKPOINT, *rest, '--amp', cwd=folder)
-        assert message.startswith('--amp: on a CPU FittedYOLODetector')
+        assert message.startswith('on a CPU FittedYOLODetector')
 
 
 def test_predict(tested, capfd):

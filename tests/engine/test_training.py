@@ -20,7 +20,8 @@ def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
     (run / 'last_checkpoint').write_text('/gone/run/epoch_3.pth')
     assert resume(run, 'latest') == str(run / 'epoch_3.pth')
     assert resume(run, str(run / 'epoch_3.pth')) == str(run / 'epoch_3.pth')
-    with pytest.raises(ValueError, match='holds another run'):
+    message = 'holds another run, .* resume that one, or choose another work_dir'
+    with pytest.raises(ValueError, match=message):
         resume(run, None)
     monkeypatch.setenv('RANK', '1')  # only the first process looks
     assert resume(run, None) is None
@@ -74,6 +75,9 @@ def test_what_does_not_fit_is_refused(cfg):
     with pytest.raises(FileNotFoundError, match=message):
         config_to_train(cfg)
     cfg.load_from = cfg.auto_scale_lr = None
-    message = r'yolov5_nextvit_s\.py: --auto-scale-lr: .* Add auto_scale_lr = dict'
+    message = (
+        r'yolov5_nextvit_s\.py: auto_scale_lr\.base_batch_size: the config does not '
+        r'say .* Add auto_scale_lr = dict'
+    )
     with pytest.raises(ValueError, match=message):
         config_to_train(cfg, auto_scale_lr=True)
