@@ -17,7 +17,7 @@ from mmyolo.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
 from ..utils.errors import UserError
-from .fold import to_faster_format
+from .fold import in_faster_format
 from .map_numbers import level_weights
 
 # MMDetection's DetInferencer looks for a pipeline's transforms in its own registry.
@@ -88,7 +88,7 @@ class FittedYOLODetector(YOLODetector):
 
         Maps are in the memory format that is faster on the device.
         """
-        return super().extract_feat(to_faster_format(batch_inputs))
+        return super().extract_feat(in_faster_format(batch_inputs))
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True

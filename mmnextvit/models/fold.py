@@ -137,7 +137,7 @@ def set_memory_format(model: nn.Module) -> nn.Module:
     return model
 
 
-def to_faster_format(x: Tensor) -> Tensor:
+def in_faster_format(x: Tensor) -> Tensor:
     """Maps in their device's format of ``MEMORY_FORMATS``, which convolutions pass on.
 
     Weights stay: an optimizer, an average or DistributedDataParallel may hold on to

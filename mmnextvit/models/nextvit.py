@@ -17,8 +17,8 @@ from .fold import (
     can_fold,
     fold_before,
     fold_convs,
+    in_faster_format,
     scale_and_shift,
-    to_faster_format,
 )
 from .freezing import check_frozen_stages, freeze, set_norms_to_eval
 from .nextvit_arch import (
@@ -299,7 +299,7 @@ class NextViT(BaseModule):
         height, width = x.shape[-2:]
         check_image_size(height, width, num_stages=self.out_indices[-1] + 1)
         wanted = [self.stage_out_idx[i] for i in self.out_indices]
-        given, x = x, to_faster_format(x)
+        given, x = x, in_faster_format(x)
         converted = x is not given
         outs = []
         for i, part in enumerate((self.stem, *self.features), start=-1):
