@@ -1,4 +1,4 @@
-# The small model on drawn shapes (tools/make_demo_data.py), in minutes on two CPU
+# The small model on drawn shapes (mmnextvit make_demo_data), in minutes on two CPU
 # cores: small images, AdamW, a short schedule, no mosaic, no EMA, no drop path.
 _base_ = './yolov5_nextvit_s.py'
 

@@ -17,7 +17,7 @@ from ..utils.files import atomic_write
 CLASSES = ('circle', 'square', 'triangle')
 CORNERS = (32, 4, 3)
 HUES = (0, 60, 115)  # of 180: mostly red, green and blue
-DESCRIPTION = 'Demo data of mmnextvit (tools/make_demo_data.py)'
+DESCRIPTION = 'Demo data of mmnextvit (mmnextvit make_demo_data)'
 
 
 class SplitInfo(TypedDict):
