@@ -24,7 +24,6 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
 from mmengine.fileio import dump
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
@@ -42,6 +41,7 @@ from .engine.runner import (
     build_array_pipeline,
     build_runner,
     check_amp,
+    choose_device,
     load_detector,
     read_test_metainfo,
     unwrap_model,
@@ -251,7 +251,7 @@ class Predictor(ImagePredictor):
     ) -> None:
         existing_file(os.fspath(checkpoint), 'checkpoint')
         model = load_detector(
-            copy.deepcopy(cfg), os.fspath(checkpoint), device or get_device()
+            copy.deepcopy(cfg), os.fspath(checkpoint), choose_device(device)
         )
         if amp:
             check_amp(model)
@@ -330,8 +330,6 @@ def load_predictor(
         UserError: The arguments do not go together, or as of the two classes.
     """
     checkpoint = os.fspath(checkpoint)
-    if (device or '').startswith('cuda') and not torch.cuda.is_available():
-        raise UserError(f'device {device} (--device): torch finds no CUDA GPU here')
     if not is_exported(checkpoint):
         return Predictor(cfg, checkpoint, device, amp)
     if amp:

@@ -73,6 +73,14 @@ def check_new_config(path: str) -> Path:
     return out
 
 
+def to_share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0 to 1')
+    return value
+
+
 def read_config(path: str) -> 'Config':
     """A detector's config file.
 

@@ -40,18 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and a summary."""
-    import torch
-    from mmengine.device import get_device
     from mmengine.logging import MMLogger
 
     from ..analysis import analyse
-    from ..engine.runner import build_model
+    from ..engine.runner import build_model, choose_device
 
     cfg = load_config(args)
     size = choose_image_size(args.shape, cfg)
-    if (args.device or '').startswith('cuda') and not torch.cuda.is_available():
-        raise UserError(f'--device {args.device}: torch finds no CUDA GPU here')
-    device = torch.device(args.device or get_device())
+    device = choose_device(args.device)
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('WARNING')  # row graphs print a table of their own

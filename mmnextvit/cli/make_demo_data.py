@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--train', type=int, default=200, help='images to train on')
     parser.add_argument('--val', type=int, default=50, help='images to validate on')
     parser.add_argument('--size', type=int, default=128, help='height and width')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=int, default=0, help='of the randomness')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ into a folder of its own under `feature_maps/`, with an `overview.png` of all.
 import argparse
 
 from ..utils.errors import UserError
-from .arguments import add_config, existing_file, load_config
+from .arguments import add_config, existing_file, load_config, to_share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='minimum score, 0 to 1'
+        '--score-thr', type=to_share, default=0.3, help='minimum score, 0 to 1 (0.3)'
     )
     parser.add_argument(
         '--feature-maps',

@@ -17,6 +17,7 @@ from ..utils.files import atomic_write
 CLASSES = ('circle', 'square', 'triangle')
 CORNERS = (32, 4, 3)
 HUES = (0, 60, 115)  # of 180: mostly red, green and blue
+MAX_SIZE = 10_000  # pixels
 DESCRIPTION = 'Demo data of mmnextvit (mmnextvit make_demo_data)'
 
 
@@ -87,19 +88,22 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
         out: Folder; made where it is missing.
         train: Images to train on.
         val: Images to validate on.
-        size: Their height and width in pixels, at least 32.
-        seed: Seed of the randomness. An image depends on it, its split and its number
-            only, not on how many there are.
+        size: Their height and width in pixels, 32 to ``MAX_SIZE``.
+        seed: Seed of the randomness, at least 0. An image depends on it, its split and
+            its number only, not on how many there are.
 
     Returns:
         Whether anything was written; not if the same data lie there already.
 
     Raises:
-        UserError: Something else lies there, or a number is too small.
+        UserError: Something else lies there, or a number is out of range.
         OSError: They cannot be written; nothing is left of them.
     """
-    if size < 32 or min(train, val) < 1:
-        raise UserError('train and val must be at least 1, size at least 32')
+    if not 32 <= size <= MAX_SIZE or min(train, val) < 1 or seed < 0:
+        raise UserError(
+            'train and val must be at least 1, seed at least 0, size from 32 to '
+            f'{MAX_SIZE}'
+        )
     counts = dict(train=train, val=val)
     info = {
         split: SplitInfo(description=DESCRIPTION, images=n, size=size, seed=seed)

@@ -65,7 +65,9 @@ def new_folder(path: str | os.PathLike | None) -> Path:
         UserError: It is not empty, or not a folder.
     """
     folder = Path(path or Path('predictions', time.strftime('%Y%m%d_%H%M%S')))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'{folder} is not a folder: choose a new folder')
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f'{folder} is not empty: choose a new folder')
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import ctypes
+import os
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.device import is_cuda_available
+from mmengine.device import get_device, is_cuda_available
 from mmengine.model import (
     MMDistributedDataParallel,
     is_model_wrapper,
@@ -68,7 +69,9 @@ def build_array_pipeline(cfg: Config) -> Compose:
     return Compose(steps)
 
 
-def load_detector(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
+def load_detector(
+    cfg: Config, checkpoint: str, device: str | torch.device = 'cpu'
+) -> nn.Module:
     """A config's detector with a checkpoint's weights, as it was trained.
 
     It is the reference that others are compared with: in eval mode, but with every
@@ -130,11 +133,53 @@ def keep_freed_memory() -> None:
             mallopt(-1, 2**31 - 1)
 
 
+# What a launcher puts into the environment of each process, and what starts them.
+LAUNCHERS = {
+    'pytorch': ('RANK', 'torchrun or tools/dist_train.sh'),
+    'slurm': ('SLURM_PROCID', 'srun'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+}
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        name: 'cpu', 'cuda:0', ...; a GPU where there is one if ``None``.
+
+    Raises:
+        UserError: There is no such device here.
+    """
+    if (name or '').startswith('cuda') and not is_cuda_available():
+        raise UserError(f'device {name} (--device): torch finds no CUDA GPU here')
+    try:
+        device = torch.device(name or get_device())
+        torch.zeros(1, device=device).item()  # 'meta' has no numbers
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise UserError(
+            f'device {name} (--device) cannot be used here: {reason}. Write cpu, cuda '
+            'or cuda:0'
+        ) from error
+    return device
+
+
 def build_runner(cfg: Config) -> Runner:
-    """The runner for the config's launcher and this machine."""
+    """The runner for the config's launcher and this machine.
+
+    Raises:
+        UserError: The launcher did not start this process.
+    """
+    launcher = cfg.get('launcher', 'none')
+    variable, command = LAUNCHERS.get(launcher, ('', ''))
+    if variable and variable not in os.environ:
+        raise UserError(
+            f'launcher {launcher} (--launcher): start the processes with {command}, '
+            f'which sets {variable}'
+        )
     if not is_cuda_available():
         keep_freed_memory()
-    on_cpus = cfg.get('launcher', 'none') != 'none' and not is_cuda_available()
+    on_cpus = launcher != 'none' and not is_cuda_available()
     return (CPURunner if on_cpus else Runner).from_cfg(cfg)
 
 

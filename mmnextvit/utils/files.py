@@ -22,7 +22,9 @@ def existing_file(path: str, what: str) -> str:
         MissingFileError: It is neither; the message says ``what`` was looked for.
     """
     if '://' not in path and not Path(path).expanduser().is_file():
-        raise MissingFileError(f'{what} {path} does not exist')
+        is_folder = Path(path).expanduser().is_dir()
+        problem = 'is a folder, not a file' if is_folder else 'does not exist'
+        raise MissingFileError(f'{what} {path} {problem}')
     return path
 
 
@@ -42,6 +44,7 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
     Raises:
         FileExistsError: It exists, and is not to be replaced.
         IsADirectoryError: It is a folder, which no file replaces.
+        NotADirectoryError: One of its folders is a file, which ``filename`` says.
         OSError: It cannot be written. ``filename`` is the path of the file or folder
             that was to be written, also where the block raises it about the path that
             it got, or about a full disk without any path.
@@ -50,6 +53,11 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
     if path.exists() and not path.is_file() and not path.is_dir():
         yield path
         return
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(
+                errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent)
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name has at most 255 bytes, and a character up to four.
     prefix = f'.{path.name[:60]}.'

@@ -1,6 +1,8 @@
 """Configs that a command is given: what is no config ends in one line."""
 
-from mmnextvit.cli.arguments import check_new_config, read_config
+import argparse
+
+from mmnextvit.cli.arguments import check_new_config, read_config, to_share
 from mmnextvit.utils.errors import UserError
 
 import pytest
@@ -41,3 +43,10 @@ def test_a_config_whose_own_code_fails_keeps_its_error(tmp_path):
 def test_names_of_new_configs(name, tmp_path):
     with pytest.raises(UserError, match='a config is called like my_config.py'):
         check_new_config(str(tmp_path / name))
+
+
+@pytest.mark.parametrize('text', ['7', '-0.1', 'nan'])
+def test_scores_are_shares(text):
+    assert to_share('0.3') == 0.3
+    with pytest.raises(argparse.ArgumentTypeError, match=f'{text} is not from 0 to 1'):
+        to_share(text)

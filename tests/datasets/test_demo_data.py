@@ -105,7 +105,9 @@ def test_empty_folder_is_filled(tmp_path):
     assert len(files(tmp_path)) == 11
 
 
-@pytest.mark.parametrize('change', [dict(size=31), dict(train=0)])
-def test_numbers_too_small(tmp_path, change):
-    with pytest.raises(ValueError, match='train and val must be at least 1, size at'):
+@pytest.mark.parametrize(
+    'change', [dict(size=31), dict(size=99_999), dict(train=0), dict(seed=-1)]
+)
+def test_numbers_out_of_range(tmp_path, change):
+    with pytest.raises(ValueError, match='train and val must be at least 1, seed at'):
         maker.make_demo_data(tmp_path / 'data', **{**NUMBERS, **change})

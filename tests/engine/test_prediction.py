@@ -10,6 +10,7 @@ from mmnextvit.engine.prediction import (
     predict_files,
     write_json,
 )
+from mmnextvit.utils.errors import UserError
 
 import cv2
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_new_folder(tmp_path, monkeypatch):
     assert new_folder('a/b').is_dir()
     assert new_folder('a/b') == Path('a/b')  # it is empty
     Path('a/b/mine.txt').touch()
-    for path in ('a/b', 'a/b/mine.txt'):
-        with pytest.raises(ValueError, match=f'{path} is not empty: choose a new'):
+    for path, problem in [('a/b', 'empty'), ('a/b/mine.txt', 'a folder')]:
+        with pytest.raises(UserError, match=f'{path} is not {problem}: choose a new'):
             new_folder(path)
     assert new_folder(None).parent == Path('predictions')

@@ -6,8 +6,11 @@ import sys
 from types import SimpleNamespace
 
 from mmnextvit.engine import runner
+from mmnextvit.utils.errors import UserError
 
 import pytest
+import torch
+from mmengine.config import Config
 
 from tests.helpers.tiny_run import ROOT, run_command
 
@@ -59,3 +62,22 @@ def test_freed_memory_with_older_glibc(most, asked, monkeypatch):
     library.mallopt = lambda key, value: key != -3 and mallopt(key, value)
     runner.keep_freed_memory()
     assert settings == {}
+
+
+@pytest.mark.parametrize('name', ['gpu', 'xpu', 'meta', 'cuda:x', 'cpu:banana'])
+def test_devices_that_are_not_here(name):
+    with pytest.raises(UserError, match=f'device {name} .--device.'):
+        runner.choose_device(name)
+
+
+def test_devices():
+    assert runner.choose_device('cpu') == torch.device('cpu')
+    assert runner.choose_device().type == runner.get_device().partition(':')[0]
+
+
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
+def test_a_launcher_that_did_not_start_this_process(launcher, monkeypatch):
+    variable, command = runner.LAUNCHERS[launcher]
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=f'{command}.*{variable}'):
+        runner.build_runner(Config(dict(launcher=launcher)))

@@ -5,7 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from mmnextvit.utils.files import atomic_write, atomic_write_text
+from mmnextvit.utils.errors import MissingFileError
+from mmnextvit.utils.files import atomic_write, atomic_write_text, existing_file
 
 import pytest
 
@@ -132,3 +133,19 @@ def test_errors_about_other_files_stay(tmp_path):
     with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / 'x'):
         other.read_bytes()
     assert error.value.filename == str(other)
+
+
+def test_a_file_where_a_folder_is_wanted(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(NotADirectoryError) as raised:
+        atomic_write_text(tmp_path / 'file' / 'a' / 'x', '')
+    assert raised.value.filename == str(tmp_path / 'file')
+    assert everything(tmp_path) == ['file']
+
+
+def test_a_folder_where_a_file_is_wanted(tmp_path):
+    with pytest.raises(MissingFileError, match='config .* is a folder, not a file'):
+        existing_file(str(tmp_path), 'config')
+    with pytest.raises(MissingFileError, match='config .*x does not exist'):
+        existing_file(str(tmp_path / 'x'), 'config')
+    assert existing_file('timm://x', 'weights') == 'timm://x'
