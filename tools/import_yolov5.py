@@ -1,4 +1,4 @@
-"""As ``mmnextvit import-yolov5``: tools/import_yolov5.py MODEL.yaml -o CONFIG.py"""
+"""As ``mmnextvit import_yolov5``: tools/import_yolov5.py MODEL.yaml -o CONFIG.py"""
 
 from mmnextvit.cli import main
 

@@ -88,6 +88,8 @@ def check_options(options: Options) -> None:
                 'like those that it will see, such as training ones'
             )
         require(['nncf'], 'int8')
+    elif options.calibration:
+        raise UserError('images to calibrate with (--calib) are for int8 (--int8) only')
 
 
 def choose_path(checkpoint: str, options: Options) -> Path:

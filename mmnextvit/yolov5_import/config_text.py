@@ -60,7 +60,7 @@ def make_config_text(model: ImportedModel, settings: Settings) -> str:
 
 def _header(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     sources = ', '.join(settings.sources)
-    yield Comment(f'From {sources}, by mmnextvit import-yolov5')
+    yield Comment(f'From {sources}, by mmnextvit import_yolov5')
     for note in settings.notes[:MAX_NOTES]:
         yield Comment(f'No counterpart: {note}')
     if len(settings.notes) > MAX_NOTES:

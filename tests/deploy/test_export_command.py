@@ -446,6 +446,8 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         ([*TO, '--int8'], r'int8 needs images to calibrate with \(--calib FOLDER\)'),
         ([*TO, '--int8', '--calib', 'empty'], 'There is no image or video in empty'),
         ([*TO, '--int8', '--calib', 'no*'], r'no\* does not exist, and matches no'),
+        ([*TO, '--calib', 'wide'], r'calibrate with \(--calib\) are for int8'),
+        ([*TO, '--half', '--calib', 'wide'], r'\(--calib\) are for int8'),
         ([*TO, '--images', 'empty'], 'There is no image or video in empty'),
         (['--to', 'coreml', '--int8'], 'coreml has no int8 here: onnx, openvino, ten'),
         (['--to', 'torchscript', '--int8'], 'torchscript has no int8 here: onnx, op'),
