@@ -56,7 +56,8 @@ class CheckpointFitHook(Hook):
             if runner._resume and not {'meta', 'message_hub'} <= checkpoint.keys():
                 raise UserError(
                     f'{receipt.source} holds weights but no training state: to start '
-                    'from them set load_from in the config, and do not resume'
+                    'from them set load_from in the config, and do not resume '
+                    '(--resume)'
                 )
             check(receipt, None)
 

@@ -198,5 +198,5 @@ def check_amp(model: nn.Module) -> None:
     if on_cpu and not getattr(model, 'predicts_in_float32', False):  # ours does
         raise UserError(
             f'on a CPU {type(model).__name__} would predict boxes and scores in '
-            'bfloat16, which has 8 bits for a coordinate. Leave amp out'
+            'bfloat16, which has 8 bits for a coordinate. Leave amp (--amp) out'
         )

@@ -34,8 +34,8 @@ def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
             )
         if checkpoints:
             raise UserError(
-                f'{work_dir} has no file last_checkpoint: resume from one of its '
-                f'checkpoints by its path ({", ".join(checkpoints)})'
+                f'{work_dir} has no file last_checkpoint: say which of its checkpoints '
+                f'({", ".join(checkpoints)}) to resume (--resume FILE)'
             )
         print(f'{work_dir} holds no checkpoint: a new run begins')
         return None
@@ -46,7 +46,7 @@ def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
     if held and not own and os.environ.get('RANK', '0') == '0':
         raise UserError(
             f'{work_dir} holds another run, which this one would overwrite: resume '
-            'that one, or choose another work_dir'
+            'that one (--resume), or choose another folder (--work-dir)'
         )
     return resume
 

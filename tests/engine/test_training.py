@@ -20,7 +20,7 @@ def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
     (run / 'last_checkpoint').write_text('/gone/run/epoch_3.pth')
     assert resume(run, 'latest') == str(run / 'epoch_3.pth')
     assert resume(run, str(run / 'epoch_3.pth')) == str(run / 'epoch_3.pth')
-    message = 'holds another run, .* resume that one, or choose another work_dir'
+    message = 'holds another run, .* resume that one .--resume., .* .--work-dir.'
     with pytest.raises(ValueError, match=message):
         resume(run, None)
     monkeypatch.setenv('RANK', '1')  # only the first process looks

@@ -40,6 +40,7 @@ def fresh_process_state() -> Iterator[None]:
     )
     threads = torch.get_num_threads(), cv2.getNumThreads()
     deterministic = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.set_num_threads(1)  # as in run_tool: sums differ with the number of threads
     try:
         yield
     finally:
