@@ -37,6 +37,11 @@ class ConfigOptions(argparse.Action):
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds ``config`` and ``--cfg-options``."""
     parser.add_argument('config', help='config file')
+    add_cfg_options(parser)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--cfg-options``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
 from ..utils.files import atomic_write, atomic_write_text
-from .arguments import ConfigOptions, existing_file, load_config
+from .arguments import add_cfg_options, existing_file, load_config
 
 if TYPE_CHECKING:
     from ..benchmark.backbones import Settings
@@ -72,14 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--config', help='detector of the loops')
     parser.add_argument('--checkpoint', help='its trained weights')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        default={},
-        metavar='KEY=VALUE',
-        help='change the config',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '-o', '--out', type=check_new_file, help='a new file for the tables'
     )
