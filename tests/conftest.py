@@ -1,6 +1,8 @@
 """What several test files share."""
 
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (before anything that needs mmcv's ops)
@@ -21,6 +23,33 @@ TINY = dict(
     ncb_channels=(32, 64, 64, 96),
     stage_channels=(32, 128, 128, 128),
 )
+
+fast_test: str | None = None
+
+
+def refuse_process(event: str, args: tuple[object, ...]) -> None:
+    """Audit hook: no fast test starts another Python. What asks git may go on."""
+    starts_python = event == 'subprocess.Popen' and str(args[0]) == sys.executable
+    if fast_test and (starts_python or event == 'os.fork'):
+        raise AssertionError(f'{fast_test} starts a process: mark it as slow')
+
+
+sys.addaudithook(refuse_process)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that starts a process and is not marked as slow.
+
+    So that ``make check`` stays fast without anyone's watching.
+    """
+    global fast_test
+    slow = item.get_closest_marker('slow') or item.get_closest_marker('deploy')
+    fast_test = None if slow else item.nodeid
+    try:
+        return (yield)
+    finally:
+        fast_test = None
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from tests.helpers.tiny_run import ROOT, run_tool, write_tiny_run
 SMALL = ROOT / 'configs' / 'yolov5_nextvit_s.py'
 
 
+@pytest.mark.slow
 def test_sizes_of_the_small_detector():
     """Against the figures of the document's own model and against hand formulas."""
     model = build_model(Config.fromfile(SMALL)).eval()
@@ -135,6 +136,7 @@ def tiny_config(tmp_path_factory):
     return write_tiny_run(tmp_path_factory.mktemp('analysed'))
 
 
+@pytest.mark.slow
 def test_times_of_rows(tiny_config):
     model = build_model(Config.fromfile(tiny_config)).eval()
     analysis = analyse(model, (64, 96), profile=True)

@@ -90,6 +90,7 @@ def test_contestants_compute_what_they_are_called():
         assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow
 def test_inference(monkeypatch, matrix_rate):
     names = 'timm', 'ours, deploy mode'
     suite = {name: SUITES['inference'][name] for name in names}
@@ -137,6 +138,7 @@ def test_training_with_its_memory(monkeypatch):
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
+@pytest.mark.slow
 def test_compiled(monkeypatch):
     contestant = SUITES['compiled']['ours, deploy mode, compiled']
     compiled = []

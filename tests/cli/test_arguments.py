@@ -19,7 +19,12 @@ import pytest
         ('a.py', b'', 'a.py: the file has no model'),
         ('a.py', b'x = 1\n', 'a.py: the file has no model'),
         ('a.py', b'model = 3\n', 'a.py: the file has no model'),
-        ('a.py', b'_base_ = "./a.py"\n', 'a.py: its _base_ files inherit from each'),
+        pytest.param(
+            'a.py',
+            b'_base_ = "./a.py"\n',
+            'a.py: its _base_ files inherit from each',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_no_config(name, content, message, tmp_path):

@@ -20,6 +20,7 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['s', 's_demo', 's_bccd'])
 @pytest.mark.parametrize('root', ['/elsewhere/', 'here'])
 def test_data_root_is_the_one_thing_to_set(name, root):

@@ -157,6 +157,7 @@ def test_trains_a_step_and_predicts(cfg, no_denormals):
         assert found.masks.shape == (len(found), *SIZE)
 
 
+@pytest.mark.slow
 def test_what_it_names_can_be_built(cfg):
     for mode in ('train', 'val', 'test'):
         Compose(cfg[f'{mode}_dataloader'].dataset.pipeline)

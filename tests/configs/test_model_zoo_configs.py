@@ -36,6 +36,7 @@ def on_meta(name: str) -> torch.nn.Module:
         return MODELS.build(config(name).model).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('schedule', ['1x', '3x'])
 @pytest.mark.parametrize('size', PARAMS)
 def test_parameters_are_those_of_the_official_configs(size, schedule):
@@ -43,6 +44,7 @@ def test_parameters_are_those_of_the_official_configs(size, schedule):
     assert sum(p.numel() for p in model.parameters()) == PARAMS[size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', GMACS)
 def test_operations_are_those_published(size):
     """They equal the multiply-accumulates of convolutions and linear layers.
@@ -69,6 +71,7 @@ def test_operations_are_those_published(size):
     assert 0.04 < attention / layers < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('schedule', 'epochs', 'steps'), [('1x', 12, [8, 11]), ('3x', 36, [27, 33])]
 )
@@ -205,6 +208,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 def test_names_are_those_of_the_official_files():
     names = on_meta('mask_rcnn_nextvit_s_fpn_1x_coco').state_dict()
     heads = {n for n in names if not n.startswith('backbone.')}

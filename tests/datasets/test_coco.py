@@ -144,6 +144,7 @@ def test_empty_or_repeated_classes(coco, classes, message):
 # ---------------------------------------------------------------------------- boxes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('bbox', 'fault'), BAD_BOXES)
 def test_bad_box(coco, log, bbox, fault):
     coco.add_boxes(bbox)
@@ -160,6 +161,7 @@ def test_bad_boxes_are_counted_by_fault(coco, log):
     assert 'boxes dropped: 2 of zero or negative size (0.jpg, 1.jpg); 2 NaN' in line
 
 
+@pytest.mark.slow
 def test_boxes_partly_outside_stay(coco, log):
     coco.add_boxes([-5, -5, 10, 10], [60, 40, 50, 50])
     assert list_boxes(coco.build())[1] == [-5, -5, 5, 5]

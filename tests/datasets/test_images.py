@@ -88,6 +88,7 @@ def test_broken_image_is_named_when_met(coco):
     assert '(sample 5)' in message and 'skip_broken=True' in message
 
 
+@pytest.mark.slow
 def test_broken_image_names_itself_through_workers(coco):
     coco.truncate(0)
     loader = DataLoader(coco.build(test_mode=True), num_workers=1, collate_fn=list)
@@ -130,6 +131,7 @@ MOSAIC = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
 def test_skipped_and_counted_over_workers(coco, log, method):
     """Met as itself and inside a mosaic, by two workers that stay."""

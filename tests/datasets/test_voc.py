@@ -23,6 +23,7 @@ def test_good_voc_data(voc, log):
     assert not log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('values', 'fault'),
     [
@@ -91,6 +92,7 @@ def test_broken_voc_annotation(voc, text):
 
 if BCCD.is_dir():  # real images with two real faults
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ('split', 'images', 'boxes', 'culprit'),
         [

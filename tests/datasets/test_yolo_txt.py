@@ -175,6 +175,7 @@ def test_label_file(image, label):
     assert find_label_file(image) == label
 
 
+@pytest.mark.slow
 def test_filters_indices_and_batch_shapes(yolo):
     assert len(yolo.build(filter_cfg=dict(filter_empty_gt=True))) == 7
     min_size = sorted(min(size) for size in yolo.sizes)[4]
@@ -379,6 +380,7 @@ def test_missing_and_broken_images(yolo, log):
         yolo.build(skip_broken=True)
 
 
+@pytest.mark.slow
 def test_checks_of_the_mixin_go_on(yolo, log):
     path = yolo.images[2]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -419,6 +421,7 @@ def scanned(monkeypatch):
     return look
 
 
+@pytest.mark.slow
 def test_cache(yolo, scanned, capsys):
     first = list_infos(yolo.build())
     assert len(scanned()) == 8
@@ -450,6 +453,7 @@ def test_cache(yolo, scanned, capsys):
     assert len(scanned()) == 7
 
 
+@pytest.mark.slow
 def test_same_size_and_a_new_time(yolo, scanned):
     yolo.build()
     scanned()
@@ -460,6 +464,7 @@ def test_same_size_and_a_new_time(yolo, scanned):
     assert scanned() == ['3.jpg']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'damage',
     [
@@ -480,6 +485,7 @@ def test_damaged_cache(yolo, scanned, damage, log):
     assert yolo.cache.read_bytes() == content and not log
 
 
+@pytest.mark.slow
 def test_unwritable_cache(yolo, scanned, log):
     yolo.cache.mkdir()
     assert len(yolo.build()) == 8 and len(yolo.build()) == 8
@@ -566,6 +572,7 @@ def test_bombs_end_soon(yolo):
         assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_paths(yolo, monkeypatch, tmp_path_factory):
     expected = list_infos(yolo.build())
     tail = 'names: [cat, dog]'

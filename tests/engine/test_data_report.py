@@ -11,6 +11,7 @@ from mmyolo.registry import MODELS
 from tests.helpers.bad_data import fake_runner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', ['train', 'val', 'test'])
 def test_num_classes_of_the_head(coco, stage):
     model = torch.nn.Module()

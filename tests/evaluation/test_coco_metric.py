@@ -83,6 +83,7 @@ def make_samples(dataset, rng, masks=True, prefix=None):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('from_file', [True, False])
 def test_metric_gives_the_numbers_of_mmdetections(coco, from_file, monkeypatch):
     """Of boxes, proposals, masks and classes, with crowds; also for ids of VOC."""
@@ -107,6 +108,7 @@ def test_metric_gives_the_numbers_of_mmdetections(coco, from_file, monkeypatch):
         assert 0 < numbers['coco/bbox_mAP'] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'given',
     [

@@ -196,6 +196,7 @@ def test_every_trainable_parameter_gets_a_gradient(backbone, lively):
         assert zero_allowed or param.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 def test_frozen_parts_are_in_eval_mode_and_do_not_train(backbone, lively):
     for how_much, names in backbone.frozen.items():
         model = lively(backbone(**{backbone.freeze: how_much}))
@@ -255,6 +256,7 @@ def test_a_copy_freezes_its_own_parts(backbone):
     assert all(m.training for m in model.modules())
 
 
+@pytest.mark.slow
 def test_a_state_dict_makes_another_model_compute_the_same(backbone, lively, tmp_path):
     model = lively(backbone()).eval()
     torch.save(model.state_dict(), tmp_path / 'state.pth')

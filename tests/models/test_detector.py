@@ -39,6 +39,7 @@ def model_cfg(load_config, tiny):
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['yolov5', 'yolov8', 'rtmdet'])
 def test_boxes_under_autocast_are_not_rounded_to_bfloat16(name):
     """Maps of 8 bits, but no coordinates: those would be off by up to 2 pixels."""
@@ -54,6 +55,7 @@ def test_boxes_under_autocast_are_not_rounded_to_bfloat16(name):
     assert rounded.float().mean() < 0.5  # those at the border are
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'config, params, p5_source',
     [
@@ -164,6 +166,7 @@ def test_channels_follow_the_backbone(model_cfg, tiny):
     assert MODELS.build(model_cfg).neck.out_channels == model.neck.out_channels
 
 
+@pytest.mark.slow
 def test_other_backbones_and_necks_fit_too(model_cfg):
     """A backbone that publishes nothing needs its channels written, as usual."""
     model_cfg.backbone = dict(type='mmdet.ResNet', depth=18)

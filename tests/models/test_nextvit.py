@@ -23,10 +23,15 @@ SPEC = [
     ('base', 43_793_856, 8.27, 70.3, (2, 6, 26, 29)),
     ('large', 56_849_344, 10.75, 91.4, (2, 6, 36, 39)),
 ]
+EVERY_ARCH = [
+    'small',
+    pytest.param('base', marks=pytest.mark.slow),
+    pytest.param('large', marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize('size', [(64, 64), (65, 97), (25, 25)])
-@pytest.mark.parametrize('arch', ['small', 'base', 'large'])
+@pytest.mark.parametrize('arch', EVERY_ARCH)
 def test_gives_timms_maps(arch, size, lively, error):
     ours = lively(NextViT(arch, final_norm=False)).eval()
     theirs = timm.create_model(f'nextvit_{arch}', features_only=True).eval()
@@ -38,6 +43,7 @@ def test_gives_timms_maps(arch, size, lively, error):
             assert error(a, b) < 1e-5
 
 
+@pytest.mark.slow
 def test_gives_timms_gradients_in_training(lively, error):
     """In float64, where two right ways agree; and its running statistics."""
     ours = lively(NextViT('small', final_norm=False, drop_path_rate=0.0)).double()
@@ -96,7 +102,7 @@ def test_final_norm_is_on_the_last_map_only(lively):
     torch.testing.assert_close(normed[3], expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('arch', ['small', 'base', 'large'])
+@pytest.mark.parametrize('arch', EVERY_ARCH)
 def test_float32_agrees_with_float64(arch, lively, error):
     model = lively(NextViT(arch)).eval()
     x = torch.randn(1, 3, 96, 71)
@@ -107,6 +113,7 @@ def test_float32_agrees_with_float64(arch, lively, error):
         assert error(a, b) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch, params, gmacs_224, gmacs_640, last_blocks', SPEC)
 def test_counts(arch, params, gmacs_224, gmacs_640, last_blocks):
     with torch.device('meta'), warnings.catch_warnings(action='ignore'):
@@ -267,6 +274,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(tiny, lively):
     assert {m.momentum for m in saving.modules() if isinstance(m, _BatchNorm)} == {0.1}
 
 
+@pytest.mark.slow
 def test_drop_path_grows_linearly():
     model = NextViT('small', drop_path_rate=0.19)
     for i, block in enumerate(model.features):
@@ -314,9 +322,9 @@ def test_initial_weights():
     'options',
     [
         dict(arch='small'),
-        dict(arch='base'),
-        dict(arch='large'),
-        dict(arch='small', final_norm=False),
+        pytest.param(dict(arch='base'), marks=pytest.mark.slow),
+        pytest.param(dict(arch='large'), marks=pytest.mark.slow),
+        pytest.param(dict(arch='small', final_norm=False), marks=pytest.mark.slow),
         dict(arch='small', out_indices=(0, 2)),
         dict(arch='small', norm_cfg=dict(type='SyncBN', eps=1e-3)),
         dict(arch='small', frozen_stages=2, norm_eval=True),

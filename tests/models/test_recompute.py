@@ -183,6 +183,7 @@ def test_under_autocast(lively, error):
         assert ours < max(2 * plain, 0.01), key
 
 
+@pytest.mark.slow
 def test_with_checkpoints_and_compiled(lively):
     part = lively(Part()).train()
     expected = gradients(copy.deepcopy(part), images())

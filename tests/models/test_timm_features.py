@@ -85,6 +85,7 @@ def log(monkeypatch):
     return receipts
 
 
+@pytest.mark.slow
 @families
 def test_gives_timms_maps(name, lively):
     """In BCHW, with the published channels and strides, every parameter in use."""
@@ -108,6 +109,7 @@ def test_gives_timms_maps(name, lively):
         assert (param.grad is not None) == param.requires_grad, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', DETECTORS)
 def test_in_a_detector_every_parameter_is_trained(name, load_config):
     model = detector(load_config, dict(model_name=name, **FAMILIES[name])).train()
@@ -138,6 +140,7 @@ def test_in_a_detector_every_parameter_is_trained(name, load_config):
     assert found[0].pred_instances.bboxes.shape[1] == 4
 
 
+@pytest.mark.slow
 def test_the_choice_of_maps():
     by_index = build('resnet10t', out_indices=(0, 3))
     by_stride = build('resnet10t', strides=[2, 16])
@@ -149,6 +152,7 @@ def test_the_choice_of_maps():
     assert len(build('resnet10t')(torch.rand(1, 3, 65, 97))) == 4  # an odd size
 
 
+@pytest.mark.slow
 def test_layers_of_maps_that_are_left_out_are_not_trained():
     model = build('hrnet_w18_small')
     still = {n for n, p in model.named_parameters() if not p.requires_grad}
@@ -159,6 +163,7 @@ def test_layers_of_maps_that_are_left_out_are_not_trained():
     assert all(p.requires_grad for p in build('resnet10t').parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, options, expected',
     [
@@ -208,6 +213,7 @@ def test_norm_cfg():
     assert {(m.eps, m.momentum) for m in untouched} == {(1e-5, 0.1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     ['resnet10t', 'test_efficientnet', 'convnext_atto', 'test_vit'],
@@ -232,6 +238,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(name, lively):
             torch.testing.assert_close(y, z)
 
 
+@pytest.mark.slow
 def test_checkpointing_saves_memory():
     """Fewer tensors wait for the backward pass."""
     waiting = []
@@ -291,6 +298,7 @@ def test_a_model_without_features_says_so(monkeypatch):
         TimmFeatures('plain')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, options, size, message',
     [
@@ -320,6 +328,7 @@ RECEIPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', RECEIPTS)
 def test_a_timm_classifier_gives_timms_maps(name, tmp_path, lively, log):
     kwargs = {k: v for k, v in RECEIPTS[name].items() if k != 'strides'}
@@ -356,6 +365,7 @@ def microsofts(key: str) -> str:
     return key.replace('head.fc.', 'head.')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, options, renamed',
     [
@@ -380,6 +390,7 @@ def test_what_timm_converts_is_converted(name, options, renamed, tmp_path):
         assert torch.equal(value, ours.model.state_dict()[key]), key
 
 
+@pytest.mark.slow
 def test_a_file_of_another_model_is_refused_unless_partial(tmp_path, log):
     state = timm.create_model('resnet18').state_dict()
     torch.save(state, tmp_path / 'other.pth')
@@ -396,6 +407,7 @@ def test_a_file_of_another_model_is_refused_unless_partial(tmp_path, log):
     assert partly.model.conv1[0].weight.shape == (24, 3, 3, 3)
 
 
+@pytest.mark.slow
 def test_a_detectors_own_file(tmp_path, load_config, lively):
     backbone = dict(model_name='resnet10t')
     trained = lively(detector(load_config, backbone))

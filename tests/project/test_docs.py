@@ -74,6 +74,7 @@ def test_the_page_has_what_the_tests_look_for():
     assert max(len(x) for x in PAGE.splitlines() if not x.startswith('|')) <= 95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_trains_a_step_and_predicts(name, read):
     cfg = read(name)

@@ -60,6 +60,7 @@ def zoo(tmp_path, monkeypatch, tiny):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_pretrained(zoo, lively):
     source = lively(mmnextvit.get_model('known')).state_dict()
     torch.save(dict(state_dict=source), zoo / 'a.pth')
@@ -87,6 +88,7 @@ def test_arguments_are_the_models_defaults(zoo):
     assert model.init_cfg == dict(type='x')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name', ['yolov5_nextvit_s', 'mask_rcnn_nextvit_s_fpn_1x_coco']
 )

@@ -211,6 +211,7 @@ def test_other_ops_raise_when_called(name):
     assert 'pip install --no-deps --no-build-isolation' in str(error.value)
 
 
+@pytest.mark.slow
 def test_stand_in_is_an_ordinary_module():
     from mmcv.utils import collect_env
     from mmengine.utils.dl_utils import mmcv_full_available
@@ -256,6 +257,7 @@ def output(result):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_imports_without_torch():
     code = 'import sys, mmnextvit; print(mmnextvit.__version__, "mmcv" in sys.modules)'
     assert output(python(code, hide=['torch'])) == f'{mmnextvit.__version__} False\n'
@@ -267,6 +269,7 @@ print(mmnextvit.__all__, hasattr(mmnextvit, 'NextViT'))
     assert output(python(code, hide=['torch'])) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('package', 'command'),
     [('mmcv', 'pip install "mmnextvit[all]"'), ('mmdet', 'pip install mmdet')],
@@ -284,6 +287,7 @@ def test_missing_package_is_named_with_its_command(package, command):
     assert command in error
 
 
+@pytest.mark.slow
 def test_backbone_works_without_mmyolo():
     code = """
 import mmnextvit, torch
@@ -295,6 +299,7 @@ print(*[tuple(m.shape[1:]) for m in maps], 'mmyolo' in sys.modules)
     assert output(python(code, hide=['mmyolo'])).endswith(shapes)
 
 
+@pytest.mark.slow
 def test_configs_that_inherit_from_mmyolo_name_its_command():
     command = 'pip install "mmnextvit[yolo]"'
     code = """
@@ -314,6 +319,7 @@ main(None, ['get_flops', 'configs/yolov5_nextvit_s.py'])
     assert text in result.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('package', ['torch', 'mmcv', 'mmdet', 'mmyolo'])
 def test_broken_package_shows_its_own_error(package, tmp_path):
     (tmp_path / f'{package}.py').write_text('raise ImportError("no libfoo.so.1")')
@@ -322,11 +328,13 @@ def test_broken_package_shows_its_own_error(package, tmp_path):
     assert error == 'ImportError: no libfoo.so.1'
 
 
+@pytest.mark.slow
 def test_missing_dependency_of_mmcv_shows_its_own_error():
     error = last_error(python('from mmnextvit import NextViT', hide=['cv2']))
     assert error == "ModuleNotFoundError: No module named 'cv2'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('version', 'refusing'),
     [('2.1.0', 'mmyolo'), ('2.2.0', 'mmdet and mmyolo'), ('2.3.6', 'mmdet and mmyolo')],
@@ -348,6 +356,7 @@ print(mmcv.__version__, MODELS.get('mmyolo.YOLODetector'), MODELS.get('mmdet.Nex
     assert f'mmcv {version} is newer than {refusing} allow' in warnings[0]
 
 
+@pytest.mark.slow
 def test_assertion_about_something_else_is_not_got_past(tmp_path):
     (tmp_path / 'mmyolo.py').write_text('assert False, "MMEngine is incompatible"')
     code = 'import mmcv; mmcv.__version__ = "2.1.0"; import mmnextvit'
@@ -355,6 +364,7 @@ def test_assertion_about_something_else_is_not_got_past(tmp_path):
     assert error == 'AssertionError: MMEngine is incompatible'
 
 
+@pytest.mark.slow
 def test_compiled_ops_are_left_alone(tmp_path):
     (tmp_path / '_ext.py').write_text('def __getattr__(name): return len\n')
     code = f"""
@@ -369,6 +379,7 @@ print(mmcv._ext.__file__, mmcv._ext.nms, ours)
     assert rest == f'{tmp_path}/_ext.py <built-in function len> []'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('rank', 'lines'), [('0', 1), ('1', 0)])
 def test_one_info_line_per_run(rank, lines):
     result = python('import mmnextvit, mmyolo.models', env={'RANK': rank})
@@ -457,6 +468,7 @@ print(failed)
     assert output(result).splitlines()[-1] == '[]', result.stderr
 
 
+@pytest.mark.slow
 def test_looking_for_a_package_imports_nothing():
     code = """
 import sys, mmnextvit
@@ -469,6 +481,7 @@ print('NextViT' in dir(mmnextvit) and 'NextViT' in mmnextvit.__all__)
     assert output(python(code)) == 'mmengine mmcv mmdet mmyolo\n[]\nTrue\n'
 
 
+@pytest.mark.slow
 def test_a_user_can_replace_what_is_registered():
     code = """
 import mmnextvit
@@ -481,6 +494,7 @@ assert MODELS.get('NextViT') is NextViT is not mmnextvit.NextViT
     output(python(code))
 
 
+@pytest.mark.slow
 def test_registration_is_tried_again_once_a_package_is_there():
     code = """
 import sys, mmnextvit
@@ -513,6 +527,7 @@ class KeptByNMS(torch.utils.data.Dataset):
         return mmcv.ops.nms(boxes, torch.tensor([0.7, 0.9, 0.8]), 0.5)[1]
 
 
+@pytest.mark.slow
 def test_spawned_data_loader_workers_have_the_ops(capfd):
     loader = DataLoader(KeptByNMS(), num_workers=1, multiprocessing_context='spawn')
     assert [kept.tolist() for kept in loader] == [[[1, 2]], [[1, 2]]]

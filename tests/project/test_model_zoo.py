@@ -77,6 +77,7 @@ def test_weights_are_timm_s(entry):
         assert name in timm.list_pretrained(f'{model}.*')
 
 
+@pytest.mark.slow
 @by_name
 def test_figures_of_ours_are_those_of_the_model(entry):
     data = entry['Metadata']

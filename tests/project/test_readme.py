@@ -49,6 +49,7 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path, capfd):
     assert (tmp_path / 'work_dirs' / 'my_data' / 'last_checkpoint').is_file()
 
 
+@pytest.mark.slow
 def test_the_timm_config_builds(tmp_path):
     """With the mean and std of that model, which the README writes out."""
     example = code('python', 'TimmFeatures')

@@ -78,6 +78,7 @@ class BrokenData(Dataset):
         raise UserError('is broken: see here', file='a.jpg')
 
 
+@pytest.mark.slow
 def test_an_error_of_a_data_loader_worker():
     with pytest.raises(UserError, match='Traceback') as raised:
         next(iter(DataLoader(BrokenData(), num_workers=1)))

@@ -17,6 +17,7 @@ def states():
     }
 
 
+@pytest.mark.slow
 def test_fit_of_the_same_model(states):
     fitted = fit(
         states['small'], {f'module.{k}': v for k, v in states['small'].items()}
@@ -26,6 +27,7 @@ def test_fit_of_the_same_model(states):
     assert str(fitted) == f"{total} of the model's {total} tensors fit"
 
 
+@pytest.mark.slow
 def test_fit_of_another_arch(states):
     small, base = states['small'], states['base']
     fitted = fit(small, base)

@@ -42,6 +42,7 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(a[k] is b[k] for k in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ARCHS)
 def test_round_trips(arch, detectors):
     """Every conversion and its inverse give the same tensors, not copies."""
@@ -55,6 +56,7 @@ def test_round_trips(arch, detectors):
         assert same(layout.from_ours(back), theirs), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('features_only', [True, False])
 def test_timm_names_are_timms(arch, features_only, detectors):
@@ -68,6 +70,7 @@ def test_timm_names_are_timms(arch, features_only, detectors):
     ours.load_state_dict(extract_backbone(from_timm(theirs.state_dict())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('out_indices', [(0, 1), (0, 1, 2)])
 def test_timm_names_of_fewer_stages(out_indices):
     state = NextViT('base', out_indices=out_indices).state_dict()
@@ -86,6 +89,7 @@ def test_official_names():
     assert same(extract_backbone(ours), dict(state))
 
 
+@pytest.mark.slow
 def test_yolov5_names_are_those_of_the_reference(detectors):
     """Rows against the second interpreter of the tests, which has YOLOv5's names."""
     from tests.helpers.yolov5_neck import CHANNELS, YAML

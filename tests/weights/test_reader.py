@@ -644,6 +644,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', ['zip', 'legacy'])
 def test_bombs(tmp_path, monkeypatch, form):
     monkeypatch.setattr(unpickler, 'MAX_OPCODES', 250_000)  # to be through sooner
@@ -664,6 +665,7 @@ def test_bombs(tmp_path, monkeypatch, form):
     assert grown < 300 * 1024  # KB
 
 
+@pytest.mark.slow
 def test_deep_names_in_the_legacy_form(tmp_path):
     """Its last pickle holds the storages' names, which torch looks up."""
     path = write(tmp_path / 'x.pth', b'\x80\x02}.', 'legacy')
@@ -776,6 +778,7 @@ def test_no_file_reaches_torch_load(tmp_path, monkeypatch):
         load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:invalid escape sequence')
 def test_broken_bytes_end_in_a_message(tmp_path):
     sources = []
@@ -841,6 +844,7 @@ def hostile(tmp_path, monkeypatch):
 REFUSED = r'refused: it would call (posix|nt)\.system'
 
 
+@pytest.mark.slow
 def test_every_address_is_safe(hostile):
     for source in (
         hostile,
@@ -861,6 +865,7 @@ def test_every_address_is_safe(hostile):
                 model.init_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('whole', [False, True])
 def test_a_detectors_init_cfg_is_safe(hostile, load_config, tiny, whole):
     cfg = load_config('yolov5_nextvit_s').model

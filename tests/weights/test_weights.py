@@ -79,6 +79,7 @@ def outputs(model):
         return [m for level in model(x) for m in level], detections
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('ema', [False, True])
 def test_a_yolov5_checkpoint_gives_the_same_maps_and_boxes(tmp_path, detector, ema):
     trained = detector(seed=1).half().float()  # as YOLOv5 saves them
@@ -102,6 +103,7 @@ def test_a_yolov5_checkpoint_gives_the_same_maps_and_boxes(tmp_path, detector, e
     torch.testing.assert_close(detections.bboxes, expected.bboxes)
 
 
+@pytest.mark.slow
 def test_what_else_differs_from_a_yolov5_checkpoint_is_said(tmp_path, detector):
     model = detector()
     anchors = [[(1, 2), (3, 4), (5, 6)], *ANCHORS[1:]]
@@ -136,6 +138,7 @@ def test_the_receipt(tmp_path, detector, log):
         assert re.search(rf'{part} (\d+)/\1\b', text) or 'features' in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('suffix', ['safetensors', 'bin', 'pth'])
 @pytest.mark.parametrize('arch', ['small', 'base'])
 def test_a_timm_checkpoint_gives_timms_maps(tmp_path, arch, suffix, lively, log):
@@ -171,6 +174,7 @@ def pretrained(path, arch='small', partial=None, **options):
     return model
 
 
+@pytest.mark.slow
 def test_official_files(tmp_path, lively, log):
     """Classification, and Mask R-CNN, which has no final norm."""
     source = lively(NextViT('small'))
@@ -204,6 +208,7 @@ def test_official_files(tmp_path, lively, log):
     assert all(torch.equal(v, state[k]) for k, v in fewer.state_dict().items())
 
 
+@pytest.mark.slow
 def test_another_arch_is_refused_with_counts(tmp_path):
     torch.save(NextViT('base').state_dict(), tmp_path / 'base.pth')
     with pytest.raises(ValueError) as error:
@@ -225,6 +230,7 @@ def test_another_arch_is_refused_with_counts(tmp_path):
         pretrained(path)
 
 
+@pytest.mark.slow
 def test_a_partial_load_leaves_the_rest_alone(tmp_path):
     state = NextViT('small').state_dict()
     state['stem.0.conv.weight'] = torch.ones(1, 1, 1, 1)
@@ -237,6 +243,7 @@ def test_a_partial_load_leaves_the_rest_alone(tmp_path):
 SMALL = 'nextvit_small.bd_ssld_6m_in1k'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'source, file',
     [

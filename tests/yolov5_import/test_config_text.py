@@ -22,6 +22,7 @@ from tests.helpers.yolov5_models import PARAMETERS, document_model, yolov5_model
 DOCUMENT = 32_708_477
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*PARAMETERS, 'document'])
 def test_parameters_are_the_published_ones(name, tmp_path):
     content, count = {**PARAMETERS, 'document': (document_model(), DOCUMENT)}[name]

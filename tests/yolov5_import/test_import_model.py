@@ -36,6 +36,7 @@ def test_pretrained_weights_bring_their_mean_and_std(tmp_path):
     assert model.backbone.init_cfg.checkpoint == 'timm://resnet18'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('head', ['Detect', 'Segment'])
 def test_weights_are_converted_beside_the_config(head, tmp_path, lively, capsys):
     """Anchors, classes and every tensor of a .pt; the same maps come out."""
@@ -82,6 +83,7 @@ def test_weights_are_converted_beside_the_config(head, tmp_path, lively, capsys)
         call('import_yolov5', file, '-o', out)
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_refused(tmp_path):
     content = yolov5_model('n', nc=3)
     _, _, trained = import_content(tmp_path, content)
@@ -97,6 +99,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     assert not list(tmp_path.glob('x.*'))
 
 
+@pytest.mark.slow
 def test_hyperparameters(tmp_path, capsys):
     content = yolov5_model('s', nc=20)
     content['spare'] = 7
@@ -224,6 +227,7 @@ def test_data_are_looked_for(edit, message, yolo_data, tmp_path):
         call('import_yolov5', file, '-o', f'{file}/x.py')
 
 
+@pytest.mark.slow
 def test_a_large_model_with_everything_fits_80_lines(yolo_data, tmp_path, capsys):
     """And the size is rounded up to the largest stride, as in YOLOv5."""
     content = yolov5_model('s', (128, 256, 512, 768, 1024), nc=3)
@@ -251,6 +255,7 @@ def test_a_large_model_with_everything_fits_80_lines(yolo_data, tmp_path, capsys
     assert [list(row) for row in written] == rows
 
 
+@pytest.mark.slow
 def test_config_and_weights_are_both_written_or_neither(tmp_path, monkeypatch):
     content = yolov5_model('n', nc=3)
     _, _, trained = import_content(tmp_path, content)
