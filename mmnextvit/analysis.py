@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .models.nextvit import NextViT
-from .models.yolov5_rows import RowGraph, count_parameters
+from .models.yolov5_graph import RowGraph, count_parameters
 from .utils.errors import UserError
 
 WARM_UP, REPEATS = 3, 10  # forward passes

@@ -1,6 +1,6 @@
 """YOLOv5's YAML rows as a backbone and as a neck of a detector.
 
-:class:`~mmnextvit.models.yolov5_rows.RowGraph` builds the rows;
+:class:`~mmnextvit.models.yolov5_graph.RowGraph` builds the rows;
 :class:`YOLOv5YAMLBackbone` puts them behind the image, and :class:`YOLOv5YAMLNeck`
 behind any backbone.
 """
@@ -16,8 +16,9 @@ from torch import Tensor
 from ..utils.errors import UserError
 from .freezing import freeze
 from .map_numbers import NUM_MAPS, number_maps
+from .yolov5_graph import RowGraph
 from .yolov5_modules import NORM_CFG
-from .yolov5_rows import FeatureMap, RowGraph
+from .yolov5_rows import FeatureMap
 
 
 @MODELS.register_module()
@@ -26,7 +27,7 @@ class YOLOv5YAMLBackbone(BaseModule):
 
     Args:
         rows: The YAML's ``backbone:``, each ``[from, number, module, args]``; the
-            modules are those in :data:`ROW_MODULES`.
+            modules are those in :data:`ROW_RULES`.
         out_rows: Numbers of the rows that the neck's rows read, increasing, with the
             last one: the neck counts on from it.
         depth_multiple: The YAML's, scales repeats.
@@ -80,7 +81,7 @@ class YOLOv5YAMLBackbone(BaseModule):
             num_outputs=num_outputs,
         )
         self._freeze()
-        print_log(f'{type(self).__name__}:\n{self.rows.table()}', 'current')
+        print_log(f'{type(self).__name__}:\n{self.rows.format_table()}', 'current')
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -136,7 +137,7 @@ class YOLOv5YAMLNeck(BaseModule):
 
     Args:
         rows: The YAML's rows behind the backbone, each ``[from, number, module,
-            args]``; the modules are those in :data:`ROW_MODULES`.
+            args]``; the modules are those in :data:`ROW_RULES`.
         out_rows: Numbers of the rows that the head reads.
         in_channels: Channels of the backbone's maps. A :class:`FittedYOLODetector`
             fills this in, and the next two.
@@ -197,7 +198,7 @@ class YOLOv5YAMLNeck(BaseModule):
             norm_cfg=norm_cfg,
             num_outputs=num_outputs,
         )
-        print_log(f'{type(self).__name__}:\n{self.rows.table()}', 'current')
+        print_log(f'{type(self).__name__}:\n{self.rows.format_table()}', 'current')
 
     @property
     def out_channels(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from ..models.map_numbers import name_level
-from ..models.yolov5_rows import RowGraph
+from ..models.yolov5_graph import RowGraph
 from .sheets import draw_captioned, draw_contact_sheet
 
 

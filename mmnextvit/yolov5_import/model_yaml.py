@@ -7,8 +7,8 @@ from typing import Any, TypeGuard
 
 from ..models.map_numbers import NUM_MAPS, ROW_SHIFT, get_map_stride
 from ..models.nextvit import ARCHS
-from ..models.yolov5_rows import (
-    ROW_MODULES,
+from ..models.yolov5_row_rules import (
+    ROW_RULES,
     check_multiple,
     make_divisible,
     parse_activation,
@@ -320,7 +320,7 @@ def _whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
         UserError: It names neither, or has other arguments.
     """
     name = row.module
-    if name in ROW_MODULES:
+    if name in ROW_RULES:
         return None
     arch = name.removeprefix('nextvit_')
     config: dict[str, object]
@@ -350,7 +350,7 @@ def _check_timm_name(row: Row) -> None:
     name = row.module
     if timm.is_model(name):
         return
-    known = *ROW_MODULES, *(f'nextvit_{arch}' for arch in ARCHS), *timm.list_models()
+    known = *ROW_RULES, *(f'nextvit_{arch}' for arch in ARCHS), *timm.list_models()
     hint = did_you_mean(name, known)
     raise row.error(
         f"{name[:50]!r} is not a module of YOLOv5's, a NextViT or a timm model"

@@ -1,6 +1,6 @@
 """The neck of the patched YOLOv5, and its parameters under YOLOv5's names."""
 
-from mmnextvit.models.yolov5_rows import RowGraph
+from mmnextvit.models.yolov5_graph import RowGraph
 
 from torch import Tensor
 

@@ -4,7 +4,9 @@ from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
-from mmnextvit.models.yolov5_rows import ROW_MODULES, FeatureMap, RowError, RowGraph
+from mmnextvit.models.yolov5_graph import BUILDERS, RowGraph
+from mmnextvit.models.yolov5_row_rules import ROW_RULES
+from mmnextvit.models.yolov5_rows import FeatureMap, RowError
 
 import pytest
 import torch
@@ -281,5 +283,6 @@ def test_scaled_width(name, width, multiple, scaled):
 
 
 def test_every_module_is_tested():
-    assert {case.name for case in CASES} == set(ROW_MODULES)
-    assert {*MINIMAL, *REPEATING, 'Concat', 'Contract', 'Expand'} == set(ROW_MODULES)
+    assert BUILDERS.keys() == ROW_RULES.keys()
+    assert {case.name for case in CASES} == set(ROW_RULES)
+    assert {*MINIMAL, *REPEATING, 'Concat', 'Contract', 'Expand'} == set(ROW_RULES)

@@ -2,12 +2,9 @@
 
 import copy
 
-from mmnextvit.models.yolov5_rows import (
-    FeatureMap,
-    RowError,
-    RowGraph,
-    parse_activation,
-)
+from mmnextvit.models.yolov5_graph import RowGraph
+from mmnextvit.models.yolov5_row_rules import parse_activation
+from mmnextvit.models.yolov5_rows import FeatureMap, RowError
 from mmnextvit.models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
 from mmnextvit.utils.errors import UserError, user_error
 
