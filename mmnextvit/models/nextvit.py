@@ -66,7 +66,6 @@ class NCB(nn.Module):
         in_channels: C, channels of the map that comes in.
         out_channels: C', a multiple of 32.
         stride: s, 1 or 2.
-        sr_ratio: Not used here; blocks share one signature.
         drop_path: Probability in [0, 1) that a residual branch is left out.
         norm_cfg: Config of the BatchNorm2d layers.
     """
@@ -76,7 +75,6 @@ class NCB(nn.Module):
         in_channels: int,
         out_channels: int,
         stride: int,
-        sr_ratio: int,
         drop_path: float,
         norm_cfg: dict,
     ) -> None:
@@ -101,10 +99,13 @@ class NCB(nn.Module):
 
 
 class NTB(nn.Module):
-    """Next transformer block; arguments and shapes as :class:`NCB`.
+    """Next transformer block; shapes and arguments as :class:`NCB`, and one more.
 
     Three quarters of the width come from attention, the rest from a convolution
     branch on a projection of it (paper, section 3.3).
+
+    Args:
+        sr_ratio: Square root of how many tokens attention averages into one.
     """
 
     def __init__(
@@ -176,13 +177,12 @@ def build_blocks(
     for stage in range(num_stages):
         for i, out_channels in enumerate(block_channels(arch, stage)):
             widens = out_channels > arch['ncb_channels'][stage]
-            block = (NTB if widens else NCB)(
-                channels,
-                out_channels,
-                stride=2 if stage > 0 and i == 0 else 1,
-                sr_ratio=SR_RATIOS[stage],
-                drop_path=drop_path[len(blocks)],
-                norm_cfg=norm_cfg,
+            stride = 2 if stage > 0 and i == 0 else 1
+            rate = drop_path[len(blocks)]
+            block = (
+                NTB(channels, out_channels, stride, SR_RATIOS[stage], rate, norm_cfg)
+                if widens
+                else NCB(channels, out_channels, stride, rate, norm_cfg)
             )
             blocks.append(block)
             channels = out_channels

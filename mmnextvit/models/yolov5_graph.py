@@ -4,6 +4,7 @@ Rows come parsed and placed from :mod:`.yolov5_rows`. Nothing here needs MMYOLO.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypedDict
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -123,6 +124,16 @@ def check_parameters(rows: Iterable[PlacedRow], layers: dict) -> None:
 def count_parameters(module: nn.Module) -> int:
     """How many numbers a module's parameters hold."""
     return sum(p.numel() for p in module.parameters())
+
+
+class RowOptions(TypedDict, total=False):
+    """Arguments of a :class:`RowGraph` that hold for all rows, each with a default."""
+
+    depth_multiple: float
+    width_multiple: float
+    activation: str | None
+    norm_cfg: dict
+    num_outputs: int | None
 
 
 class RowGraph(nn.ModuleDict):

@@ -10,6 +10,7 @@ raise a :class:`UserError`. The blocks are those of CSPNet
 
 from collections.abc import Sequence
 from math import gcd
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -66,8 +67,22 @@ def dw_conv_transpose(
     return nn.ConvTranspose2d(c1, c2, k, s, p1, p2, groups=gcd(c1, c2))
 
 
-class Bottleneck(nn.Module):
-    """1x1, then 3x3 convolution; with ``shortcut`` the input is added if it fits."""
+class TwoConvs(nn.Module):
+    """Two convolutions; with ``shortcut`` the input is added if it fits."""
+
+    def __init__(self, cv1: ConvModule, cv2: ConvModule, shortcut: bool) -> None:
+        super().__init__()
+        self.cv1 = cv1
+        self.cv2 = cv2
+        self.add = shortcut and cv1.in_channels == cv2.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class Bottleneck(TwoConvs):
+    """A 1x1, then a 3x3 convolution."""
 
     def __init__(
         self,
@@ -79,18 +94,12 @@ class Bottleneck(nn.Module):
         *,
         layers: dict,
     ) -> None:
-        super().__init__()
         hidden = int(c2 * e)
-        self.cv1 = conv(c1, hidden, layers=layers)
-        self.cv2 = conv(hidden, c2, 3, g=g, layers=layers)
-        self.add = shortcut and c1 == c2
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.cv2(self.cv1(x))
-        return x + y if self.add else y
+        cv1 = conv(c1, hidden, layers=layers)
+        super().__init__(cv1, conv(hidden, c2, 3, g=g, layers=layers), shortcut)
 
 
-class CrossConv(Bottleneck):
+class CrossConv(TwoConvs):
     """A 1xk, then a kx1 convolution."""
 
     def __init__(
@@ -105,47 +114,10 @@ class CrossConv(Bottleneck):
         *,
         layers: dict,
     ) -> None:
-        nn.Module.__init__(self)
         hidden = int(c2 * e)
-        self.cv1 = conv(c1, hidden, (1, k), (1, s), layers=layers)
-        self.cv2 = conv(hidden, c2, (k, 1), (s, 1), g=g, layers=layers)
-        self.add = shortcut and c1 == c2
-
-
-class BottleneckCSP(nn.Module):
-    """CSP with one BatchNorm over both branches; always SiLU, as in YOLOv5."""
-
-    def __init__(
-        self,
-        c1: int,
-        c2: int,
-        n: int = 1,
-        shortcut: bool = True,
-        g: int = 1,
-        e: float = 0.5,
-        *,
-        layers: dict,
-    ) -> None:
-        super().__init__()
-        hidden = int(c2 * e)
-        self.cv1 = conv(c1, hidden, layers=layers)
-        self.cv2 = nn.Conv2d(c1, hidden, 1, bias=False)
-        self.cv3 = nn.Conv2d(hidden, hidden, 1, bias=False)
-        self.cv4 = conv(2 * hidden, c2, layers=layers)
-        self.bn = build_norm_layer(layers['norm_cfg'], 2 * hidden)[1]
-        self.act = nn.SiLU()
-        self.m = bottlenecks(hidden, n, shortcut, g, layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), dim=1)
-        return self.cv4(self.act(self.bn(y)))
-
-
-def bottlenecks(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Sequential:
-    """``n`` bottlenecks, one after another."""
-    return nn.Sequential(
-        *(Bottleneck(c, c, shortcut, g, 1.0, layers=layers) for _ in range(n))
-    )
+        cv1 = conv(c1, hidden, (1, k), (1, s), layers=layers)
+        cv2 = conv(hidden, c2, (k, 1), (s, 1), g=g, layers=layers)
+        super().__init__(cv1, cv2, shortcut)
 
 
 class C3(nn.Module):
@@ -164,25 +136,58 @@ class C3(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(c2 * e)
-        self.cv1 = conv(c1, hidden, layers=layers)
-        self.cv2 = conv(c1, hidden, layers=layers)
-        self.cv3 = conv(2 * hidden, c2, layers=layers)
-        self.m = self.inner(hidden, n, shortcut, g, layers)
+        for name, module in self.build_branches(c1, hidden, c2, layers).items():
+            self.add_module(name, module)
+        self.m = self.build_inner(hidden, n, shortcut, g, layers)
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
-        """The blocks between the first and the last convolution."""
-        return bottlenecks(c, n, shortcut, g, layers)
+    def build_branches(
+        c1: int, hidden: int, c2: int, layers: dict
+    ) -> dict[str, nn.Module]:
+        """Builds all but the inner blocks, by name."""
+        return dict(
+            cv1=conv(c1, hidden, layers=layers),
+            cv2=conv(c1, hidden, layers=layers),
+            cv3=conv(2 * hidden, c2, layers=layers),
+        )
+
+    @staticmethod
+    def build_inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
+        """Builds the blocks between the first and the last convolution."""
+        return nn.Sequential(
+            *(Bottleneck(c, c, shortcut, g, 1.0, layers=layers) for _ in range(n))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), dim=1))
+
+
+class BottleneckCSP(C3):
+    """CSP with one BatchNorm over both branches; always SiLU, as in YOLOv5."""
+
+    @staticmethod
+    def build_branches(
+        c1: int, hidden: int, c2: int, layers: dict
+    ) -> dict[str, nn.Module]:
+        return dict(
+            cv1=conv(c1, hidden, layers=layers),
+            cv2=nn.Conv2d(c1, hidden, 1, bias=False),
+            cv3=nn.Conv2d(hidden, hidden, 1, bias=False),
+            cv4=conv(2 * hidden, c2, layers=layers),
+            bn=build_norm_layer(layers['norm_cfg'], 2 * hidden)[1],
+            act=nn.SiLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), dim=1)
+        return self.cv4(self.act(self.bn(y)))
 
 
 class C3x(C3):
     """C3 of cross convolutions."""
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
+    def build_inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
         return nn.Sequential(
             *(CrossConv(c, c, 3, 1, g, 1.0, shortcut, layers=layers) for _ in range(n))
         )
@@ -192,7 +197,7 @@ class C3TR(C3):
     """C3 of transformer layers with 4 heads."""
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
+    def build_inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
         return TransformerBlock(c, num_heads=4, num_layers=n)
 
 
@@ -200,12 +205,15 @@ class C3Ghost(C3):
     """C3 of ghost bottlenecks."""
 
     @staticmethod
-    def inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
+    def build_inner(c: int, n: int, shortcut: bool, g: int, layers: dict) -> nn.Module:
         return nn.Sequential(*(GhostBottleneck(c, c, layers=layers) for _ in range(n)))
 
 
 class C3SPP(C3):
-    """C3 around a spatial pyramid; ``n``, ``shortcut`` and ``g`` change nothing."""
+    """C3 around a spatial pyramid; ``n`` and the first two of ``csp`` change nothing.
+
+    ``csp`` are the arguments of a :class:`C3` behind its ``n``.
+    """
 
     def __init__(
         self,
@@ -213,14 +221,11 @@ class C3SPP(C3):
         c2: int,
         k: Sequence[int] = (5, 9, 13),
         n: int = 1,
-        shortcut: bool = True,
-        g: int = 1,
-        e: float = 0.5,
-        *,
+        *csp: Any,
         layers: dict,
     ) -> None:
-        super().__init__(c1, c2, 0, shortcut, g, e, layers=layers)
-        hidden = int(c2 * e)
+        super().__init__(c1, c2, 0, *csp, layers=layers)
+        hidden = self.cv1.out_channels
         self.m = SPP(hidden, hidden, k, layers=layers)
 
 
@@ -344,18 +349,18 @@ class GhostBottleneck(nn.Module):
         super().__init__()
         half = c2 // 2
 
-        def down(c: int) -> nn.Module:
+        def build_down(c: int) -> nn.Module:
             return dw_conv(c, c, k, s, act=False, layers=layers)
 
         self.conv = nn.Sequential(
             GhostConv(c1, half, layers=layers),
-            down(half) if s == 2 else nn.Identity(),
+            build_down(half) if s == 2 else nn.Identity(),
             GhostConv(half, c2, act=False, layers=layers),
         )
         self.shortcut = nn.Identity()
         if s == 2:
             self.shortcut = nn.Sequential(
-                down(c1), conv(c1, c2, act=False, layers=layers)
+                build_down(c1), conv(c1, c2, act=False, layers=layers)
             )
         elif c1 != c2 or s != 1:
             raise UserError(

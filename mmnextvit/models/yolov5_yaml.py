@@ -7,6 +7,7 @@ behind any backbone.
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Unpack
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -16,8 +17,7 @@ from torch import Tensor
 from ..utils.errors import UserError
 from .freezing import freeze
 from .map_numbers import NUM_MAPS, number_maps
-from .yolov5_graph import RowGraph
-from .yolov5_modules import NORM_CFG
+from .yolov5_graph import RowGraph, RowOptions
 from .yolov5_rows import FeatureMap
 
 
@@ -30,14 +30,11 @@ class YOLOv5YAMLBackbone(BaseModule):
             modules are those in :data:`ROW_RULES`.
         out_rows: Numbers of the rows that the neck's rows read, increasing, with the
             last one: the neck counts on from it.
-        depth_multiple: The YAML's, scales repeats.
-        width_multiple: The YAML's, scales channels.
-        activation: The YAML's ``activation:``, such as 'nn.ReLU()'; ``None`` is SiLU.
-        norm_cfg: Config of every BatchNorm2d; without one YOLOv5's.
-        num_outputs: As in :class:`RowGraph`.
         frozen_rows: How many rows, from the first, don't train; their BatchNorms stay
             in eval mode. YOLOv5's ``--freeze``.
         init_cfg: MMEngine's initialisation config.
+        **options: ``depth_multiple``, ``width_multiple``, ``activation``, ``norm_cfg``
+            and ``num_outputs`` of :class:`RowGraph`.
 
     Raises:
         RowError: A row cannot be built; ``row`` is its number.
@@ -48,13 +45,9 @@ class YOLOv5YAMLBackbone(BaseModule):
         self,
         rows: Sequence[Sequence],
         out_rows: Sequence[int],
-        depth_multiple: float = 1.0,
-        width_multiple: float = 1.0,
-        activation: str | None = None,
-        norm_cfg: dict = NORM_CFG,
-        num_outputs: int | None = None,
         frozen_rows: int = 0,
         init_cfg: dict | list[dict] | None = None,
+        **options: Unpack[RowOptions],
     ) -> None:
         super().__init__(init_cfg)
         self.out_rows = check_increasing(out_rows, 'out_rows')
@@ -74,11 +67,7 @@ class YOLOv5YAMLBackbone(BaseModule):
             inputs={-1: FeatureMap(3, Fraction(1))},
             outputs=self.out_rows,
             first_row=0,
-            depth_multiple=depth_multiple,
-            width_multiple=width_multiple,
-            activation=activation,
-            norm_cfg=norm_cfg,
-            num_outputs=num_outputs,
+            **options,
         )
         self._freeze()
         print_log(f'{type(self).__name__}:\n{self.rows.format_table()}', 'current')
@@ -145,12 +134,9 @@ class YOLOv5YAMLNeck(BaseModule):
         in_rows: Numbers of these maps, increasing; the first row follows the last.
             ``None`` numbers them as in the patched YOLOv5, the last one 4, so that the
             first row is 5: see :mod:`.map_numbers`.
-        depth_multiple: The YAML's, scales repeats.
-        width_multiple: The YAML's, scales channels of the rows, not the backbone's.
-        activation: The YAML's ``activation:``, such as 'nn.ReLU()'; ``None`` is SiLU.
-        norm_cfg: Config of every BatchNorm2d; without one YOLOv5's.
-        num_outputs: As in :class:`RowGraph`.
         init_cfg: MMEngine's initialisation config.
+        **options: As of :class:`YOLOv5YAMLBackbone`; the multiples scale these rows,
+            not the backbone.
 
     Raises:
         RowError: A row cannot be built; ``row`` is its number.
@@ -164,12 +150,8 @@ class YOLOv5YAMLNeck(BaseModule):
         in_channels: Sequence[int],
         in_strides: Sequence[int] = (4, 8, 16, 32),
         in_rows: Sequence[int] | None = None,
-        depth_multiple: float = 1.0,
-        width_multiple: float = 1.0,
-        activation: str | None = None,
-        norm_cfg: dict = NORM_CFG,
-        num_outputs: int | None = None,
         init_cfg: dict | list[dict] | None = None,
+        **options: Unpack[RowOptions],
     ) -> None:
         super().__init__(init_cfg)
         if in_rows is None:
@@ -192,11 +174,7 @@ class YOLOv5YAMLNeck(BaseModule):
             inputs=dict(zip(self.in_rows, maps)),
             outputs=out_rows,
             first_row=self.in_rows[-1] + 1,
-            depth_multiple=depth_multiple,
-            width_multiple=width_multiple,
-            activation=activation,
-            norm_cfg=norm_cfg,
-            num_outputs=num_outputs,
+            **options,
         )
         print_log(f'{type(self).__name__}:\n{self.rows.format_table()}', 'current')
 
