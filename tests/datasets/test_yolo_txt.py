@@ -19,11 +19,11 @@ import pytest
 import torch
 from mmdet.datasets import BaseDetDataset
 from mmengine.registry import METRICS
-from mmyolo.registry import DATASETS
 from PIL import Image
 
 from tests.helpers.bad_data import (
     LOAD,
+    build_dataset,
     fake_runner,
     list_boxes,
     list_infos,
@@ -60,15 +60,12 @@ def test_equals_the_same_boxes_as_coco(yolo, log):
         annotations=annotations,
     )
     (yolo.root / 'boxes.json').write_text(json.dumps(content))
-    theirs = DATASETS.build(
-        dict(
-            type='VerifiedCocoDataset',
-            data_root=str(yolo.root),
-            ann_file='boxes.json',
-            data_prefix=dict(img='images/train'),
-            metainfo=dict(classes=NAMES),
-            pipeline=LOAD,
-        )
+    theirs = build_dataset(
+        yolo.root,
+        type='VerifiedCocoDataset',
+        ann_file='boxes.json',
+        data_prefix=dict(img='images/train'),
+        metainfo=dict(classes=NAMES),
     )
     ours = yolo.build()
     assert len(ours) == len(theirs) == 8 and len(list_boxes(ours)) == 21

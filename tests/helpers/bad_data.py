@@ -22,6 +22,11 @@ def write_image(path: Path, number: int = 0, size: tuple = (48, 64)) -> bytes:
     return content.tobytes()
 
 
+def build_dataset(root: Path, **cfg: object) -> BaseDataset:
+    """A data set in a folder, which loads its images unless ``cfg`` says otherwise."""
+    return DATASETS.build(dict(data_root=str(root), pipeline=LOAD) | cfg)
+
+
 class Coco:
     """A data set of eight images with a box each, to be spoilt and built."""
 
@@ -74,13 +79,11 @@ class Coco:
         (self.root / 'boxes.json').write_text(text)
         cfg = dict(
             type='VerifiedCocoDataset',
-            data_root=str(self.root),
             ann_file='boxes.json',
             data_prefix=dict(img='images'),
             metainfo=dict(classes=classes),
-            pipeline=LOAD,
         )
-        return DATASETS.build({**cfg, **kwargs})
+        return build_dataset(self.root, **(cfg | kwargs))
 
 
 XML = """<annotation><filename>whatever</filename>
@@ -112,13 +115,11 @@ class Voc:
     ) -> BaseDataset:
         cfg = dict(
             type='VerifiedVOCDataset',
-            data_root=str(self.root),
             ann_file='train.txt',
             data_prefix=dict(sub_data_root=''),
             metainfo=dict(classes=classes),
-            pipeline=LOAD,
         )
-        return DATASETS.build({**cfg, **kwargs})
+        return build_dataset(self.root, **(cfg | kwargs))
 
 
 class Yolo:
@@ -164,13 +165,8 @@ class Yolo:
         return path
 
     def build(self, **kwargs: object) -> BaseDataset:
-        cfg = dict(
-            type='VerifiedYOLOTxtDataset',
-            data_root=str(self.root),
-            ann_file='data.yaml',
-            pipeline=LOAD,
-        )
-        return DATASETS.build({**cfg, **kwargs})
+        cfg = dict(type='VerifiedYOLOTxtDataset', ann_file='data.yaml')
+        return build_dataset(self.root, **(cfg | kwargs))
 
     @property
     def cache(self) -> Path:
