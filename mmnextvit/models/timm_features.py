@@ -10,17 +10,9 @@ from torch import Tensor, nn
 from ..utils.errors import UserError
 from .freezing import set_norms_to_eval
 from .recompute import StatisticsGuard
-from .timm_models import (
-    add_any_size,
-    check_name,
-    choose_maps,
-    convert_weights,
-    create,
-    create_on_meta,
-    explain_size,
-    find_frozen,
-    trace_maps,
-)
+from .timm_maps import plan_maps
+from .timm_models import add_any_size, check_name, create, explain_size
+from .timm_weights import convert_weights
 
 
 def timm_mean_std(model_name: str) -> dict[str, list[float]]:
@@ -102,22 +94,15 @@ class TimmFeatures(BaseModule):
         self.with_cp = with_cp
         self.kwargs = add_any_size(model_name, kwargs)
 
-        full = create_on_meta(model_name, self.kwargs)
-        maps = trace_maps(full, kwargs.get('img_size'))
-        indices = choose_maps([x.stride for x in maps], out_indices, strides)
-        names = [name for name, _ in full.named_parameters()]
-        frozen = find_frozen(maps, indices[-1], names, frozen_stages, model_name)
-        self.out_indices = indices
-        self.maps = [maps[i] for i in indices]
-        self.model = create(model_name, out_indices=indices, **self.kwargs)
+        plan = plan_maps(model_name, self.kwargs, out_indices, strides, frozen_stages)
+        self.out_indices = plan.indices
+        self.maps = plan.maps
+        self.frozen = plan.frozen  # names of parameters
+        self.model = create(model_name, out_indices=plan.indices, **self.kwargs)
         self.nhwc = getattr(self.model, 'output_fmt', None) == 'NHWC'
-
-        # Layers behind the last map, or of maps that are not emitted, get no gradient,
-        # which optimizers leave as it is but DistributedDataParallel refuses.
-        used = frozenset().union(*(x.params for x in self.maps))
+        trained = plan.trained
         for name, param in self.model.named_parameters():
-            param.requires_grad_(name in used - frozen)
-        self.frozen = frozen  # names of parameters
+            param.requires_grad_(name in trained)
         if norm_cfg is not None:
             set_norm_constants(self.model, norm_cfg)
         if with_cp:

@@ -1,13 +1,11 @@
-"""What is asked of timm's models before one becomes a backbone.
+"""timm's models by name: whether there is one, how it is built, which images it takes.
 
-What a model's maps are computed from is found by tracing it once without memory (on
-torch's 'meta' device), so that no name or wrapper of timm's has to be trusted.
+Models are tried out without memory for them, on torch's 'meta' device.
 """
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 import torch
@@ -15,10 +13,6 @@ from torch import Tensor, nn
 
 from ..utils.errors import UserError
 from ..utils.messages import did_you_mean
-from .freezing import check_frozen_stages
-
-STRIDES = (4, 8, 16, 32)  # of the maps emitted by default
-STEM_STRIDE = 4  # maps of a lower stride are the stem's
 
 # What makes the models of a timm file take images of any size, where they can.
 ANY_SIZE = {
@@ -68,6 +62,14 @@ def add_any_size(model_name: str, kwargs: Mapping[str, object]) -> dict[str, obj
     """``kwargs`` with those that let the model take images of any size, if it can."""
     file = find_source_file(model_name).__name__.rpartition('.')[2]
     return {**ANY_SIZE.get(file, {}), **kwargs}
+
+
+def list_wrapped_names(name: str) -> tuple[str, ...]:
+    """What a classifier's module or parameter may be called under timm's wrappers.
+
+    As it was; with the first level flattened; inside a wrapper's ``model`` or ``body``.
+    """
+    return name, name.replace('.', '_', 1), f'model.{name}', f'body.{name}'
 
 
 # Models on the meta device
@@ -159,244 +161,3 @@ def explain_size(
         f'{model_name} takes no images of {size[0]}x{size[1]} (height x width): '
         f'{", and ".join(advice) or "no size near it fits either"}'
     )
-
-
-# Maps and what they are computed from
-
-
-@dataclass(frozen=True)
-class MapSource:
-    """A feature map of a model, and what it is computed from.
-
-    Attributes:
-        channels: Its channels.
-        stride: Pixels of the image a cell.
-        module: timm's name of the module that gives it.
-        params: Names of the parameters that it is computed from.
-    """
-
-    channels: int
-    stride: int
-    module: str
-    params: frozenset[str]
-
-
-def trace_maps(
-    model: nn.Module, img_size: int | Sequence[int] | None = None
-) -> list[MapSource]:
-    """All maps of a model on 'meta', which :func:`create_on_meta` gave.
-
-    Args:
-        model: The model.
-        img_size: The size that it was built for, if one was given.
-
-    Raises:
-        UserError: They cannot be computed there at any size.
-    """
-    names = {p: name for name, p in model.named_parameters()}
-    own = img_size or model.pretrained_cfg['input_size'][-2:]
-    own = (own, own) if isinstance(own, int) else tuple(own)
-    size = find_fitting_size(model, [own, *list_squares(32)])
-    try:
-        with torch.enable_grad():
-            maps = compute_meta_maps(model, size or own)
-    except (AssertionError, RuntimeError) as error:
-        raise no_maps_error(model.pretrained_cfg['architecture'], error) from error
-    return [
-        MapSource(
-            channels=info['num_chs'],
-            stride=info['reduction'],
-            module=info['module'],
-            params=frozenset(names[leaf] for leaf in find_leaves(y)),
-        )
-        for info, y in zip(model.feature_info.info, maps, strict=True)
-    ]
-
-
-def find_leaves(y: Tensor) -> set[Tensor]:
-    """The parameters that a tensor was computed from, by autograd's graph."""
-    leaves, nodes, seen = set(), [y.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, 'variable'):
-            leaves.add(node.variable)
-        nodes += [following for following, _ in node.next_functions]
-    return leaves
-
-
-def choose_maps(
-    available: Sequence[int],
-    out_indices: Sequence[int] | None,
-    strides: Sequence[int] | None,
-) -> tuple[int, ...]:
-    """Indices of the maps to emit.
-
-    Args:
-        available: Strides of the maps that the model has.
-        out_indices: Indices that the user wants.
-        strides: Strides that the user wants; without either, those of
-            :data:`STRIDES` that the model has.
-
-    Raises:
-        UserError: The model has no such maps; the message lists those it has.
-    """
-    have = f'the maps 0 to {len(available) - 1} have the strides {list(available)}'
-    if out_indices is not None and strides is not None:
-        raise UserError(f'give out_indices or strides, not both: {have}')
-    key = 'strides' if out_indices is None else 'out_indices'
-    given = strides if out_indices is None else out_indices
-    if out_indices is not None:
-        indices = tuple(out_indices)
-        missing = not set(indices) <= set(range(len(available)))
-    else:
-        last = {stride: i for i, stride in enumerate(available)}
-        wanted = [s for s in STRIDES if s in last] if strides is None else strides
-        missing = not set(wanted) <= set(last)
-        indices = tuple(last.get(s, 0) for s in wanted)
-    if missing or not indices or any(a >= b for a, b in zip(indices, indices[1:])):
-        raise UserError(f'{key}={given!r}: allowed are increasing ones, and {have}')
-    return indices
-
-
-def find_frozen(
-    maps: Sequence[MapSource],
-    last: int,
-    names: Sequence[str],
-    frozen_stages: int,
-    model_name: str,
-) -> frozenset[str]:
-    """Parameters of the stem and the first stages.
-
-    Args:
-        maps: All maps of the model.
-        last: Index of the last one that is emitted.
-        names: Names of all parameters of the model, in their order.
-        frozen_stages: -1 for nothing, 0 for the stem, k for the stem and k stages.
-        model_name: timm's name, for the message.
-
-    Raises:
-        UserError: There are not so many stages, or the maps do not follow from one
-            another, as in HRNet, so that freezing one would freeze layers of all.
-    """
-    if frozen_stages == -1:
-        return frozenset()
-    stages = [i for i in range(last + 1) if maps[i].stride >= STEM_STRIDE]
-    check_frozen_stages(frozen_stages, len(stages), 'emitted')
-    if any(not a.params <= b.params for a, b in zip(maps, maps[1:])):
-        raise UserError(
-            f'frozen_stages={frozen_stages}: {model_name} does not compute its maps '
-            'one after another, so that stages cannot be frozen: write '
-            'frozen_stages=-1'
-        )
-    if frozen_stages:
-        return maps[stages[frozen_stages - 1]].params
-    first = stages[0] if stages else last + 1
-    if first:
-        return maps[first - 1].params
-    return find_stem(maps[0], names, model_name)
-
-
-def find_stem(
-    first: MapSource, names: Sequence[str], model_name: str
-) -> frozenset[str]:
-    """Parameters that are registered before the first map's module, and used for it.
-
-    Args:
-        first: The first map.
-        names: Names of all parameters of the model, in their order.
-        model_name: timm's name, for the message.
-
-    Raises:
-        UserError: There are none.
-    """
-    prefixes = tuple(f'{name}.' for name in list_wrapped_names(first.module))
-    start = next((i for i, n in enumerate(names) if n.startswith(prefixes)), 0)
-    stem = first.params & set(names[:start])
-    if not stem:
-        raise UserError(f'frozen_stages=0: {model_name} has no stem that timm tells')
-    return stem
-
-
-# Names of weights
-
-
-def list_wrapped_names(name: str) -> tuple[str, ...]:
-    """What a classifier's module or parameter may be called under timm's wrappers.
-
-    As it was; with the first level flattened; inside a wrapper's ``model`` or ``body``.
-    """
-    return name, name.replace('.', '_', 1), f'model.{name}', f'body.{name}'
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the entries of a state dict go in another model.
-
-    Attributes:
-        state: Those that have a place, under their names there.
-        others: Names of those that have none.
-        num_fitting: How many have the shape of their place.
-    """
-
-    state: dict[str, Tensor]
-    others: list[str]
-    num_fitting: int
-
-
-def place_weights(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str
-) -> Placement:
-    """Finds the places of a timm model's entries.
-
-    Args:
-        state: The entries under timm's names, or under those of ``own``.
-        own: State dict to be filled.
-        prefix: What timm's names begin with there.
-    """
-    placed: dict[str, Tensor] = {}
-    others = []
-    for name, value in state.items():
-        forms = name, *(f'{prefix}{form}' for form in list_wrapped_names(name))
-        place = next((form for form in forms if form in own), None)
-        if place is None:
-            others.append(name)
-        else:
-            placed[place] = value
-    num_fitting = sum(v.shape == own[name].shape for name, v in placed.items())
-    return Placement(placed, others, num_fitting)
-
-
-def convert_weights(
-    state: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    prefix: str,
-    model_name: str,
-    kwargs: Mapping[str, object],
-) -> Placement:
-    """The same, with timm's own conversion of older layouts where more fits with it.
-
-    Args:
-        state: Entries of a classifier or of a ``features_only`` model.
-        own: State dict to be filled.
-        prefix: What timm's names begin with there.
-        model_name: timm's name.
-        kwargs: Other arguments that the model is built with.
-    """
-    direct = place_weights(state, own, prefix)
-    convert: Callable | None = getattr(
-        find_source_file(model_name), 'checkpoint_filter_fn', None
-    )
-    if direct.num_fitting == len(own) or convert is None:
-        return direct
-    import timm
-
-    try:
-        with torch.device('meta'), warnings.catch_warnings(action='ignore'):
-            classifier = timm.create_model(model_name, **kwargs)
-        converted = place_weights(convert(dict(state), classifier), own, prefix)
-    except Exception:  # timm's conversions expect a file of their own model
-        return direct
-    return converted if converted.num_fitting > direct.num_fitting else direct

@@ -4,6 +4,7 @@ import copy
 import re
 
 from mmnextvit.models.timm_features import TimmFeatures, timm_mean_std
+from mmnextvit.models.timm_maps import plan_maps
 from mmnextvit.weights.layouts import to_yolov5
 from mmnextvit.weights.loading import adapt, check, find_numbering
 
@@ -441,3 +442,12 @@ def test_a_detectors_own_file(tmp_path, load_config, lively):
 def test_registered_in_mmdetection():
     model = MMDET_MODELS.build(dict(type='mmdet.TimmFeatures', model_name='resnet10t'))
     assert isinstance(model, TimmFeatures)
+
+
+def test_maps_are_planned_before_the_model_is_built():
+    plan = plan_maps('resnet18', {}, strides=(8, 16), frozen_stages=1)
+    assert plan.indices == (2, 3)
+    assert [(x.channels, x.stride) for x in plan.maps] == [(128, 8), (256, 16)]
+    first = {name.split('.')[0] for name in plan.frozen}
+    assert first == {'conv1', 'bn1', 'layer1'}
+    assert {name.split('.')[0] for name in plan.trained} == {'layer2', 'layer3'}
