@@ -3,12 +3,16 @@
 import json
 import re
 
+import mmnextvit
 from mmnextvit.cli import COMMANDS
 from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine import runner
 from mmnextvit.models.timm_features import timm_mean_std
 
+import cv2
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 from tests.conftest import ROOT
@@ -73,6 +77,27 @@ def test_the_backbone_example():
     line = example.strip().splitlines()[-1]
     expected = line.split('#')[1].strip()
     assert str((backbone.out_channels, backbone.strides)) == f'({expected})'
+
+
+@pytest.mark.slow
+def test_the_predictor_example(tmp_path, monkeypatch, tiny):
+    """With a small backbone, and a head that sees a person in every cell."""
+    cfg = mmnextvit.get_config('yolov5_nextvit_s')
+    cfg.model.backbone.arch = tiny
+    model = runner.build_model(cfg)
+    for conv in model.bbox_head.head_module.convs_pred:
+        conv.bias.data.view(3, -1)[:, 4:6] = 9  # that there is an object, and its class
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'my.pth')
+    cv2.imwrite(str(tmp_path / 'image.jpg'), np.full((64, 96, 3), 90, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mmnextvit, 'get_config', {'yolov5_nextvit_s': cfg}.get)
+    scope: dict = {}
+    exec(code('python', 'Predictor'), scope)
+    assert scope['objects']
+    for found in scope['objects']:
+        assert found['class'] == 'person' and found['score'] > 0.9
+        x1, y1, x2, y2 = found['box']
+        assert 0 <= x1 <= x2 <= 96 and 0 <= y1 <= y2 <= 64
 
 
 def test_every_file_and_command_that_it_names_is_there():
