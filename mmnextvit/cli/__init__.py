@@ -10,11 +10,15 @@ import argparse
 import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
-from ..utils.errors import MissingFileError, UserError, user_error
+from ..utils.errors import MissingFileError, Terminated, UserError, user_error
 from ..utils.messages import did_you_mean
 from .package_tools import find_tool, is_package_tool, run_script
 
@@ -60,7 +64,8 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process where it fails.
 
     What a user can mend ends in one message and exit code 1, a wrong command line in
-    the usage and exit code 2, Ctrl-C in exit code 130. A bug keeps its traceback.
+    the usage and exit code 2. Ctrl-C and SIGTERM end in one line and exit code 130 and
+    143. A bug keeps its traceback.
 
     Args:
         command: Name of the command, of another package's tool, ``--help`` or
@@ -70,7 +75,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if command is None:
         command = argv.pop(0) if argv else ''
-    with _exit_codes(command):
+    with _signals_raise(), _exit_codes(command):
         if command in ('-h', '--help'):
             print(format_help())
         elif command == '--version':
@@ -125,23 +130,60 @@ def _exit_codes(command: str) -> Iterator[None]:
             yield
         finally:
             print(end='', flush=True)  # a closed pipe shows here, not after the end
-    except KeyboardInterrupt:
-        _end(f'mmnextvit {command}: interrupted', 130)
+    except KeyboardInterrupt as interrupt:
+        _end_interrupted(command, interrupt)
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
         sys.exit(141)  # as a shell reports a process that a closed pipe has ended
     except Exception as error:
-        if _was_interrupted(error):
-            _end(f'mmnextvit {command}: interrupted', 130)
+        interrupt = _find_interrupt(error)
+        if interrupt is not None:
+            _end_interrupted(command, interrupt)
         found = user_error(error)
         if found is None:
             raise
         _end(f'mmnextvit {command}: {_message(found)}', 1)
 
 
-def _was_interrupted(error: BaseException) -> bool:
-    """Whether an error was raised in the place of Ctrl-C's.
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Has the signals that end a process raise :class:`Terminated`, as Ctrl-C does.
+
+    So files are written whole or not at all, and scratch folders are removed, whatever
+    ends a command. A signal that is ignored, or that a program which calls
+    :func:`main` handles, stays as it is.
+    """
+    here = os.getpid()
+    last = -1.0
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if os.getpid() != here:  # a worker that was forked ends as it always does
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        # Launchers pass a signal on that the whole group gets anyway: the second one
+        # must not end the tidying up after the first.
+        before, last = last, time.monotonic()
+        if before < 0 or last - before > 1:
+            raise Terminated(number=number)
+
+    numbers = []
+    if threading.current_thread() is threading.main_thread():
+        known = (getattr(signal, name, None) for name in ('SIGTERM', 'SIGHUP'))
+        numbers = [n for n in known if n and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt in whose place an error was raised.
 
     MMEngine formats its config at each checkpoint, and raises a ``SyntaxError``
     whatever ends that.
@@ -149,7 +191,16 @@ def _was_interrupted(error: BaseException) -> bool:
     link: BaseException | None = error
     while link is not None and not isinstance(link, KeyboardInterrupt):
         link = link.__cause__ or link.__context__
-    return link is not None
+    return link
+
+
+def _end_interrupted(command: str, interrupt: KeyboardInterrupt) -> NoReturn:
+    """Ends with one line, and the exit code by which shells know the signal."""
+    what, number = 'interrupted', int(signal.SIGINT)
+    if isinstance(interrupt, Terminated):
+        what, number = 'terminated', interrupt.number
+    text = f'mmnextvit {command}: {what}'
+    _end(f'{text}; {interrupt}' if str(interrupt) else text, 128 + number)
 
 
 def _end(message: str, code: int) -> NoReturn:

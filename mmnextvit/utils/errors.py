@@ -8,6 +8,7 @@ exception is a bug of ours, and keeps its traceback.
 import errno
 import os
 import re
+import signal
 from typing import overload
 
 # What torch makes of the text of an error of a data-loader worker.
@@ -61,6 +62,22 @@ class MissingFileError(UserError, FileNotFoundError):
 
 class MissingPackageError(UserError, ImportError):
     """A package that is not installed is needed; the message has the command."""
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asks the process to end, as ``kill`` and job schedulers do.
+
+    It is handled wherever Ctrl-C is, since it is a ``KeyboardInterrupt``. Both may have
+    a text about what is kept, which the command's last line ends with.
+
+    Args:
+        text: What is kept.
+        number: The signal's number.
+    """
+
+    def __init__(self, text: str = '', number: int = signal.SIGTERM) -> None:
+        super().__init__(*[text] if text else [])
+        self.number = number
 
 
 @overload

@@ -3,8 +3,10 @@
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
+import threading
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -240,6 +242,78 @@ def test_ctrl_c_that_a_library_turned_into_another_error(command, capfd):
 
     command(format_config)
     assert ends(capfd, 'fake') == (130, '', 'mmnextvit fake: interrupted\n')
+
+
+def keep_what_was_found():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = ('the first half is in x.json',)
+        raise
+
+
+@pytest.mark.parametrize(
+    'action, code, text',
+    [
+        (lambda: signal.raise_signal(signal.SIGTERM), 143, 'terminated'),
+        (lambda: signal.raise_signal(signal.SIGHUP), 129, 'terminated'),
+        (lambda: signal.raise_signal(signal.SIGINT), 130, 'interrupted'),
+        (keep_what_was_found, 143, 'terminated; the first half is in x.json'),
+    ],
+)
+def test_signals_end_a_command_in_one_line(action, code, text, command, capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    command(action)
+    assert ends(capfd, 'fake') == (code, '', f'mmnextvit fake: {text}\n')
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_does_not_end_the_tidying_up(command, capfd):
+    tidied = []
+
+    def action():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            tidied.append(True)
+
+    command(action)
+    assert ends(capfd, 'fake') == (143, '', 'mmnextvit fake: terminated\n')
+    assert tidied
+
+
+@pytest.mark.parametrize('handler', [signal.SIG_IGN, lambda number, frame: None])
+def test_signals_that_a_program_ignores_or_handles_stay_so(handler, command, capfd):
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        command(lambda: signal.raise_signal(signal.SIGTERM))
+        assert ends(capfd, 'fake') == (0, '', '')
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_forked_worker_ends_as_it_always_does(command, capfd):
+    """Silently, by the signal itself: pools end theirs with SIGTERM."""
+
+    def action():
+        child = os.fork()
+        if not child:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    command(action)
+    assert ends(capfd, 'fake') == (0, f'{-signal.SIGTERM}\n', '')
+
+
+def test_a_command_in_another_thread(command, capfd):
+    """Where Python sets no handlers of signals."""
+    command(lambda: print('ran'))
+    thread = threading.Thread(target=main, args=('fake', []))
+    thread.start()
+    thread.join()
+    assert capfd.readouterr().out == 'ran\n'
 
 
 @pytest.mark.slow
