@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .datasets.demo_data import make_demo_data
 from .hub import config_file
-from .utils.errors import UserError
+from .utils.files import make_numbered_folder
 
 
 @dataclass
@@ -61,7 +61,7 @@ def run_demo(
     """
     data = out / 'demo_data'
     make_demo_data(data, train=train, val=val, size=size, seed=0)
-    run = new_folder(out / 'demo')
+    run = make_numbered_folder(out / 'demo')
     test = run / 'test'
     config = Path(config_file('yolov5_nextvit_s_demo'))
     options = ['--cfg-options', f'data_root={show_path(data)}', *options]
@@ -76,18 +76,6 @@ def run_demo(
         curves=next(run.glob('*/vis_data/scalars.json')),
         next_command=command_line('predict', config, checkpoint, data / 'val'),
     )
-
-
-def new_folder(path: Path) -> Path:
-    """``path``, or ``path`` with the first number that makes it a new folder."""
-    for number in range(1, 10_000):
-        folder = path if number == 1 else path.with_name(f'{path.name}_{number}')
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise UserError(f'{path} to {folder} exist all: remove some')
 
 
 def run_command(command: str, *args: str | Path) -> None:

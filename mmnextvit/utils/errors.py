@@ -16,6 +16,9 @@ WORKER_ERROR = re.compile(
     r'Caught \w+ in DataLoader worker .*\nOriginal Traceback .*\n[\w.]+: (.+?)\s*', re.S
 )
 
+# What writing fails with, without a file's name, where there is no space for more.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class UserError(ValueError):
     """Something that the user can mend, with where it stands as data.
@@ -114,8 +117,7 @@ def user_error(error: BaseException) -> UserError | OSError | None:
         worker = WORKER_ERROR.fullmatch(str(error))
         return type(error)(worker[1]) if worker else error
     of_system = (e for e in chain if isinstance(e, OSError))
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return next((e for e in of_system if e.filename or e.errno in full), None)
+    return next((e for e in of_system if e.filename or e.errno in FULL), None)
 
 
 def _is_repetition(error: UserError) -> bool:

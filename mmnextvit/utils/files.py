@@ -9,10 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import MissingFileError
-
-# What writing fails with, without a file's name, where there is no space for more.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from .errors import FULL, MissingFileError, UserError
 
 
 def existing_file(path: str, what: str) -> str:
@@ -28,18 +25,70 @@ def existing_file(path: str, what: str) -> str:
     return path
 
 
+def check_writable(path: str | os.PathLike) -> None:
+    """Tries whether a file can be written, before there is anything to write.
+
+    Nothing of it is left, also not of folders that it would lie in.
+
+    Raises:
+        IsADirectoryError: It is a folder.
+        OSError: It cannot be written; see :func:`atomic_write`.
+    """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with _scratch(path) as new:
+        (new / path.name).write_bytes(b'x')
+        _sync(new / path.name)
+
+
+def check_new_file(path: str | os.PathLike) -> Path:
+    """``path``, if a new file can be written there, which is tried.
+
+    Raises:
+        UserError: Something of that name exists.
+        OSError: It cannot be written.
+    """
+    if os.path.lexists(path):
+        raise UserError(f'{path} exists, and nothing is overwritten: choose another')
+    check_writable(path)
+    return Path(path)
+
+
+def make_numbered_folder(path: Path) -> Path:
+    """Makes ``path``, or ``path`` with the first number that makes it a new folder.
+
+    Of several processes each gets a folder of its own.
+
+    Raises:
+        UserError: There are too many.
+        OSError: It cannot be made.
+    """
+    for number in range(1, 10_000):
+        folder = path if number == 1 else path.with_name(f'{path.name}_{number}')
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise UserError(f'{path} to {folder} exist all: remove some')
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Path]:
     """A path to write a file or a folder to, which gets its name once it is complete.
 
     It lies in a hidden folder beside the final path. What the block writes beside it
-    under other names comes along. Where the block raises, nothing of it is left, and
-    what stood there before stands there still. Missing parent folders are made; links
-    are followed; devices, such as ``/dev/stdout``, are written to directly.
+    under other names comes along: all of it, or none. Where the block raises, nothing
+    of it is left, and what stood there before stands there still. Missing parent
+    folders are made; links are followed; devices, such as ``/dev/stdout``, are written
+    to directly.
 
     Args:
         path: File or folder to write.
-        overwrite: Whether what stands there is replaced.
+        overwrite: Whether what stands there is replaced. Otherwise, of several
+            processes that write it at once exactly one succeeds. A folder takes the
+            place of an empty one in either case.
 
     Raises:
         FileExistsError: It exists, and is not to be replaced.
@@ -53,32 +102,53 @@ def atomic_write(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Pa
     if path.exists() and not path.is_file() and not path.is_dir():
         yield path
         return
+    with _scratch(path) as new:
+        yield new / path.name
+        for written in new.iterdir():
+            _sync(written)
+        _publish(new, path.parent, overwrite)
+        _sync(path.parent, contents=False)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder inside a hidden one beside ``path``, removed with what is left in it.
+
+    Its parents are made where they are missing, and removed where nothing came into
+    them. An ``OSError`` of the block is made one about the final path.
+
+    Raises:
+        NotADirectoryError: One of its parents is a file.
+        OSError: It cannot be made.
+    """
+    made = []
     for parent in path.parents:
-        if parent.exists() and not parent.is_dir():
+        if parent.is_dir():
+            break
+        if parent.exists():
             raise NotADirectoryError(
                 errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent)
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name has at most 255 bytes, and a character up to four.
-    prefix = f'.{path.name[:60]}.'
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    new = folder / 'new'
-    try:
-        new.mkdir()
-        yield new / path.name
-        for written in sorted(new.iterdir()):
-            _sync(written)
-            _put(written, path.with_name(written.name), folder / 'before', overwrite)
-        _sync(path.parent, contents=False)
-    except OSError as error:
-        _name_target(error, path, new)
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        made.append(parent)
+    with contextlib.ExitStack() as left:
+        for parent in reversed(made):
+            left.callback(_remove_empty, parent)
+            parent.mkdir(exist_ok=True)
+        # A name has at most 255 bytes, and a character up to four.
+        prefix = f'.{path.name[:60]}.'
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        left.callback(shutil.rmtree, folder, ignore_errors=True)
+        new = folder / 'new'
+        try:
+            new.mkdir()
+            yield new
+        except OSError as error:
+            _name_target(error, path, new)
+            raise
 
 
 def atomic_write_text(
@@ -113,17 +183,33 @@ def _name_target(error: OSError, path: Path, new: Path) -> None:
     del error.filename2  # where it was to go to, which has the same name
 
 
+def _publish(new: Path, folder: Path, overwrite: bool) -> None:
+    """Gives all that is complete its names in ``folder``, or nothing of it.
+
+    Args:
+        new: Folder of what is complete; what it replaces is kept beside it.
+        folder: Where it goes.
+        overwrite: Whether what stands there is replaced.
+    """
+    before = new.with_name('before')
+    before.mkdir()
+    names = sorted(os.listdir(new))
+    try:
+        for name in names:
+            if overwrite and len(names) > 1 and (folder / name).is_file():
+                _keep(folder / name, before / name)
+            _put(new / name, folder / name, before / name, overwrite)
+    except BaseException:
+        if len(names) > 1:  # one alone is whole wherever it stands
+            for name in names:
+                _take_back(new / name, folder / name, before / name)
+        raise
+
+
 def _put(written: Path, target: Path, before: Path, overwrite: bool) -> None:
     """Gives what is complete its name."""
     if not overwrite:
-        if written.is_dir() or not _can_link(written):
-            if target.exists():
-                raise FileExistsError(
-                    errno.EEXIST, os.strerror(errno.EEXIST), str(target)
-                )
-            os.rename(written, target)
-        else:
-            os.link(written, target)  # fails where another process was faster
+        _claim(written, target)
         return
     if not target.is_dir():
         os.replace(written, target)
@@ -136,18 +222,72 @@ def _put(written: Path, target: Path, before: Path, overwrite: bool) -> None:
     except BaseException:
         os.replace(before, target)
         raise
-    shutil.rmtree(before)
 
 
-def _can_link(file: Path) -> bool:
-    """Whether the file system has hard links."""
-    link = file.with_name(f'{file.name}.link')
+def _claim(written: Path, target: Path) -> None:
+    """Gives what is complete a name that nothing has.
+
+    Each way fails where another process was faster, be it by a moment.
+
+    Raises:
+        FileExistsError: Something has the name.
+    """
     try:
-        os.link(file, link)
+        if written.is_dir():
+            with contextlib.suppress(OSError):
+                target.rmdir()  # if it is empty
+            _rename_folder(written, target)
+            return
+        try:
+            os.link(written, target)
+        except FileExistsError:
+            raise
+        except OSError:  # as a rule since the file system has no hard links
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+            try:
+                os.replace(written, target)
+            except BaseException:
+                target.unlink()
+                raise
+    except FileExistsError:
+        problem = 'this exists by now, and nothing is overwritten: choose another name'
+        raise FileExistsError(errno.EEXIST, problem, str(target)) from None
+
+
+def _rename_folder(folder: Path, target: Path) -> None:
+    """Renames a folder, which no system does where a file or a full folder stands."""
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(
+                errno.EEXIST, os.strerror(errno.EEXIST), str(target)
+            ) from error
+        raise
+
+
+def _keep(file: Path, before: Path) -> None:
+    """Keeps a file that is to be replaced, by a second name if there can be one."""
+    try:
+        os.link(file, before)
     except OSError:
-        return False
-    link.unlink()
-    return True
+        shutil.copy2(file, before)
+
+
+def _take_back(written: Path, target: Path, before: Path) -> None:
+    """Undoes :func:`_put`, as far as it got."""
+    moved = not written.exists()
+    if moved and target.is_dir():
+        shutil.rmtree(target)
+    elif moved or (target.exists() and target.samefile(written)):
+        target.unlink(missing_ok=True)
+    if before.exists():
+        os.replace(before, target)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _sync(path: Path, contents: bool = True) -> None:
@@ -156,10 +296,15 @@ def _sync(path: Path, contents: bool = True) -> None:
         for part in path.rglob('*'):
             if part.is_file():
                 _sync(part)
-    # Windows opens no folders, and some file systems sync none.
-    with contextlib.suppress(OSError):
+    try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        # Windows opens no folders, and some file systems sync none. Others notice only
+        # now that there is no space.
+        if error.errno in (*FULL, errno.EIO):
+            error.filename = str(path)
+            raise

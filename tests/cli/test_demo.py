@@ -6,7 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from mmnextvit.cli import arguments
-from mmnextvit.demo import DemoRun, console_script, new_folder
+from mmnextvit.demo import DemoRun, console_script
+from mmnextvit.utils.files import make_numbered_folder
 
 import cv2
 import pytest
@@ -44,7 +45,7 @@ def test_data_root_is_the_one_thing_to_set(name, root):
 
 
 def test_run_folders_are_new(tmp_path):
-    names = [new_folder(tmp_path / 'runs' / 'demo').name for _ in range(3)]
+    names = [make_numbered_folder(tmp_path / 'runs' / 'demo').name for _ in range(3)]
     assert names == ['demo', 'demo_2', 'demo_3']
 
 
