@@ -50,7 +50,13 @@ from .engine.training import config_to_train
 from .models.fold import fold_batchnorms, set_memory_format
 from .runtime import list_objects
 from .utils.errors import UserError
-from .utils.files import atomic_write, existing_file
+from .utils.files import (
+    PICKLES,
+    atomic_write,
+    check_folder,
+    check_new_file,
+    existing_file,
+)
 from .visualization.feature_maps import collect_feature_maps
 
 
@@ -106,7 +112,7 @@ def test(
         work_dir: Folder for logs; by default ``test`` in the run's own folder, so that
             the config that training wrote there stays.
         amp: Whether to compute in mixed precision (bfloat16 on a CPU).
-        out: File for the predictions, which ends in ``.pkl``.
+        out: New file for the predictions, which ends in ``.pkl``.
         show_dir: Folder for drawings of the predictions beside the truth.
 
     Returns:
@@ -115,10 +121,13 @@ def test(
     Raises:
         UserError: The arguments do not go together, or the config, its data or the
             checkpoint is at fault.
+        OSError: ``out`` or ``show_dir`` cannot be written, which is tried at first.
     """
     checkpoint = os.fspath(checkpoint)
-    if out is not None and Path(out).suffix not in ('.pkl', '.pickle'):
-        raise UserError(f'--out {out}: the name must end in .pkl')
+    if out is not None:
+        check_new_file(out, '--out', PICKLES)
+    if show_dir is not None:
+        check_folder(show_dir)
     exported = is_exported(checkpoint)
     if exported and amp:
         raise UserError('--amp: an exported file computes as it was exported')
@@ -154,7 +163,7 @@ class SavedPredictions(DumpDetResults):
     """MMDetection's ``DumpDetResults``, whose file is written whole or not at all."""
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        with atomic_write(self.out_file_path) as scratch:
+        with atomic_write(self.out_file_path, overwrite=False) as scratch:
             dump(results, scratch)
         print_log(f'The predictions are in {self.out_file_path}', logger='current')
         return {}

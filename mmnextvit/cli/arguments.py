@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
-from ..utils.files import existing_file
+from ..utils.files import check_new_file, existing_file
 from ..utils.packages import explain_missing_mmyolo
 
 if TYPE_CHECKING:
@@ -67,12 +67,9 @@ def check_new_config(path: str) -> Path:
 
     Raises:
         UserError: It may not.
+        OSError: It cannot be written.
     """
-    out = Path(path)
-    if out.exists():
-        raise UserError(f'{out} exists, and nothing is overwritten: choose another')
-    if any(p.exists() and not p.is_dir() for p in out.parents):
-        raise UserError(f'-o {out}: its folder is a file')
+    out = check_new_file(path)
     if out.suffix != '.py' or not out.stem.isidentifier() or iskeyword(out.stem):
         raise UserError(f'-o {out}: a config is called like my_config.py')
     return out

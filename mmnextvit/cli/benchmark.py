@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
-from ..utils.files import atomic_write, atomic_write_text
-from .arguments import add_cfg_options, existing_file, load_config
+from ..utils.files import atomic_write, atomic_write_text, check_new_file, existing_file
+from .arguments import add_cfg_options, load_config
 
 if TYPE_CHECKING:
     from ..benchmark.backbones import Settings
@@ -43,15 +43,14 @@ def check_suite_name(name: str) -> str:
     return name
 
 
-def check_new_file(path: str) -> Path:
+def parse_new_file(path: str) -> Path:
     """A file on the command line that does not exist, in a folder that does."""
-    if Path(path).exists():
-        raise argparse.ArgumentTypeError(
-            f'{path} exists, and nothing is overwritten: choose another'
-        )
     if not Path(path).resolve().parent.is_dir():
         raise argparse.ArgumentTypeError(f'{path}: there is no such folder')
-    return Path(path)
+    try:
+        return check_new_file(path)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,22 +73,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--checkpoint', help='its trained weights')
     add_cfg_options(parser)
     parser.add_argument(
-        '-o', '--out', type=check_new_file, help='a new file for the tables'
+        '-o', '--out', type=parse_new_file, help='a new file for the tables'
     )
     parser.add_argument(
-        '--plot', type=Path, metavar='FILE.png', help='image of the growth'
+        '--plot',
+        type=parse_new_file,
+        metavar='FILE.png',
+        help='a new image of the growth',
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    import torch
     from mmengine.logging import MMLogger
 
     from ..benchmark.backbones import Settings
     from ..benchmark.report import describe_machine
+    from ..engine.runner import choose_device
 
-    if args.device != 'cpu' and not torch.cuda.is_available():
-        raise UserError(f'--device {args.device}: torch finds no CUDA GPU here')
+    choose_device(args.device)
     if 'loops' in args.suites and not args.config:
         raise UserError('loops: name the detector with --config, and --checkpoint')
     MMLogger.get_current_instance().setLevel('ERROR')
@@ -100,7 +101,9 @@ def run(args: argparse.Namespace) -> None:
         for suite in suites:
             texts.append(measure(suite, settings, args).to_markdown())
             if args.out:  # after each: a run takes minutes
-                atomic_write_text(args.out, '\n\n'.join(texts) + '\n')
+                first = len(texts) == 2
+                text = '\n\n'.join(texts) + '\n'
+                atomic_write_text(args.out, text, overwrite=not first)
     print('\n\n'.join(texts))
 
 
@@ -146,7 +149,7 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
     if suite == 'growth':
         growth = backbones.measure_growth(settings)
         if args.plot:
-            with atomic_write(args.plot) as scratch:
+            with atomic_write(args.plot, overwrite=False) as scratch:
                 report.plot_growth(growth, scratch)
         return report.growth_table(growth, settings.arch)
     if suite == 'startup':

@@ -10,13 +10,18 @@ The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
                       "feature_maps": folder (with --feature-maps only)}],
      "unreadable": {file: reason}}
 
+What is interrupted leaves what was found so far. The JSON then has "partial", which
+says why it ends early, and a video that was not drawn to its end has no "drawn".
+
 --feature-maps draws, for every image, the backbone's maps and the neck's, row by row,
 into a folder of its own under `feature_maps/`, with an `overview.png` of all.
 """
 
 import argparse
+from contextlib import closing
 
 from ..utils.errors import UserError
+from ..utils.files import check_folder, check_new_folder
 from .arguments import add_config, existing_file, load_config, to_share
 
 
@@ -42,10 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    # Importing takes seconds.
+    if args.out_dir:
+        check_new_folder(args.out_dir)
+    else:
+        check_folder('predictions')
+
     from ..apis import load_predictor
     from ..datasets.sources import find_files
     from ..deploy.exported import is_exported
-    from ..engine.prediction import new_folder, predict_files, write_json
+    from ..engine.prediction import open_results, predict_files
 
     cfg = load_config(args)
     if not is_exported(args.checkpoint):
@@ -54,19 +65,21 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
     predictor = load_predictor(cfg, args.checkpoint, args.device, args.amp)
-    out_dir = new_folder(args.out_dir)
-    predictions = predict_files(
-        predictor, files, out_dir, args.score_thr, args.feature_maps
-    )
-    write_json(
-        out_dir / 'predictions.json',
-        predictions,
-        predictor.classes,
-        args.config,
-        args.checkpoint,
-        args.score_thr,
-    )
-    print(f'{predictions.summarize()}: {out_dir}')
+    about = {
+        'config': args.config,
+        'checkpoint': args.checkpoint,
+        'score_thr': args.score_thr,
+        'classes': predictor.classes,
+    }
+    with open_results(args.out_dir, about) as results:
+        found = predict_files(
+            predictor, files, results.folder, args.score_thr, args.feature_maps
+        )
+        with closing(found):
+            for one in found:
+                results.predictions.add(one)
+    predictions = results.predictions
+    print(f'{predictions.summarize()}: {results.folder}')
     if predictions.unreadable:
         reasons = predictions.unreadable.values()
         raise UserError('\n'.join(['These files could not be read:', *reasons]))

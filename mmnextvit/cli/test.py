@@ -5,6 +5,7 @@ An exported file is tested as it will be used, with its own resizing.
 
 import argparse
 
+from ..utils.files import PICKLES, check_folder, check_new_file
 from .arguments import add_config, add_run, load_config
 
 
@@ -15,13 +16,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
     )
-    parser.add_argument('--out', metavar='FILE.pkl', help='save the predictions there')
+    parser.add_argument(
+        '--out', metavar='FILE.pkl', help='a new file for the predictions'
+    )
     parser.add_argument(
         '--show-dir', help='save drawn predictions beside the truth there'
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, float]:
+    # Importing takes seconds.
+    if args.out:
+        check_new_file(args.out, '--out', PICKLES)
+    if args.show_dir:
+        check_folder(args.show_dir)
+
     from ..apis import test
 
     return test(

@@ -109,22 +109,40 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
         split: SplitInfo(description=DESCRIPTION, images=n, size=size, seed=seed)
         for split, n in counts.items()
     }
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if info == {split: read_info(out, split) for split in counts}:
-            return False
-        raise UserError(
-            f'{out} holds something else than these demo data, and nothing is '
-            'overwritten: choose another folder with --out, or remove it'
-        )
-    with atomic_write(out, overwrite=False) as scratch:
-        (scratch / 'annotations').mkdir(parents=True)
-        for number, split in enumerate(counts):
-            content = write_split(scratch / split, info[split], number)
-            file = scratch / 'annotations' / f'{split}.json'
-            file.write_text(json.dumps(content))
-        if out.exists():
-            out.resolve().rmdir()  # which is empty
+    if _holds(out, info):
+        return False
+    try:
+        with atomic_write(out, overwrite=False) as scratch:
+            (scratch / 'annotations').mkdir(parents=True)
+            for number, split in enumerate(counts):
+                content = write_split(scratch / split, info[split], number)
+                file = scratch / 'annotations' / f'{split}.json'
+                file.write_text(json.dumps(content))
+    except FileExistsError:
+        if not _holds(out, info):
+            raise
+        return False  # another process was faster
     return True
+
+
+def _holds(out: Path, info: dict[str, SplitInfo]) -> bool:
+    """Whether a folder holds demo data already.
+
+    Args:
+        out: Folder, which may be empty or missing.
+        info: What the annotations of each split are to say.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if info == {split: read_info(out, split) for split in info}:
+        return True
+    raise UserError(
+        f'{out} holds something else than these demo data, and nothing is '
+        'overwritten: choose another folder with --out, or remove it'
+    )
 
 
 def write_split(folder: Path, info: SplitInfo, number: int) -> dict:

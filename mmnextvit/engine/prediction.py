@@ -1,12 +1,15 @@
 """Predictions on files: drawings of them, and ``predictions.json``."""
 
+import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from mmdet.structures import DetDataSample
@@ -15,8 +18,14 @@ from torch import Tensor
 
 from ..datasets.images import BrokenImageError
 from ..datasets.sources import count_frames, is_video, read_frame_rate, read_frames
-from ..utils.errors import UserError
-from ..utils.files import atomic_write_text
+from ..utils.errors import Terminated
+from ..utils.files import (
+    atomic_write_text,
+    check_new_folder,
+    make_numbered_folder,
+    missing_folders,
+    remove_empty_folders,
+)
 from ..visualization.writers import open_drawing, write_feature_maps
 
 BOX_FORMAT = "x1, y1, x2, y2 in pixels, from the image's top left corner"
@@ -39,6 +48,18 @@ class FramePredictor(Protocol):
     def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray: ...
 
 
+class Unreadable(NamedTuple):
+    """A file that could not be read.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    path: str
+    reason: str
+
+
 @dataclass
 class Predictions:
     """Predictions on files.
@@ -51,6 +72,13 @@ class Predictions:
     entries: list[Entry] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
 
+    def add(self, found: Entry | Unreadable) -> None:
+        """Adds what :func:`predict_files` found."""
+        if isinstance(found, Unreadable):
+            self.unreadable[found.path] = found.reason
+        else:
+            self.entries.append(found)
+
     def summarize(self) -> str:
         """How many objects there are in how many files."""
         objects = sum(len(entry['objects']) for entry in self.entries)
@@ -58,19 +86,121 @@ class Predictions:
         return f'{objects} objects in {files} files'
 
 
+@dataclass(frozen=True)
+class Results:
+    """A folder of predictions.
+
+    Attributes:
+        folder: Gets what is drawn, and ``predictions.json``.
+        about: What the JSON says besides: config, checkpoint, threshold and classes.
+        predictions: What was found so far.
+    """
+
+    folder: Path
+    about: dict[str, object]
+    predictions: Predictions = field(default_factory=Predictions)
+
+    @property
+    def json(self) -> Path:
+        return self.folder / 'predictions.json'
+
+    def write(self, partial: str = '', overwrite: bool = True) -> None:
+        """Writes the JSON.
+
+        Args:
+            partial: Why these are not all predictions, if they are not.
+            overwrite: Whether one that stands there is replaced.
+
+        Raises:
+            OSError: It cannot be written, or stands there and is not to be replaced.
+        """
+        entries = self.predictions.entries
+        if partial:  # a video that was not drawn to its end has no drawing
+            entries = [
+                {k: v for k, v in entry.items() if k != 'drawn' or self._has(v)}
+                for entry in entries
+            ]
+        content = {
+            **({'partial': partial} if partial else {}),
+            **self.about,
+            'box_format': BOX_FORMAT,
+            'predictions': entries,
+            'unreadable': self.predictions.unreadable,
+        }
+        atomic_write_text(self.json, json.dumps(content), overwrite)
+
+    def _has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def keep(self, error: BaseException) -> None:
+        """Keeps what was found until an error, or removes what has no predictions.
+
+        An interrupt gets a text that says where it is.
+        """
+        if not (self.predictions.entries or self.predictions.unreadable):
+            self.json.unlink(missing_ok=True)
+            for name in ('drawn', 'feature_maps'):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            return
+        reason = f'{type(error).__name__}: {error}'
+        if isinstance(error, KeyboardInterrupt):
+            by_signal = isinstance(error, Terminated)
+            reason = 'terminated' if by_signal else 'interrupted'
+        # A full disk may be what this is about.
+        with contextlib.suppress(OSError):
+            self.write(f'{reason}; what would come after the last entry is missing')
+            if isinstance(error, KeyboardInterrupt):
+                found = self.predictions.summarize()
+                error.args = (f'{found} were found, and are in {self.json}',)
+
+
 def new_folder(path: str | os.PathLike | None) -> Path:
     """An empty folder, named by the time if ``path`` is ``None``.
 
     Raises:
         UserError: It is not empty, or not a folder.
+        OSError: It cannot be made, or nothing can be written into it.
     """
-    folder = Path(path or Path('predictions', time.strftime('%Y%m%d_%H%M%S')))
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f'{folder} is not a folder: choose a new folder')
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f'{folder} is not empty: choose a new folder')
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if path is None:
+        by_time = Path('predictions', time.strftime('%Y%m%d_%H%M%S'))
+        return make_numbered_folder(by_time)
+    check_new_folder(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+@contextmanager
+def open_results(
+    path: str | os.PathLike | None, about: dict[str, object]
+) -> Iterator[Results]:
+    """A new folder for predictions, whose ``predictions.json`` is whole at any time.
+
+    The JSON is there from the start, as what claims the folder, and says that it is
+    partial until the block has ended. Where the block raises, be it by Ctrl-C, the JSON
+    has what was found until then. Where that is nothing, nothing is left.
+
+    Args:
+        path: As of :func:`new_folder`.
+        about: As of :class:`Results`.
+
+    Raises:
+        UserError: The folder is not empty, or not a folder.
+        FileExistsError: Another process was faster with the same folder.
+        OSError: Nothing can be written into it.
+    """
+    made = [] if path is None else missing_folders(Path(path))
+    folder = new_folder(path)
+    results = Results(folder, about)
+    try:
+        results.write('the run has not ended, or was killed', overwrite=False)
+        try:
+            yield results
+        except BaseException as error:
+            results.keep(error)
+            raise
+        results.write()
+    except BaseException:
+        remove_empty_folders([folder, folder.parent] if path is None else made)
+        raise
 
 
 def predict_file(
@@ -131,7 +261,7 @@ def predict_files(
     score_thr: float = 0.3,
     with_maps: bool = False,
     show_progress: bool = True,
-) -> Predictions:
+) -> Iterator[Entry | Unreadable]:
     """Predicts on images and videos; files that cannot be read are left out.
 
     Args:
@@ -142,9 +272,11 @@ def predict_files(
         score_thr: Minimum score, 0 to 1.
         with_maps: As of :func:`predict_file`.
         show_progress: Whether to show a progress bar.
+
+    Yields:
+        As :func:`predict_file`, or what could not be read.
     """
     root = os.path.commonpath([path.parent for path in files])
-    predictions = Predictions()
     total = sum(map(count_frames, files))
     with Progress(disable=not show_progress) as progress:
         task = progress.add_task('Predicting', total=total)
@@ -154,39 +286,8 @@ def predict_files(
                 for entry in predict_file(
                     predictor, path, name, out_dir, score_thr, with_maps
                 ):
-                    predictions.entries.append(entry)
+                    yield entry
                     progress.advance(task)
             except BrokenImageError as error:
-                predictions.unreadable[str(path)] = str(error)
+                yield Unreadable(str(path), str(error))
                 progress.advance(task)
-    return predictions
-
-
-def write_json(
-    path: Path,
-    predictions: Predictions,
-    classes: Sequence[str],
-    config: str,
-    checkpoint: str,
-    score_thr: float,
-) -> None:
-    """Writes ``predictions.json``.
-
-    Args:
-        path: The file.
-        predictions: What it is to hold.
-        classes: Names of the labels.
-        config: The config that the user named, and so are the others.
-        checkpoint: Checkpoint or exported file.
-        score_thr: Minimum score.
-    """
-    content = {
-        'config': config,
-        'checkpoint': checkpoint,
-        'score_thr': score_thr,
-        'classes': list(classes),
-        'box_format': BOX_FORMAT,
-        'predictions': predictions.entries,
-        'unreadable': predictions.unreadable,
-    }
-    atomic_write_text(path, json.dumps(content))

@@ -5,11 +5,13 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import FULL, MissingFileError, UserError
+
+PICKLES = ('.pkl', '.pickle')  # what MMEngine's `dump` writes as pickle
 
 
 def existing_file(path: str, what: str) -> str:
@@ -42,17 +44,64 @@ def check_writable(path: str | os.PathLike) -> None:
         _sync(new / path.name)
 
 
-def check_new_file(path: str | os.PathLike) -> Path:
+def check_new_file(
+    path: str | os.PathLike, option: str = '', suffixes: Sequence[str] = ()
+) -> Path:
     """``path``, if a new file can be written there, which is tried.
 
+    Args:
+        path: The file.
+        option: The option that named it, for the messages.
+        suffixes: What its name must end in, one of them.
+
     Raises:
-        UserError: Something of that name exists.
+        UserError: Something of that name exists, or the name ends in something else.
         OSError: It cannot be written.
     """
+    named = f'{option} {os.fspath(path)}'.strip()
+    if suffixes and Path(path).suffix not in suffixes:
+        raise UserError(f'{named}: the name must end in {" or ".join(suffixes)}')
     if os.path.lexists(path):
-        raise UserError(f'{path} exists, and nothing is overwritten: choose another')
+        raise UserError(f'{named} exists, and nothing is overwritten: choose another')
     check_writable(path)
     return Path(path)
+
+
+def check_folder(path: str | os.PathLike) -> None:
+    """Tries whether files can be written into a folder, which need not exist.
+
+    Raises:
+        OSError: They cannot.
+    """
+    check_writable(Path(path, 'file'))
+
+
+def check_new_folder(path: str | os.PathLike) -> Path:
+    """``path``, if it is empty or missing, and can be written into, which is tried.
+
+    Raises:
+        UserError: It is not empty, or not a folder.
+        OSError: Nothing can be written into it.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'{folder} is not a folder: choose a new folder')
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f'{folder} is not empty: choose a new folder')
+    check_folder(folder)
+    return folder
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """Of ``path`` and its parents those that are missing, the innermost first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_empty_folders(folders: Iterable[Path]) -> None:
+    """Removes folders as long as they are empty, in the order that they are given."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def make_numbered_folder(path: Path) -> Path:
@@ -121,26 +170,13 @@ def _scratch(path: Path) -> Iterator[Path]:
         NotADirectoryError: One of its parents is a file.
         OSError: It cannot be made.
     """
-    made = []
-    for parent in path.parents:
-        if parent.is_dir():
-            break
-        if parent.exists():
-            raise NotADirectoryError(
-                errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent)
-            )
-        made.append(parent)
+    made = missing_folders(path.parent)
+    first = next(parent for parent in path.parents if parent not in made)
+    if not first.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(first))
     with contextlib.ExitStack() as left:
-        for parent in reversed(made):
-            left.callback(_remove_empty, parent)
-            parent.mkdir(exist_ok=True)
-        # A name has at most 255 bytes, and a character up to four.
-        prefix = f'.{path.name[:60]}.'
-        try:
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-        except OSError as error:
-            error.filename = str(path)
-            raise
+        left.callback(remove_empty_folders, made)
+        folder = _make_hidden(path)
         left.callback(shutil.rmtree, folder, ignore_errors=True)
         new = folder / 'new'
         try:
@@ -181,6 +217,23 @@ def _name_target(error: OSError, path: Path, new: Path) -> None:
     else:
         return
     del error.filename2  # where it was to go to, which has the same name
+
+
+def _make_hidden(path: Path) -> Path:
+    """A hidden folder beside ``path``, with the parents that are missing."""
+    # A name has at most 255 bytes, and a character up to four.
+    prefix = f'.{path.name[:60]}.'
+    for attempt in range(100):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+        except OSError as error:
+            # Another process may have removed the folder, which it had made, too.
+            if isinstance(error, FileNotFoundError) and attempt < 99:
+                continue
+            error.filename = str(path)
+            raise
+    raise AssertionError('the last attempt returns or raises')
 
 
 def _publish(new: Path, folder: Path, overwrite: bool) -> None:
@@ -283,11 +336,6 @@ def _take_back(written: Path, target: Path, before: Path) -> None:
         target.unlink(missing_ok=True)
     if before.exists():
         os.replace(before, target)
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def _sync(path: Path, contents: bool = True) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..utils.errors import UserError
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, check_writable
 from .contents import Weights, extract_weights, widen_to_float32
 from .layouts import YOLOV5, Numbering, make_formats
 
@@ -49,12 +49,14 @@ def convert_file(
     Raises:
         UserError: The source cannot be read, the layout has no place for its weights,
             or the target exists.
+        OSError: The target cannot be written, which is tried at first.
     """
     target = Path(target)
     if target.exists():
         raise UserError(
             'this exists, and nothing is overwritten: choose another name', file=target
         )
+    check_writable(target)
     content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
     weights = extract_weights(content, source, numbering)
     state = make_formats(numbering)[layout].from_ours(widen_to_float32(weights.state))

@@ -13,7 +13,7 @@ from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import timm_mean_std
 from ..utils.errors import UserError, user_error
-from ..utils.files import atomic_write, existing_file
+from ..utils.files import atomic_write, check_new_file, existing_file
 from ..utils.yaml_reader import read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
 from ..weights.conversion import save_checkpoint
@@ -147,6 +147,7 @@ def import_model(options: Options) -> Report:
 
     Raises:
         UserError: A file or an option is wrong; the error has file, line and row.
+        OSError: The config or the weights cannot be written.
     """
     _check_options(options)
     model = read_model(read_yaml(options.model))
@@ -199,10 +200,9 @@ def build(text: str) -> tuple[Config, nn.Module]:
 
 
 def _check_options(options: Options) -> None:
-    if options.weights and options.weights_out.exists():
-        raise UserError(
-            f'{options.weights_out} exists, and nothing is overwritten: choose another'
-        )
+    check_new_file(options.out)
+    if options.weights:
+        check_new_file(options.weights_out)
     for flag, value in (
         ('--imgsz', options.img_size),
         ('--epochs', options.epochs),

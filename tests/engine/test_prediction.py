@@ -1,16 +1,19 @@
 """Predictions on files, by a predictor that needs no network."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
+from mmnextvit.engine import prediction
 from mmnextvit.engine.prediction import (
     Predictions,
+    Unreadable,
     new_folder,
+    open_results,
     predict_file,
     predict_files,
-    write_json,
 )
-from mmnextvit.utils.errors import UserError
+from mmnextvit.utils.errors import Terminated, UserError
 
 import cv2
 import numpy as np
@@ -63,11 +66,15 @@ def test_entries_and_drawings(source, tmp_path):
     (source / 'broken.png').write_bytes(b'nothing')
     names = ['a.png', 'broken.png', 'film.avi', 'inner/b.jpg']
     out = tmp_path / 'out'
-    predictions = predict_files(
-        *(GreyPredictor(), [source / name for name in names], out, 0.25),
-        with_maps=True,
-        show_progress=False,
-    )
+    about = dict(config='my.py', checkpoint='my.pth', score_thr=0.25, classes=['thing'])
+    with open_results(out, about) as results:
+        for found in predict_files(
+            *(GreyPredictor(), [source / name for name in names], out, 0.25),
+            with_maps=True,
+            show_progress=False,
+        ):
+            results.predictions.add(found)
+    predictions = results.predictions
     objects = [dict(box=[0, 0, 48, 32], score=0.25)]
     film = {'file': f'{source}/film.avi', 'drawn': 'drawn/film.avi.mp4'}
     a, *frames, b = predictions.entries
@@ -85,7 +92,7 @@ def test_entries_and_drawings(source, tmp_path):
     assert [*predictions.unreadable] == [f'{source}/broken.png']
     assert predictions.summarize() == '5 objects in 3 files'
     maps = {'overview.png', 'neck_P3_4x2x3.png'}
-    assert files(out) == {
+    assert files(out) - {'predictions.json'} == {
         *('drawn/a.png', 'drawn/film.avi.mp4', 'drawn/inner/b.jpg'),
         *(f'feature_maps/{n}/{m}' for n in (*names[::2], names[3]) for m in maps),
     }
@@ -93,8 +100,7 @@ def test_entries_and_drawings(source, tmp_path):
     video = cv2.VideoCapture(str(out / 'drawn' / 'film.avi.mp4'))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
-    write_json(out / 'x.json', predictions, ['thing'], 'my.py', 'my.pth', 0.25)
-    assert json.loads((out / 'x.json').read_text()) == {
+    assert json.loads((out / 'predictions.json').read_text()) == {
         'config': 'my.py',
         'checkpoint': 'my.pth',
         'score_thr': 0.25,
@@ -128,3 +134,173 @@ def test_a_new_folder(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f'{path} is not {problem}: choose a new'):
             new_folder(path)
     assert new_folder(None).parent == Path('predictions')
+
+
+# What ends early, and who is first
+
+
+def read_json(folder: Path) -> dict:
+    return json.loads((folder / 'predictions.json').read_text())
+
+
+def predict_until(error: BaseException, source: Path, out: Path, count: int) -> dict:
+    """What the JSON holds where an error ends predicting within an image or frame.
+
+    Args:
+        error: The error, which must come through.
+        source: Files to predict on.
+        out: Folder of the results.
+        count: How many frames are predicted before.
+    """
+
+    class Predictor(GreyPredictor):
+        frames = 0
+
+        def detect(self, image: np.ndarray, score_thr: float) -> DetDataSample:
+            self.frames += 1
+            if self.frames > count:
+                raise error
+            return super().detect(image, score_thr)
+
+    with pytest.raises(type(error)) as raised, open_results(out, {}) as results:
+        paths = [source / name for name in ('a.png', 'film.avi', 'inner/b.jpg')]
+        found = predict_files(Predictor(), paths, out, show_progress=False)
+        for one in found:
+            results.predictions.add(one)
+    assert raised.value is error
+    return read_json(out) if (out / 'predictions.json').exists() else {}
+
+
+@pytest.mark.parametrize(
+    'error, reason',
+    [
+        (KeyboardInterrupt(), 'interrupted'),
+        (Terminated(), 'terminated'),
+        (OSError(28, 'No space left on device'), 'No space left on device'),
+        (RuntimeError('a bug'), 'RuntimeError: a bug'),
+    ],
+)
+def test_what_was_found_so_far_is_kept(error, reason, source, tmp_path):
+    out = tmp_path / 'out'
+    content = predict_until(error, source, out, count=3)
+    assert reason in content['partial'] and 'missing' in content['partial']
+    objects = [dict(box=[0, 0, 48, 32], score=0.3)]
+    a = dict(file=f'{source}/a.png', drawn='drawn/a.png', objects=objects)
+    film = dict(file=f'{source}/film.avi', objects=objects)  # it was not drawn
+    assert content['predictions'] == [a, dict(film, frame=0), dict(film, frame=1)]
+    assert files(out) == {'predictions.json', 'drawn/a.png'}
+    assert [p.name for p in out.rglob('.*')] == []
+    said = f'3 objects in 2 files were found, and are in {out}/predictions.json'
+    assert str(error) == (said if isinstance(error, KeyboardInterrupt) else str(error))
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), RuntimeError('a bug')])
+@pytest.mark.parametrize('there', [False, True])
+def test_where_nothing_was_found_nothing_is_left(error, there, source, tmp_path):
+    """So that the same folder can be given again."""
+    out = tmp_path / 'a' / 'out'
+    if there:
+        out.mkdir(parents=True)
+    assert predict_until(error, source, out, count=0) == {}
+    assert out.exists() == (tmp_path / 'a').exists() == there
+    assert [*tmp_path.glob('a/out/*')] == []
+    with open_results(out, {}) as results:
+        results.predictions.add(Unreadable('x.png', 'broken'))
+    assert read_json(out)['unreadable'] == {'x.png': 'broken'}
+
+
+def test_unreadable_files_are_kept_too(tmp_path):
+    with pytest.raises(KeyboardInterrupt), open_results(tmp_path / 'out', {}) as result:
+        result.predictions.add(Unreadable('x.png', 'broken'))
+        raise KeyboardInterrupt
+    content = read_json(tmp_path / 'out')
+    assert content['partial'] and content['unreadable'] == {'x.png': 'broken'}
+
+
+def test_the_json_is_valid_and_partial_while_it_is_made(tmp_path):
+    """So it is after a kill."""
+    with open_results(tmp_path / 'out', dict(config='my.py')) as results:
+        content = read_json(tmp_path / 'out')
+        assert 'not ended' in content['partial'] and content['config'] == 'my.py'
+        assert content['predictions'] == []
+    assert 'partial' not in read_json(results.folder)
+
+
+def test_the_same_folder_at_once_is_of_the_first(tmp_path, monkeypatch):
+    """The second has looked before the first claims it: the latest possible moment."""
+    out = tmp_path / 'out'
+    real, firsts = prediction.new_folder, []
+
+    def new_folder_and_another_process(path: Path) -> Path:
+        folder = real(path)
+        monkeypatch.setattr(prediction, 'new_folder', real)
+        first = open_results(path, dict(config='first.py'))
+        first.__enter__().predictions.add(Unreadable('x.png', 'broken'))
+        firsts.append(first)
+        return folder
+
+    monkeypatch.setattr(prediction, 'new_folder', new_folder_and_another_process)
+    with pytest.raises(FileExistsError) as error, open_results(out, {}):
+        raise AssertionError('both write into one folder')
+    assert error.value.filename == str(out / 'predictions.json')
+    assert 'nothing is overwritten' in str(error.value)
+    firsts[0].__exit__(None, None, None)
+    assert read_json(out)['config'] == 'first.py' and 'partial' not in read_json(out)
+
+
+def claim(number: int, path: str | None, source: Path, start, results) -> None:
+    """Predicts in a process of its own, and says how that ended."""
+    start.wait()
+    try:
+        with open_results(path, dict(config=number)) as opened:
+            files = [source / 'a.png', source / 'inner' / 'b.jpg']
+            for found in predict_files(
+                GreyPredictor(), files, opened.folder, show_progress=False
+            ):
+                opened.predictions.add(found)
+        results.put(str(opened.folder))
+    except (UserError, FileExistsError) as error:
+        results.put(error)
+
+
+def predict_at_once(path: str | None, source: Path, count: int) -> list:
+    fork = multiprocessing.get_context('fork')
+    start, results = fork.Barrier(count), fork.Queue()
+    processes = [
+        fork.Process(target=claim, args=(i, path, source, start, results))
+        for i in range(count)
+    ]
+    for process in processes:
+        process.start()
+    ended = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    return ended
+
+
+@pytest.mark.slow
+def test_processes_with_the_same_folder_at_once(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(5):
+        ended = predict_at_once(f'out{i}', source, 4)
+        refused = [end for end in ended if isinstance(end, Exception)]
+        assert len(refused) == 3 and f'out{i}' in ended
+        assert len(read_json(Path(f'out{i}'))['predictions']) == 2
+        assert files(tmp_path / f'out{i}') == {
+            *('predictions.json', 'drawn/a.png', 'drawn/inner/b.jpg')
+        }
+
+
+@pytest.mark.slow
+def test_processes_in_the_same_second(source, tmp_path, monkeypatch):
+    """Without a folder, each gets one of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prediction.time, 'strftime', lambda form: '20260101_000000')
+    ended = predict_at_once(None, source, 4)
+    assert sorted(ended) == [
+        'predictions/20260101_000000',
+        *(f'predictions/20260101_000000_{i}' for i in (2, 3, 4)),
+    ]
+    contents = [read_json(Path(folder)) for folder in ended]
+    assert sorted(content['config'] for content in contents) == [0, 1, 2, 3]
+    assert all(len(content['predictions']) == 2 for content in contents)
