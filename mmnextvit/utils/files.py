@@ -55,7 +55,8 @@ def check_new_file(
         suffixes: What its name must end in, one of them.
 
     Raises:
-        UserError: Something of that name exists, or the name ends in something else.
+        UserError: Something of that name exists, the name ends in something else, or
+            the folder is a file.
         OSError: It cannot be written.
     """
     named = f'{option} {os.fspath(path)}'.strip()
@@ -63,7 +64,10 @@ def check_new_file(
         raise UserError(f'{named}: the name must end in {" or ".join(suffixes)}')
     if os.path.lexists(path):
         raise UserError(f'{named} exists, and nothing is overwritten: choose another')
-    check_writable(path)
+    try:
+        check_writable(path)
+    except NotADirectoryError as error:
+        raise UserError(f'{named}: its folder is a file') from error
     return Path(path)
 
 

@@ -284,8 +284,10 @@ def test_new_files(tmp_path):
     for name in ('x', 'dangling'):
         with pytest.raises(UserError, match=f'{name} exists, and nothing is overwri'):
             check_new_file(tmp_path / name)
-    with pytest.raises(NotADirectoryError):
-        check_new_file(tmp_path / 'x' / 'y')
+    with pytest.raises(UserError, match='--out .*/x/y: its folder is a file'):
+        check_new_file(tmp_path / 'x' / 'y', '--out')
+    with pytest.raises(UserError, match='y.txt: the name must end in .pkl or .pickle'):
+        check_new_file(tmp_path / 'y.txt', '--out', ('.pkl', '.pickle'))
 
 
 def test_numbered_folders_are_each_of_one_process(tmp_path):
