@@ -28,7 +28,14 @@ for package, command in [
 prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 
 from .datasets import images  # noqa: E402, F401
-from .engine import bad_loss, data_report, hooks, optim  # noqa: E402, F401
+from .engine import (  # noqa: E402
+    bad_loss,  # noqa: F401
+    data_report,  # noqa: F401
+    hooks,  # noqa: F401
+    loops,  # noqa: F401
+    optim,  # noqa: F401
+    resume,  # noqa: F401
+)
 from .evaluation import coco_metric  # noqa: E402, F401
 from .models import nextvit, timm_features  # noqa: E402, F401
 from .visualization import predictions  # noqa: E402, F401

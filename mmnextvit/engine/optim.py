@@ -156,14 +156,23 @@ class SummedGradients(OptimWrapper):
     def initialize_count_status(
         self, model: nn.Module, init_counts: int, max_counts: int
     ) -> None:
-        """As MMEngine's. A resumed run begins a sum: gradients are not saved."""
+        """As MMEngine's; a run begins with a sum of none."""
         super().initialize_count_status(model, init_counts, max_counts)
         self._stepped_at = init_counts
 
     @property
+    def summed_batches(self) -> int:
+        """Batches whose gradients have been summed since the last step."""
+        return self._inner_count - self._stepped_at
+
+    @summed_batches.setter
+    def summed_batches(self, number: int) -> None:
+        self._stepped_at = self._inner_count - number
+
+    @property
     def stepped(self) -> bool:
         """Whether the last batch brought a step."""
-        return self._stepped_at == self._inner_count
+        return self.summed_batches == 0
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         return super().scale_loss(loss) if self.batches_per_step is None else loss
@@ -171,12 +180,12 @@ class SummedGradients(OptimWrapper):
     def should_update(self) -> bool:
         if self.batches_per_step is None:
             return super().should_update()
-        return self._inner_count - self._stepped_at >= self.batches_per_step
+        return self.summed_batches >= self.batches_per_step
 
     def should_sync(self) -> bool:
         if self.batches_per_step is None:
             return super().should_sync()
-        return self._inner_count + 1 - self._stepped_at >= self.batches_per_step
+        return self.summed_batches + 1 >= self.batches_per_step
 
     def step(self, **kwargs: object) -> None:
         super().step(**kwargs)

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..utils.errors import UserError
 from ..weights.loading import adapt, check
+from .progress import collect_progress
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -103,7 +104,28 @@ def load_detector(
     return model.to(device).eval()
 
 
-class CPURunner(Runner):
+class ResumableRunner(Runner):
+    """MMEngine's runner, whose checkpoints say where in an epoch and a step it was.
+
+    ``ResumeHook`` brings a runner back there.
+    """
+
+    def save_checkpoint(
+        self,
+        *args: Any,
+        save_optimizer: bool = True,
+        meta: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if save_optimizer and meta:
+            progress = collect_progress(self, unwrap_model(self), meta)
+            meta = dict(meta, progress=progress)
+        super().save_checkpoint(
+            *args, save_optimizer=save_optimizer, meta=meta, **kwargs
+        )
+
+
+class CPURunner(ResumableRunner):
     """MMEngine's runner, whose processes take a GPU each, for processes on CPUs."""
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -180,7 +202,7 @@ def build_runner(cfg: Config) -> Runner:
     if not is_cuda_available():
         keep_freed_memory()
     on_cpus = launcher != 'none' and not is_cuda_available()
-    return (CPURunner if on_cpus else Runner).from_cfg(cfg)
+    return (CPURunner if on_cpus else ResumableRunner).from_cfg(cfg)
 
 
 def unwrap_model(runner: Runner) -> nn.Module:

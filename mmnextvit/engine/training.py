@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from ..utils.errors import UserError
 from ..utils.files import existing_file
+from .loops import resumable
 
 
 def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
@@ -81,6 +82,8 @@ def config_to_train(
     elif cfg.get('load_from'):
         existing_file(cfg.load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
+    cfg.train_cfg = resumable(cfg.train_cfg)
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]
     if amp:
         cfg.optim_wrapper.type = 'AnyDeviceAmpOptimWrapper'
     optimizer = cfg.optim_wrapper.optimizer
