@@ -37,6 +37,8 @@ from .deploy.exported import (
     to_instances,
     with_exported,
 )
+from .engine.interrupt import InterruptHook, catch_signals
+from .engine.peers import watch_peers
 from .engine.runner import (
     build_array_pipeline,
     build_runner,
@@ -86,11 +88,15 @@ def train(
     Raises:
         UserError: The config, its data or a checkpoint is at fault, or ``work_dir``
             holds another run.
+        KeyboardInterrupt: A signal ended the training, after a checkpoint was saved.
     """
     cfg = copy.deepcopy(cfg)
     cfg.work_dir = str(work_dir or choose_work_dir(cfg))
-    runner = build_runner(config_to_train(cfg, resume, amp, auto_scale_lr))
-    runner.train()
+    with catch_signals() as signals:
+        runner = build_runner(config_to_train(cfg, resume, amp, auto_scale_lr))
+        runner.register_hook(InterruptHook(signals))
+        with watch_peers(runner.launcher):
+            runner.train()
     return runner
 
 

@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM in a training: what was trained is saved, then the process ends."""
+"""Ctrl-C and SIGTERM in a training: what was trained is saved, then it ends."""
 
-import contextlib
 import os
 import signal
+import socket
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
-from ..utils.errors import Interrupted
+from ..utils.errors import Terminated
 from ..utils.files import atomic_write_text
 from .hooks import DeployHook
 from .loops import ResumableLoop
@@ -23,57 +25,94 @@ from .progress import collect_progress
 from .runner import unwrap_model
 
 NAME = 'interrupted.pth'  # what is saved, in the folder of the checkpoints
-# A launcher hands on a signal that its processes may have had already.
-SAME_SIGNAL = 1.0  # seconds
+# What comes within so many seconds is the same signal: a launcher, or a command such as
+# timeout, hands it on to processes that may have had it already.
+SAME_SIGNAL = 0.2
+SAME_SIGNAL_OF_LAUNCHER = 2.0
+SIGNALS = [
+    getattr(signal, name)
+    for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
+    if hasattr(signal, name)  # Windows has no SIGHUP
+]
 
 
 class Signals:
-    """SIGINT and SIGTERM of this process, from the first one on.
+    """The first of the signals that ask this process to end.
 
     Attributes:
-        number: The first signal that came, 0 for none.
-        waits: Whether it is only noted; otherwise it raises :class:`Interrupted`.
+        number: Its number, 0 before it came.
+        waits: Whether it is only noted; otherwise it raises what :func:`interrupt`
+            gives.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self.waits = False
         self._process = os.getpid()
-        self._came = 0.0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Notes the first signal, or ends what it interrupts; a second one ends all."""
+        """Notes the first signal, or ends what it interrupts."""
         if os.getpid() != self._process:  # a data-loader worker, which was forked
-            if number == signal.SIGTERM:
+            if number != signal.SIGINT:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
-            return  # Ctrl-C goes to all processes; the first one ends its workers
-        if self.number:
-            if time.monotonic() - self._came > SAME_SIGNAL:
-                os._exit(128 + number)
-            return
-        self.number, self._came = number, time.monotonic()
-        if get_world_size() == 1:
-            # The second one ends the process wherever it is, in torch's code too.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if not self.waits:
-            raise Interrupted(number)
+            return  # Ctrl-C goes to all processes, and ours ends its workers
+        first, self.number = not self.number, self.number or number
+        if first and not self.waits:
+            raise interrupt(number)
+
+
+def interrupt(number: int, text: str = '') -> KeyboardInterrupt:
+    """What is raised for a signal; the command's last line ends with the text."""
+    if number == signal.SIGINT:
+        return KeyboardInterrupt(*[text] if text else [])
+    return Terminated(text, number)
 
 
 @contextmanager
 def catch_signals() -> Iterator[Signals]:
-    """Handles SIGINT and SIGTERM in the block, where this is the main thread."""
+    """Handles the signals in the block, if this is the main thread.
+
+    One that is ignored, as SIGHUP is under ``nohup``, stays so.
+    """
     signals = Signals()
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # another thread gets no signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, signals.handle)
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    before = {n: signal.getsignal(n) for n in SIGNALS}
+    heeded = [n for n, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, signals.handle)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=end_at_second, args=(reader,), daemon=True).start()
     try:
         yield signals
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
+        writer.close()  # which ends the thread
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def end_at_second(reader: socket.socket) -> None:
+    """Ends the process at its second signal, wherever it is, in torch's code too.
+
+    Args:
+        reader: Gives the number of each signal as a byte, once it comes.
+    """
+    launched = int(os.environ.get('WORLD_SIZE', '1')) > 1
+    same = SAME_SIGNAL_OF_LAUNCHER if launched else SAME_SIGNAL
+    first: float | None = None
+    with reader:
+        while received := reader.recv(1):
+            number, now = received[0], time.monotonic()
+            if number not in SIGNALS:
+                continue
+            if first is not None and now - first > same:
+                os._exit(128 + number)
+            first = now if first is None else first
 
 
 class InterruptHook(Hook):
@@ -86,14 +125,13 @@ class InterruptHook(Hook):
         signals: Those of this process.
 
     Raises:
-        Interrupted: A signal came; its message names the checkpoint.
+        KeyboardInterrupt: A signal came, of SIGTERM and SIGHUP as ``Terminated``.
     """
 
     priority = 'LOWEST'  # after all that belongs to the iteration
 
     def __init__(self, signals: Signals) -> None:
         self.signals = signals
-        self._saved = -1  # iterations that the last checkpoint has behind it
         self._progress: dict[str, Any] | None = None  # before the validation
 
     def before_train(self, runner: Runner) -> None:
@@ -105,10 +143,6 @@ class InterruptHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         remove_interrupted(runner)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if 'optimizer' in checkpoint:
-            self._saved = checkpoint['meta']['iter']
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         self._end_together(runner, runner.iter + 1)
@@ -142,17 +176,14 @@ class InterruptHook(Hook):
 
     def _end(self, runner: Runner, iteration: int, meta: dict[str, Any]) -> None:
         path = checkpoint_folder(runner) / NAME
-        if self._saved != iteration:
-            meta = dict(meta, epoch=runner.epoch, iter=iteration)
-            runner.save_checkpoint(
-                str(path.parent), path.name, meta=meta, by_epoch=False
-            )
-            if is_main_process():
-                atomic_write_text(Path(runner.work_dir, 'last_checkpoint'), str(path))
-        message = f'what was trained in {iteration} iterations is saved'
-        raise Interrupted(
+        meta = dict(meta, epoch=runner.epoch, iter=iteration)
+        runner.save_checkpoint(str(path.parent), path.name, meta=meta, by_epoch=False)
+        if not is_main_process():
+            sys.exit(128 + self.signals.number)  # the first process says all
+        atomic_write_text(Path(runner.work_dir, 'last_checkpoint'), str(path))
+        raise interrupt(
             self.signals.number,
-            f'{message}; --resume goes on from there' if is_main_process() else '',
+            f'{iteration} iterations are saved in {path}, from where --resume goes on',
         )
 
 
@@ -166,9 +197,10 @@ def remove_interrupted(runner: Runner) -> None:
     """Removes the checkpoint of an interruption once a later one is the last."""
     last = Path(runner.work_dir, 'last_checkpoint')
     path = checkpoint_folder(runner) / NAME
-    if is_main_process() and path.exists() and last.is_file():
-        if not last.read_text(errors='replace').strip().endswith(NAME):
-            path.unlink()
+    if not is_main_process() or not path.exists() or not last.is_file():
+        return
+    if not last.read_text(errors='replace').strip().endswith(NAME):
+        path.unlink()
 
 
 def put_back_model(runner: Runner) -> None:

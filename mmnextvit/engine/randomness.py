@@ -6,6 +6,7 @@ would have drawn without the interruption, in any process, whatever was drawn be
 """
 
 import random
+import signal
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -142,6 +143,8 @@ class PlacedFetch:
         if epoch != self._epoch:
             self._epoch = epoch
             worker = get_worker_info()
+            if worker:  # Ctrl-C goes to all processes: the main one ends its workers
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             seed_process(
                 *(seed, Stream.KEPT_IMAGES, rank, epoch, worker.id if worker else 0)
             )

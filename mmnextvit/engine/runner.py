@@ -117,7 +117,7 @@ class ResumableRunner(Runner):
         meta: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if save_optimizer and meta:
+        if save_optimizer and meta and 'progress' not in meta:
             progress = collect_progress(self, unwrap_model(self), meta)
             meta = dict(meta, progress=progress)
         super().save_checkpoint(

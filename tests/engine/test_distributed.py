@@ -1,7 +1,15 @@
-"""Two CPU processes give what one process gives."""
+"""Two CPU processes give what one process gives, and end together."""
 
+import functools
+import os
 import re
+import signal
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmnextvit.cli import main
 
 import pytest
 import torch
@@ -10,10 +18,11 @@ from mmengine.dist import get_world_size
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader
 from mmyolo.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tests.helpers.forks import Fork, fork, is_running, wait_until
+from tests.helpers.random_run import Run, find_differences
 from tests.helpers.tiny_run import run_tool, write_tiny_run
 
 pytestmark = pytest.mark.slow
@@ -100,7 +109,9 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path, lively, float64):
     halves = [make_batch(0, 2, boxes), make_batch(2, 4, boxes)]
     torch.save((state, halves), tmp_path / 'state.pt')
 
-    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(  # by fork, without importing all again
+        process, (str(tmp_path),), nprocs=2, start_method='fork'
+    )
     of_two, of_other = (torch.load(tmp_path / f'gradients_{i}.pt') for i in range(2))
     of_one = gradients(config, state, make_batch(0, 4, boxes))
     of_half = gradients(config, state, make_batch(0, 2, boxes))
@@ -125,29 +136,100 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def test_train_and_test_in_two_processes(tmp_path, monkeypatch):
-    """As on several GPUs, from another folder; `norm_cfg` asks for SyncBN too."""
-    write_tiny_run(tmp_path)
-    monkeypatch.setenv('PORT', free_port())
-    output = run_tool(
-        *('dist_train.sh', 'tiny.py', '2', '--auto-scale-lr', '--cfg-options'),
-        'train_cfg.max_epochs=1',
-        'train_cfg.val_interval=1',
-        'model.backbone.norm_cfg.type=SyncBN',
-        cwd=tmp_path,
+OPTIONS = (
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    'model.backbone.norm_cfg.type=SyncBN',
+)
+
+
+def start_two(folder: Path, work_dir: str, *options: str) -> list[Fork]:
+    """Trains in two forked processes, as a launcher would start them."""
+    arguments = ['tiny.py', '--launcher=pytorch', f'--work-dir={work_dir}']
+    command = functools.partial(
+        main, 'train', [*arguments, '--auto-scale-lr', '--cfg-options', *options]
     )
+    common = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE=2)
+    return [
+        fork(command, folder, f'{work_dir}_{i}', RANK=i, LOCAL_RANK=i, **common)
+        for i in range(2)
+    ]
+
+
+def test_train_and_test_in_two_processes(tmp_path):
+    """As on two machines, and as on several GPUs of one, from another folder;
+    `norm_cfg` asks for SyncBN too."""
+    write_tiny_run(tmp_path)
+    port = free_port()
+
+    def run_node(node: int) -> str:
+        return run_tool(
+            *('dist_train.sh', 'tiny.py', '1', '--auto-scale-lr', '--cfg-options'),
+            *OPTIONS,
+            cwd=tmp_path,
+            **dict(PORT=port, NNODES=2, NODE_RANK=node),
+        )
+
+    with ThreadPoolExecutor() as pool:
+        output, other = pool.map(run_node, range(2))
     # Six images, two processes with two each.
     assert 'Epoch(train) [1][2/2]' in output and 'Epoch(train) [1][1/3]' not in output
     assert output.count('Saving checkpoint at 1 epochs') == 1  # by the first process
-    checkpoint = tmp_path / 'work_dirs' / 'tiny' / 'epoch_1.pth'
-    checkpoint = CheckpointLoader.load_checkpoint(str(checkpoint))
+    assert 'Saving checkpoint' not in other
+    run = Run(tmp_path / 'work_dirs' / 'tiny')
+    checkpoint = run.read('epoch_1.pth')
     groups = checkpoint['optimizer']['param_groups'][:3]
     assert [g['initial_lr'] for g in groups] == [0.01 * 4 / 128] * 3
 
-    monkeypatch.setenv('PORT', free_port())
+    of_one = start_two(tmp_path, 'one_machine', *OPTIONS)
+    assert [process.wait() for process in of_one] == [0, 0]
+    expected = Run(tmp_path / 'one_machine')
+    for key in ('state_dict', 'ema_state_dict', 'optimizer'):
+        parts = checkpoint[key], expected.read('epoch_1.pth')[key]
+        assert find_differences(*parts) == []
+    assert run.losses() == expected.losses() != {}
+
     output_of_test = run_tool(
         *('dist_test.sh', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '2'),
         cwd=tmp_path,
+        PORT=free_port(),
     )
     metric = r'coco/bbox_mAP: (\S+)'
     assert re.findall(metric, output) == re.findall(metric, output_of_test) != []
+
+
+@pytest.mark.parametrize('victim', ['rank 0', 'rank 1', 'launcher'])
+def test_all_end_with_one(tmp_path, victim):
+    """Within 30 s, with a message that names the rank."""
+    write_tiny_run(tmp_path)
+    pids = tmp_path / 'pids'
+
+    def launch() -> None:
+        ranks = start_two(tmp_path, 'run', 'train_cfg.max_epochs=1000')
+        pids.with_suffix('.part').write_text(' '.join(str(r.pid) for r in ranks))
+        pids.with_suffix('.part').rename(pids)
+        time.sleep(600)
+
+    launcher = fork(launch, tmp_path, 'launcher')
+    try:
+        log = tmp_path / 'run_0.log'
+        wait_until(lambda: log.exists() and 'Epoch(train) [1]' in log.read_text(), 120)
+        ranks = [int(pid) for pid in pids.read_text().split()]
+        dead = launcher.pid if victim == 'launcher' else ranks[int(victim[-1])]
+        os.kill(dead, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, ranks)), 30)
+    finally:
+        if is_running(launcher.pid):
+            os.kill(launcher.pid, signal.SIGKILL)
+        launcher.wait()
+    logs = [(tmp_path / f'run_{i}.log').read_text() for i in range(2)]
+    if victim == 'launcher':
+        for rank, text in enumerate(logs):
+            message = f'the launcher of rank {rank} has ended, and it with it'
+            assert f'mmnextvit: {message}' in text
+        assert (tmp_path / 'run' / 'interrupted.pth').is_file()
+    else:
+        dead, left = (0, 1) if victim == 'rank 0' else (1, 0)
+        message = f'rank {dead} has ended, and rank {left} with it'
+        assert f'mmnextvit: {message}' in logs[left]
+    assert not any('Traceback' in text for text in logs)

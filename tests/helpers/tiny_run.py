@@ -82,14 +82,25 @@ def run_command(*command: object, cwd: Path, env: dict, code: int = 0) -> str:
     return done.stdout
 
 
-def run_tool(name: str, *args: object, cwd: Path, code: int = 0) -> str:
-    """Runs a script of ``tools/`` as a user does; returns all that it printed."""
+def run_tool(
+    name: str, *args: object, cwd: Path, code: int = 0, **variables: object
+) -> str:
+    """Runs a script of ``tools/`` as a user does; returns all that it printed.
+
+    Args:
+        name: The script.
+        args: Its arguments.
+        cwd: The folder that it runs in.
+        code: The exit code that it must have.
+        variables: Further variables of its environment.
+    """
     env = dict(
         os.environ,
         PYTHONPATH=str(ROOT),  # where the package is not installed
         OMP_NUM_THREADS='1',
         CUDA_VISIBLE_DEVICES='-1',  # the same numbers on every machine
         PYTHON=sys.executable,
+        **{key: str(value) for key, value in variables.items()},
     )
     command = [ROOT / 'tools' / name, *args]
     if name.endswith('.py'):
