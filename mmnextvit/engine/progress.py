@@ -153,6 +153,7 @@ def restore_progress(runner: Runner, model: nn.Module, progress: Progress) -> No
         return
     restore_gradients(model, progress.gradients[get_rank()])
     runner.optim_wrapper.summed_batches = progress.summed_batches
+    runner.logger.info('The step of the optimizer that was under way goes on')
 
 
 def restore_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> None:

@@ -40,7 +40,7 @@ train_dataloader = dict(
     persistent_workers=WORKERS > 0,
     dataset=dict(pipeline=train_pipeline),
 )
-train_cfg = dict(max_epochs=2, val_begin=VAL_BEGIN)
+train_cfg = dict(max_epochs=2, val_begin=VAL_BEGIN, val_interval=1)
 randomness = dict(seed=SEED)
 default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=-1),
