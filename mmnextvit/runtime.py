@@ -12,16 +12,27 @@ This file imports nothing else of mmnextvit, so that it may be copied alone.
 import argparse
 import json
 import os
+import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextlib import suppress as suppress_errors
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby, islice
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, NotRequired, Protocol, Required, TypedDict, TypeVar
+from typing import (
+    Any,
+    NamedTuple,
+    NotRequired,
+    Protocol,
+    Required,
+    TextIO,
+    TypedDict,
+    TypeVar,
+)
 
 import cv2
 import numpy as np
@@ -29,7 +40,19 @@ import numpy as np
 KEY = 'mmnextvit'  # of the metadata in every format
 OUTPUTS = ('num_detections', 'boxes', 'scores', 'labels')  # with NMS inside
 FORMAT = 1  # of the metadata: a file with a higher one needs a newer mmnextvit
+MAX_METADATA = 1 << 22  # characters
+MAX_SIDE = 1 << 14  # pixels, of the network's input
+MAX_PIXELS = 1 << 28  # of all images in a batch, which take 3 GiB
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
+
+# What tells packages to send nothing and to look for no update, and the modules that
+# others send with.
+SEND_NOTHING = {
+    'ORT_DISABLE_TELEMETRY': '1',
+    'HF_HUB_DISABLE_TELEMETRY': '1',
+    'NO_ALBUMENTATIONS_UPDATE': '1',
+}
+REPORTERS = ('openvino_telemetry',)
 
 # The first bytes of a JPEG or PNG file, and the bytes that end its image.
 END_MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}
@@ -122,6 +145,203 @@ class Metadata(TypedDict):
     resize: list[ResizeStep]
     nms: NMS
     versions: dict[str, str]  # by package
+
+
+# Raises ValueError, which names the key, unless a value is what is wanted.
+Check = Callable[[str, Any], None]
+
+
+def wanting(wanted: str, holds: Callable[[Any], bool]) -> Check:
+    """A check of one value; ``holds`` gets values of any type that JSON has."""
+
+    def check(key: str, value: Any) -> None:
+        if not holds(value):
+            shown = ascii(value)  # escapes what a terminal would obey
+            shown = shown if len(shown) < 60 else f'{shown[:50]}...'
+            raise ValueError(f'{key} is {shown}, and must be {wanted}')
+
+    return check
+
+
+def whole(low: int, high: int) -> Check:
+    """A whole number, which true and 1.0 are not."""
+    return wanting(
+        f'a whole number from {low} to {high}',
+        lambda value: type(value) is int and low <= value <= high,
+    )
+
+
+def number(low: float, high: float) -> Check:
+    return wanting(  # NaN lies between no two numbers
+        f'a number from {low:g} to {high:g}',
+        lambda value: type(value) in (int, float) and low <= value <= high,
+    )
+
+
+def one_of(*values: object) -> Check:
+    texts = [json.dumps(value) for value in values]  # where 1, 1.0 and true differ
+    return wanting(' or '.join(texts), lambda value: json.dumps(value) in texts)
+
+
+def optional(check: Check) -> Check:
+    """Null, or what another check wants."""
+    return lambda key, value: None if value is None else check(key, value)
+
+
+def each(check: Check, low: int, high: int) -> Check:
+    """A list of that many values, each of which is checked."""
+    count = str(low) if low == high else f'{low} to {high}'
+    is_list = wanting(
+        f'a list of {count}',
+        lambda value: isinstance(value, list) and low <= len(value) <= high,
+    )
+
+    def check_each(key: str, value: Any) -> None:
+        is_list(key, value)
+        for i, item in enumerate(value):
+            check(f'{key}[{i}]', item)
+
+    return check_each
+
+
+def record(must: Mapping[str, Check], may: Mapping[str, Check] = {}) -> Check:
+    """An object with the keys ``must``, and perhaps ``may``; others do not matter."""
+    is_object = wanting('an object', lambda value: isinstance(value, dict))
+
+    def check_keys(key: str, value: Any) -> None:
+        is_object(key, value)
+        for name, check in {**must, **may}.items():
+            path = f'{key}.{name}' if key else name
+            if name in value:
+                check(path, value[name])
+            elif name in must:
+                raise ValueError(f'{path} is missing')
+
+    return check_keys
+
+
+def check_step(key: str, value: Any) -> None:
+    """A step on an image's way to the network."""
+    record({'type': one_of(*STEP_CHECKS)})(key, value)
+    STEP_CHECKS[value['type']](key, value)
+
+
+# Characters that end a line, move a terminal's cursor or turn the direction of a text,
+# and halves of characters, which no file can be written with.
+UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+TEXT = wanting(
+    'a text of 1 to 1000 printable characters',
+    lambda value: (
+        type(value) is str and 0 < len(value) <= 1000 and not UNPRINTABLE.search(value)
+    ),
+)
+FLAG = wanting('true or false', lambda value: type(value) is bool)
+SIZE = each(whole(1, MAX_SIDE), 2, 2)
+STEP_CHECKS = {
+    'keep_ratio': record({'scale': SIZE}),
+    'letterbox': record(
+        {'size': SIZE, 'fill': number(0, 255), 'scale_up': FLAG, 'mini_pad': FLAG}
+    ),
+}
+CHANNELS = each(number(-1e6, 1e6), 3, 3)
+METADATA = record(
+    {
+        'format': whole(1, FORMAT),
+        'classes': each(TEXT, 1, 100_000),
+        'strides': each(whole(1, 1024), 1, 16),
+        'input': record(
+            {'batch': optional(whole(1, 4096)), 'size': SIZE, 'dynamic_size': FLAG},
+            {'name': TEXT, 'channels': one_of('RGB'), 'range': one_of([0, 255])},
+        ),
+        'resize': each(check_step, 1, 8),
+        'nms': record(
+            {
+                'in_graph': FLAG,
+                'score_thr': number(0, 1),
+                'iou_threshold': number(0, 1),
+                'max_per_img': whole(1, 1_000_000),
+                'multi_label': FLAG,
+            },
+            {'nms_pre': optional(whole(1, 1 << 31))},
+        ),
+    },
+    {
+        'config': TEXT,
+        'anchors': optional(each(each(each(number(0, 1e6), 2, 2), 1, 64), 1, 16)),
+        'precision': one_of('float32', 'half', 'int8'),
+        'normalization': record(
+            {'mean': CHANNELS, 'std': CHANNELS, 'in_graph': one_of(True)}
+        ),
+        'versions': wanting(
+            'an object of texts',
+            lambda value: (
+                isinstance(value, dict) and all(type(v) is str for v in value.values())
+            ),
+        ),
+    },
+)
+
+
+def check_metadata(metadata: Any) -> None:
+    """Makes sure that metadata are complete and go together.
+
+    Args:
+        metadata: What JSON has made of a text.
+
+    Raises:
+        ValueError: They are not; it names the key, what is there and what must be.
+    """
+    METADATA('', metadata)
+    wanted, last = metadata['input'], metadata['resize'][-1]
+    height, width = wanted['size']
+    if height * width * (wanted['batch'] or 1) > MAX_PIXELS:
+        raise ValueError(
+            f'input has {wanted["batch"] or 1} x {height} x {width} pixels, and must '
+            f'have at most {MAX_PIXELS}'
+        )
+    if last['type'] != 'letterbox' or last['size'] != wanted['size']:
+        raise ValueError(
+            f'resize must end in a letterbox of the size of the input, {wanted["size"]}'
+        )
+    if last['mini_pad'] and not wanted['dynamic_size']:
+        raise ValueError(
+            'resize makes images of many sizes (mini_pad), and input.dynamic_size is '
+            'false'
+        )
+
+
+def parse_metadata(text: Any, path: str | os.PathLike) -> Metadata:
+    """The metadata of an exported file, from its text.
+
+    Raises:
+        ModelFileError: There is none, it is not ours, it is newer than this code, or
+            a value in it is none that it can have.
+    """
+    try:
+        metadata = json.loads(text) if len(text) <= MAX_METADATA else None
+        number, keys = metadata['format'], metadata.keys()
+        newer = type(number) is int and number > FORMAT
+        complete = {'classes', 'strides', 'input', 'resize', 'nms'} <= keys
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        complete = newer = False
+    if newer:
+        raise ModelFileError(
+            f'{path} has metadata of format {str(number)[:20]}, and this mmnextvit '
+            f'reads up to {FORMAT}: install the mmnextvit that wrote it, or export it '
+            'again'
+        )
+    if not complete:
+        raise ModelFileError(
+            f'{path} was not written by mmnextvit export: it lacks the metadata that '
+            'this needs (classes, sizes, thresholds). Export the checkpoint with it'
+        )
+    try:
+        check_metadata(metadata)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(
+            f'{path} has metadata that cannot be: {error}. Export the checkpoint again'
+        ) from error
+    return metadata
 
 
 # ----------------------------------------------------------------------- images
@@ -372,11 +592,89 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 
+# ------------------------------------------------------------------------ outputs
+
+# The shape of each output for B images and C classes. K and N are any numbers.
+SHAPES = {
+    True: {
+        'num_detections': ('B', 1),
+        'boxes': ('B', 'K', 4),
+        'scores': ('B', 'K'),
+        'labels': ('B', 'K'),
+    },
+    False: {'boxes': ('B', 'N', 4), 'scores': ('B', 'N', 'C')},
+}
+KINDS = {'boxes': 'f', 'scores': 'f', 'num_detections': 'iu', 'labels': 'iu'}
+
+
+def check_outputs(
+    outputs: Mapping[str, np.ndarray], count: int, classes: int, in_graph: bool
+) -> None:
+    """Makes sure that a network gave what it must.
+
+    Args:
+        outputs: By name.
+        count: How many images it was given.
+        classes: How many the metadata name.
+        in_graph: Whether it has non-maximum suppression inside.
+
+    Raises:
+        ValueError: An output is missing, of another type or shape, has values that are
+            no numbers, or counts or labels that cannot be.
+    """
+    sizes: dict[str | int, int] = {'B': count, 'C': classes, 1: 1, 4: 4}
+    for name, shape in SHAPES[in_graph].items():
+        if name not in outputs:
+            raise ValueError(f'it has no output {name!r}')
+        values = outputs[name]
+        fits = values.ndim == len(shape) and values.dtype.kind in KINDS[name]
+        if not fits or any(
+            sizes.setdefault(side, has) != has for side, has in zip(shape, values.shape)
+        ):
+            wanted = ', '.join(str(sizes.get(side, side)) for side in shape)
+            raise ValueError(
+                f'its output {name!r} has the shape {values.shape} and the type '
+                f'{values.dtype}, and must have ({wanted}) and '
+                f'{"float32" if KINDS[name] == "f" else "int32"}'
+            )
+    boxes, scores = outputs['boxes'], outputs['scores']
+    if in_graph:
+        counts, most = outputs['num_detections'][:, 0], scores.shape[1]
+        if not ((counts >= 0) & (counts <= most)).all():
+            raise ValueError(f'it counts {counts.max()} detections, of {most} at most')
+        real = np.arange(most) < counts[:, None]
+        boxes, labels = boxes[real], outputs['labels'][real]
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(
+                f'its labels reach from {labels.min()} to {labels.max()}, and the '
+                f'metadata name {classes} classes'
+            )
+    for name, values in (('scores', scores), ('boxes', boxes)):
+        if not np.isfinite(values).all():
+            raise ValueError(f'its {name} are not all finite, as with broken weights')
+
+
 # ----------------------------------------------------------------------- sessions
 
 
+def send_nothing() -> None:
+    """Keeps what is imported after this from sending data or looking for updates.
+
+    ONNX Runtime and OpenVINO report their use to their makers, from their import on. In
+    this process, and in what it starts, the one is told not to, and the other's
+    reporter cannot be imported, as if it were not installed. The environment variable
+    ``MMNEXTVIT_TELEMETRY=1`` leaves the choice to them.
+    """
+    if os.environ.get('MMNEXTVIT_TELEMETRY') == '1':
+        return
+    os.environ.update(SEND_NOTHING)
+    for name in REPORTERS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # import fails
+
+
 def import_runtime(package: str, extra: str | None = None) -> ModuleType:
-    """Imports a runtime, or says how to install it."""
+    """Imports a runtime, which sends nothing, or says how to install it."""
+    send_nothing()
     try:
         return import_module(package)
     except ImportError as error:
@@ -393,50 +691,29 @@ def name_file(path: Path, package: str) -> Iterator[None]:
     """Names the file in whatever error a runtime raises on it.
 
     Raises:
-        ModelFileError: In the place of any error.
+        ModelFileError: In the place of any error but those of this module.
     """
     try:
         yield
+    except DetectorError:
+        raise
     except Exception as error:  # each runtime has types of its own
+        reason = ' '.join(str(error).split()) or type(error).__name__
         raise ModelFileError(
             f'{path} is damaged, or too new for the installed {package}: export it '
-            f'again with mmnextvit export. {package} says: {error}'
+            f'again with mmnextvit export. {package} says: {reason[:500]}'
         ) from error
-
-
-def parse_metadata(text: str, path: Path) -> Metadata:
-    """The metadata of an exported file, from its text.
-
-    Raises:
-        ModelFileError: There is none, it is not ours, or it is newer than this code.
-    """
-    try:
-        metadata = json.loads(text)
-        number = metadata['format']
-        newer = number > FORMAT
-        complete = {'classes', 'strides', 'input', 'resize', 'nms'} <= metadata.keys()
-    except (ValueError, TypeError, LookupError, AttributeError):
-        complete = newer = False
-    if newer:
-        raise ModelFileError(
-            f'{path} has metadata of format {number}, and this mmnextvit reads up to '
-            f'{FORMAT}: install the mmnextvit that wrote it, or export it again'
-        )
-    if not complete:
-        raise ModelFileError(
-            f'{path} was not written by mmnextvit export: it lacks the metadata that '
-            'this needs (classes, sizes, thresholds). Export the checkpoint with it'
-        )
-    return metadata
 
 
 class Session(Protocol):
     """A file that its runtime has loaded.
 
     Attributes:
+        package: The runtime.
         metadata: What the exporter wrote into the file.
     """
 
+    package: str
     metadata: Metadata
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -444,20 +721,52 @@ class Session(Protocol):
         ...
 
 
+def check_inputs(
+    shapes: Sequence[Sequence[int | None]], metadata: Metadata, path: Path
+) -> None:
+    """Makes sure that a network takes what its metadata say.
+
+    Args:
+        shapes: Of its inputs; ``None`` stands for any number.
+        metadata: Of the same file.
+        path: The file.
+
+    Raises:
+        ModelFileError: It has not one input, or one of another shape.
+    """
+    wanted = metadata['input']
+    size = [None, None] if wanted['dynamic_size'] else wanted['size']
+    asked = (wanted['batch'], 3, *size)
+    fits = len(shapes) == 1 and len(shapes[0]) == len(asked)
+    if fits and all(has in (None, side) for has, side in zip(shapes[0], asked)):
+        return
+    texts = (
+        ' x '.join('any' if side is None else str(side) for side in shape) or 'a number'
+        for shape in (*shapes[:3], asked)
+    )
+    *has, asked_text = texts
+    raise ModelFileError(
+        f'{path} has a network that takes {" and ".join(has) or "nothing"}, and '
+        f'metadata that say {asked_text}: export the checkpoint again'
+    )
+
+
 class ONNXSession:
     """ONNX Runtime on ``'cpu'``, ``'cuda'`` or ``'cuda:1'``."""
 
+    package = 'onnxruntime'
+
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        ort = import_runtime('onnxruntime', 'onnx')
+        ort = import_runtime(self.package, 'onnx')
         name, _, index = device.lower().partition(':')
         wanted = {'cpu': 'CPU', 'cuda': 'CUDA'}.get(name, device) + 'ExecutionProvider'
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors alone: its warnings concern no user
+        options.log_severity_level = 4  # only what ends the process: errors are raised
         options.intra_op_num_threads = threads or 0
         has = ort.get_available_providers()
         if wanted in has:
             provider = (wanted, {'device_id': index} if index else {})
-            with name_file(path, 'onnxruntime'):
+            with name_file(path, self.package):
                 self.session = ort.InferenceSession(str(path), options, [provider])
             has = self.session.get_providers()  # without those that do not start
         if wanted not in has:
@@ -466,10 +775,17 @@ class ONNXSession:
                 f'start, but {", ".join(has)}. For CUDA: pip install onnxruntime-gpu '
                 'in place of onnxruntime, and the CUDA and cuDNN that it wants'
             )
-        text = self.session.get_modelmeta().custom_metadata_map.get(KEY, '')
+        with name_file(path, self.package):
+            text = self.session.get_modelmeta().custom_metadata_map.get(KEY, '')
+            inputs = self.session.get_inputs()
+            shapes = [
+                [side if isinstance(side, int) else None for side in one.shape]
+                for one in inputs
+            ]
+            self.outputs = [output.name for output in self.session.get_outputs()]
         self.metadata = parse_metadata(text, path)
-        self.input = self.session.get_inputs()[0].name
-        self.outputs = [output.name for output in self.session.get_outputs()]
+        check_inputs(shapes, self.metadata, path)
+        self.input = inputs[0].name
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self.outputs, self.session.run(None, {self.input: images})))
@@ -478,13 +794,20 @@ class ONNXSession:
 class OpenVINOSession:
     """OpenVINO on ``'cpu'``, ``'gpu'``, ``'auto'``: any device that it has."""
 
+    package = 'openvino'
+
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        ov = import_runtime('openvino', 'openvino')
-        core, device, key = ov.Core(), device.upper(), [KEY]
-        with name_file(path, 'openvino'):
+        ov = import_runtime(self.package, 'openvino')
+        core, device = ov.Core(), device.upper()
+        with name_file(path, self.package):
             model = core.read_model(path)
-        text = model.get_rt_info(key).value if model.has_rt_info(key) else ''
+            text = read_openvino_metadata(model)
+            shapes = [
+                [side.get_length() if side.is_static else None for side in shape]
+                for shape in (one.get_partial_shape() for one in model.inputs)
+            ]
         self.metadata = parse_metadata(text, path)
+        check_inputs(shapes, self.metadata, path)
         options: dict[str, str | int] = {'PERFORMANCE_HINT': 'LATENCY'}
         if self.metadata.get('precision') != 'half':
             # Unasked, it takes bfloat16 where the processor has that.
@@ -514,19 +837,20 @@ class TorchScriptSession:
     else needs as much trust as theirs. Stray files are refused before that.
     """
 
+    package = 'torch'
+
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         if device.lower() != 'cpu':
             raise OptionError(f'device={device!r}: {path} was made for the CPU')
-        self.torch = import_runtime('torch')
+        self.torch = import_runtime(self.package)
         if find_spec('torchvision') is not None:
             import_module('torchvision')  # its NMS may be in the file
         if threads:
             self.torch.set_num_threads(threads)  # of the whole process
-        with name_file(path, 'torch'), zipfile.ZipFile(path) as file:
-            names = [n for n in file.namelist() if n.endswith(f'/extra/{KEY}.json')]
-            text = file.read(names[0]).decode() if names else ''
+        with name_file(path, self.package):
+            text = read_torchscript_metadata(path)
         self.metadata = parse_metadata(text, path)
-        with name_file(path, 'torch'):
+        with name_file(path, self.package):
             self.model = self.torch.jit.load(str(path), 'cpu')
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -534,6 +858,21 @@ class TorchScriptSession:
             outputs = self.model(self.torch.from_numpy(images))
         names = OUTPUTS if len(outputs) == len(OUTPUTS) else ('boxes', 'scores')
         return {name: values.numpy() for name, values in zip(names, outputs)}
+
+
+def read_openvino_metadata(model: Any) -> Any:
+    """The metadata of a model of OpenVINO's: a text, unless the file is not ours."""
+    return model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else ''
+
+
+def read_torchscript_metadata(path: Path) -> str:
+    """The text of a TorchScript file's metadata, without running what it holds."""
+    with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            if entry.filename.endswith(f'/extra/{KEY}.json'):
+                with file.open(entry) as content:  # which may be packed terabytes
+                    return content.read(4 * MAX_METADATA).decode()
+    return ''
 
 
 SESSIONS: dict[str, Callable[[Path, str, int | None], Session]] = {
@@ -550,7 +889,11 @@ def find_model(path: Path) -> Path:
         MissingModelError: There is no such file or folder, or a part of it is missing.
         ModelFileError: It is of no type that is known here.
     """
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # too long a name, or a folder that may not be searched
+        raise MissingModelError(f'{path} cannot be read: {error.strerror}') from error
+    if not exists:
         raise MissingModelError(f'{path} does not exist: mmnextvit export writes it')
     known = f'{", ".join(SESSIONS)} and OpenVINO folders with one .xml are known'
     models = list(path.glob('*.xml')) if path.is_dir() else [path]
@@ -566,6 +909,12 @@ def find_model(path: Path) -> Path:
         )
     if path.suffix == '.xml' and not path.with_suffix('.bin').is_file():
         raise MissingModelError(f'{path} lacks {path.stem}.bin, which lay beside it')
+    if not path.is_file():
+        raise ModelFileError(f'{path} is no file')
+    try:
+        path.open('rb').close()
+    except OSError as error:
+        raise ModelFileError(f'{path} cannot be read: {error.strerror}') from error
     return path
 
 
@@ -602,6 +951,8 @@ class Detector:
         threads: int | None = None,
         imgsz: Size | None = None,
     ) -> None:
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise OptionError(f'threads={threads!r} is not a whole number from 1 on')
         self.path = find_model(Path(path))
         self._use(SESSIONS[self.path.suffix](self.path, device, threads))
         if imgsz is not None:
@@ -619,8 +970,11 @@ class Detector:
         wrong = f'imgsz=({height}, {width}): {self.path}'
         if not own['dynamic_size']:
             raise OptionError(f'{wrong} has the fixed height and width {own["size"]}')
-        if min(height, width) < 1 or height % stride or width % stride:
-            raise OptionError(f'{wrong} takes multiples of {stride}')
+        if any(
+            type(side) is not int or not 0 < side <= MAX_SIDE or side % stride
+            for side in (height, width)
+        ):
+            raise OptionError(f'{wrong} takes multiples of {stride} up to {MAX_SIDE}')
         return [
             {**step, 'scale': (width, height), 'size': (height, width)}
             for step in self.steps
@@ -639,6 +993,7 @@ class Detector:
 
         Raises:
             ImageError: The image cannot be read.
+            ModelFileError: As of :meth:`run`.
         """
         (detections,) = self.detect([image], score_thr)
         return list_objects(*detections, self.classes)
@@ -658,6 +1013,7 @@ class Detector:
 
         Raises:
             ImageError: One cannot be read.
+            ModelFileError: As of :meth:`run`.
             TypeError: It is a single image.
         """
         single = isinstance(images, np.ndarray) and images.ndim < 4
@@ -667,13 +1023,33 @@ class Detector:
         prepared = map(self.preprocess, images)
         for _, alike in groupby(prepared, lambda one: one[1].canvas):
             while batch := list(islice(alike, size or MAX_BATCH)):
-                outputs = self.session.run(stack(batch, size or len(batch)))
+                outputs = self.run(stack(batch, size or len(batch)))
                 for row, (_, layout) in enumerate(batch):
                     one = {name: values[row] for name, values in outputs.items()}
                     boxes, scores, labels = self.postprocess(one, score_thr)
                     boxes = to_image(boxes, layout)
                     detections.append(Detections(boxes, scores, labels))
         return detections
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The network's outputs by name, checked; see :func:`check_outputs`.
+
+        Args:
+            images: Its input, (B, 3, H, W).
+
+        Raises:
+            ModelFileError: The runtime fails on it, or the outputs cannot be.
+        """
+        with name_file(self.path, self.session.package):
+            outputs = self.session.run(images)
+        try:
+            in_graph = self.metadata['nms']['in_graph']
+            check_outputs(outputs, len(images), len(self.classes), in_graph)
+        except ValueError as error:
+            raise ModelFileError(
+                f'{self.path} gives wrong results: {error}. Export the checkpoint again'
+            ) from error
+        return outputs
 
     def preprocess(self, image: Image) -> tuple[np.ndarray, Layout]:
         """The resized image and where it goes; :func:`stack` makes the input of it.
@@ -713,19 +1089,58 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
     p.add_argument('--threads', type=int, help='of the CPU')
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
-    args, code = p.parse_args(arguments), 0
+    args = p.parse_args(arguments)
     try:
         detector = Detector(args.model, device=args.device, threads=args.threads)
-        out = open(args.o, 'x') if args.o else sys.stdout  # noqa: SIM115
+        if not args.o:
+            return print_objects(detector, args.images, args.score_thr, sys.stdout)
+        with new_file(args.o) as out:
+            return print_objects(detector, args.images, args.score_thr, out)
+    except KeyboardInterrupt:
+        p.exit(130, 'interrupted\n')
     except (OSError, ValueError, ImportError) as error:
         p.exit(1, f'{error}\n')
-    for file in args.images:
+
+
+@contextmanager
+def new_file(path: str) -> Iterator[TextIO]:
+    """A file that did not exist. What Ctrl-C ends keeps its lines, if there are any.
+
+    Raises:
+        FileExistsError: It exists.
+        OSError: It cannot be written, which ``filename`` says. Half of a line, or none,
+            does not stay to stand in the way of the next try.
+    """
+    file = open(path, 'x')  # noqa: SIM115  (closing may fail, too)
+    try:
+        yield file
+        file.close()
+    except BaseException as error:
+        with suppress_errors(OSError):
+            file.close()
+        if not isinstance(error, KeyboardInterrupt) or not os.path.getsize(path):
+            os.remove(path)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = path
+        raise
+
+
+def print_objects(
+    detector: Detector, images: Iterable[str], score_thr: float, out: TextIO
+) -> int:
+    """Prints a line of JSON for each image; returns the exit code.
+
+    What is wrong with an image is printed, and the others go on.
+    """
+    code = 0
+    for file in images:
         try:
-            line = {'file': file, 'objects': detector(file, args.score_thr)}
-            print(json.dumps(line), file=out, flush=True)
+            line = {'file': file, 'objects': detector(file, score_thr)}
         except ImageError as error:
             print(error, file=sys.stderr)
             code = 1
+        else:
+            print(json.dumps(line), file=out, flush=True)
     return code
 
 

@@ -94,7 +94,7 @@ def parse_size(words: list[str]) -> tuple[int, int] | None:
     """
     if words in ([], ['dynamic']):
         return None
-    if len(words) > 2 or not all(word.isdecimal() for word in words):
+    if len(words) > 2 or not all(map(is_number, words)):
         raise UserError(
             f"--imgsz {' '.join(words)}: write a height and a width, or 'dynamic'"
         )
@@ -109,6 +109,11 @@ def parse_batch(word: str) -> int | None:
     """
     if word == 'dynamic':
         return None
-    if not word.isdecimal() or int(word) < 1:
+    if not is_number(word) or int(word) < 1:
         raise UserError(f"--batch {word}: write a number, or 'dynamic'")
     return int(word)
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a whole number that Python reads: it refuses very long ones."""
+    return word.isdecimal() and len(word) < 20

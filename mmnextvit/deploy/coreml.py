@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime import KEY, Metadata
+from ..runtime import KEY, Metadata, name_file, parse_metadata
 from ..utils.errors import UserError
 from .candidates import Candidates
 from .job import Job, Run, Written
@@ -151,15 +151,25 @@ def add_nms(model: 'MLModel', metadata: Metadata) -> 'MLModel':
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata in a CoreML package."""
-    return json.loads(read_specification(path).description.metadata.userDefined[KEY])
+    """The metadata in a CoreML package.
+
+    Raises:
+        ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
+    """
+    texts = read_specification(path).description.metadata.userDefined
+    return parse_metadata(texts.get(KEY), path)
 
 
 def read_specification(path: Path) -> 'Model':
-    """The specification of a CoreML package, which is not loaded."""
+    """The specification of a CoreML package, which is not loaded.
+
+    Raises:
+        ModelFileError: The package is damaged.
+    """
     import coremltools as ct
 
-    return ct.models.MLModel(str(path), skip_model_load=True).get_spec()
+    with name_file(path, 'coremltools'):
+        return ct.models.MLModel(str(path), skip_model_load=True).get_spec()
 
 
 def check_specification(path: Path, metadata: Metadata) -> None:

@@ -2,7 +2,8 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,50 @@ def open_exported(path: str | os.PathLike, device: str = 'cpu') -> Detector:
         UserError: The file is not one that is known here, is damaged, or does not run
             on the device.
     """
+    return OpenedDetector(path, device=device)
+
+
+class OpenedDetector(Detector):
+    """The runtime's detector, whose errors are those of the commands here."""
+
+    def __init__(self, path: str | os.PathLike, *, device: str) -> None:
+        with user_errors():
+            super().__init__(path, device=device)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        with user_errors():
+            return super().run(images)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raises what the runtime finds wrong as what a user can mend."""
     try:
-        return Detector(path, device=device)
+        yield
     except MissingModelError as error:
         raise MissingFileError(str(error)) from error
     except ImportError as error:
         raise MissingPackageError(str(error)) from error
     except DetectorError as error:
         raise UserError(str(error)) from error
+
+
+class OpenedPath(str):
+    """The path of an exported file, and the detector that has it open.
+
+    A config that holds it copies and prints it as the path, and
+    :class:`ExportedDetector` need not open the file again.
+    """
+
+    detector: Detector
+
+    def __new__(cls, path: str, detector: Detector) -> 'OpenedPath':
+        opened = super().__new__(cls, path)
+        opened.detector = detector
+        return opened
+
+    def __deepcopy__(self, memo: dict) -> 'OpenedPath':
+        return self
 
 
 def to_instances(detections: Detections) -> InstanceData:
@@ -68,12 +105,16 @@ class ExportedDetector(BaseModel):
 
     Args:
         path: Exported file or folder.
-        device: As in :class:`~mmnextvit.runtime.Detector`.
+        device: As in :class:`~mmnextvit.runtime.Detector`; it does not matter where the
+            path is open already.
     """
 
-    def __init__(self, path: str, device: str = 'cpu') -> None:
+    def __init__(self, path: str | OpenedPath, device: str = 'cpu') -> None:
         super().__init__()
-        self.detector = open_exported(path, device)
+        if isinstance(path, OpenedPath):
+            self.detector = path.detector
+        else:
+            self.detector = open_exported(path, device)
 
     def forward(
         self,
@@ -132,8 +173,10 @@ def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = [t for t in dataset.pipeline if t not in resizing]
     dataset.pop('batch_shapes_cfg', None)
-    check_classes(cfg, open_exported(path, device))
-    cfg.model = dict(type='mmdet.ExportedDetector', path=str(path), device=device)
+    detector = open_exported(path, device)
+    check_classes(cfg, detector)
+    opened = OpenedPath(path, detector)
+    cfg.model = dict(type='mmdet.ExportedDetector', path=opened, device=device)
     cfg.custom_hooks = []  # such as EMA's, for parameters
     cfg.load_from = None
     return cfg

@@ -5,6 +5,7 @@ not do is an error here.
 """
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,14 @@ from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from torch import nn
 
-from ..runtime import FORMAT, Metadata, ResizeStep, to_pair
+from ..runtime import (
+    FORMAT,
+    MAX_SIDE,
+    Metadata,
+    ResizeStep,
+    check_metadata,
+    to_pair,
+)
 from ..utils.errors import UserError
 from .candidates import get_mean_and_std, is_multi_label
 
@@ -34,11 +42,13 @@ def round_up(size: Sequence[int]) -> tuple[int, int]:
     """Height and width, as multiples of 32.
 
     Raises:
-        UserError: One is not positive.
+        UserError: One is not positive, or is longer than the runtime takes it.
     """
+    sides = ' '.join(map(str, size))
     if min(size) < 1:
-        sides = ' '.join(map(str, size))
         raise UserError(f'size {sides} (--imgsz): both must be positive')
+    if max(size) > MAX_SIDE:
+        raise UserError(f'size {sides} (--imgsz): both must be at most {MAX_SIDE}')
     height, width = (-(-side // STRIDE) * STRIDE for side in size)
     return height, width
 
@@ -207,8 +217,8 @@ def build_metadata(
         nms_in_graph: Whether the file suppresses overlapping boxes itself.
 
     Raises:
-        UserError: The config asks for what exported files do not do, or the head has
-            another number of classes.
+        UserError: The config asks for what exported files do not do, the head has
+            another number of classes, or a value is none that files can have.
     """
     head, test_cfg = detector.bbox_head, detector.bbox_head.test_cfg
     nms = check_test_cfg(cfg, test_cfg)
@@ -220,7 +230,7 @@ def build_metadata(
         )
     anchors = getattr(head.prior_generator, 'base_sizes', None)
     mean, std = get_mean_and_std(detector)
-    return {
+    metadata: Metadata = {
         'format': FORMAT,
         'config': Path(cfg.filename or 'config').stem,
         'classes': list(classes),
@@ -249,6 +259,13 @@ def build_metadata(
             name: number for name in PACKAGES.split() if (number := find_version(name))
         },
     }
+    try:
+        check_metadata(json.loads(json.dumps(metadata)))  # as they will be read
+    except ValueError as error:
+        raise UserError(
+            f'what it asks for, no exported file can have: {error}', file=cfg.filename
+        ) from error
+    return metadata
 
 
 def find_version(package: str) -> str | None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..runtime import KEY, OUTPUTS, Metadata, Thresholds
+from ..runtime import (
+    KEY,
+    OUTPUTS,
+    Metadata,
+    Thresholds,
+    name_file,
+    parse_metadata,
+)
 from .candidates import Candidates
 from .job import Job, Run, Written
 from .quantization import list_float_layers, quantize
@@ -23,7 +30,9 @@ if TYPE_CHECKING:
 OPSET = 18
 CANDIDATES = ('candidate_boxes', 'candidate_scores')
 
-# Suppresses overlapping boxes, as ONNX text. B images, K boxes in each.
+# Suppresses overlapping boxes, as ONNX text. B images, K boxes in each. A candidate
+# whose score is NaN is suppressed as one of 0 is; where there is one, all scores of the
+# image become NaN, so that broken weights are not taken for an empty image.
 ONNX_NMS = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
 nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
@@ -59,9 +68,9 @@ nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
     column = Unsqueeze (numbers, at_one)
     mine = Equal (column, of_image)
     my_scores = Where (mine, row_scores, zero)
-    scores, order = TopK <axis = 1> (my_scores, limit)
+    best_scores, order = TopK <axis = 1> (my_scores, limit)
 
-    is_real = Greater (scores, zero)
+    is_real = Greater (best_scores, zero)
     real_class = Gather <axis = 0> (of_class, order)
     long_labels = Where (is_real, real_class, none)
     labels = Cast <to = 6> (long_labels)
@@ -72,6 +81,15 @@ nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
     boxes = Where (real_each, all_boxes, zero)
     ones = Cast <to = 6> (is_real)
     num_detections = ReduceSum <keepdims = 1> (ones, at_one)
+
+    inner = Constant <value = int64[2] {{1, 2}}> ()
+    total = ReduceSum <keepdims = 0> (candidate_scores, inner)
+    size = Abs (total)
+    most = Constant <value = float {{3e38}}> ()
+    is_finite = Less (size, most)
+    finite_each = Unsqueeze (is_finite, at_one)
+    total_each = Unsqueeze (total, at_one)
+    scores = Where (finite_each, best_scores, total_each)
 }}
 """
 EFFICIENT_NMS = """
@@ -145,7 +163,8 @@ def add_nms(
     Returns:
         A model with the outputs ``num_detections`` (B, 1), ``boxes`` (B, K, 4),
         ``scores`` (B, K), falling, and ``labels`` (B, K), K being ``max_per_img``.
-        Behind the detections ONNX's has score 0 and label -1.
+        Behind the detections ONNX's has score 0 and label -1. Of an image with a
+        candidate that is NaN all scores are.
     """
     import onnx
 
@@ -202,11 +221,17 @@ def save(model: 'ModelProto', metadata: Metadata, path: Path) -> None:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata in an ONNX file, whether or not this machine can run it."""
+    """The metadata in an ONNX file, whether or not this machine can run it.
+
+    Raises:
+        ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
+    """
     import onnx
 
-    properties = onnx.load(path, load_external_data=False).metadata_props
-    return json.loads(next(entry.value for entry in properties if entry.key == KEY))
+    with name_file(path, 'onnx'):
+        properties = onnx.load(path, load_external_data=False).metadata_props
+    texts = {entry.key: entry.value for entry in properties}
+    return parse_metadata(texts.get(KEY), path)
 
 
 def run_by_onnxruntime(model: 'ModelProto') -> Run:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import KEY, Metadata
+from ..runtime import KEY, Metadata, name_file, parse_metadata, read_openvino_metadata
 from . import onnx
 from .job import Job, Written
 
@@ -41,8 +41,14 @@ def write(job: Job, path: Path) -> Written:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata in an OpenVINO folder."""
+    """The metadata in an OpenVINO folder.
+
+    Raises:
+        ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
+    """
     import openvino
 
-    model = openvino.Core().read_model(path / 'model.xml')
-    return json.loads(model.get_rt_info([KEY]).value)
+    with name_file(path, 'openvino'):
+        model = openvino.Core().read_model(path / 'model.xml')
+        text = read_openvino_metadata(model)
+    return parse_metadata(text, path)

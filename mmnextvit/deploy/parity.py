@@ -251,12 +251,17 @@ def compare_candidates(
         detector: The detector in torch, as it was trained.
         inputs: Of the network, (B, 3, H, W).
     """
-    drift = Drift()
+    drift, broken = Drift(), set[str]()
     for batch in inputs:
         theirs = predict_candidates(detector, batch)
         for name, a, b in zip(('boxes', 'scores'), run(batch), theirs, strict=True):
             difference = np.abs(a.astype(np.float64) - b)
             drift.add(f'candidate {name}', float(difference.max()))
+            if not np.isfinite(b).all():
+                broken.add(
+                    f"torch's own {name} are not all finite: retrain the weights"
+                )
+    drift.wrong += sorted(broken)
     return drift
 
 

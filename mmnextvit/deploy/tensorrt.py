@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..runtime import Detector, Metadata, to_pair
+from ..runtime import Detector, Metadata, check_inputs, to_pair
 from ..utils.errors import UserError
 from . import onnx
 from .job import Job, Written
@@ -160,17 +160,31 @@ def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
 class EngineSession:
     """An engine as the runtime's other sessions, with torch's memory on the GPU."""
 
+    package = 'tensorrt'
+
     def __init__(self, engine: Path, metadata: Metadata) -> None:
         import tensorrt as trt
 
         self.metadata = metadata
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self.engine = runtime.deserialize_cuda_engine(engine.read_bytes())
+        if self.engine is None:
+            raise UserError(
+                'TensorRT does not take the engine: it is damaged, or was built by '
+                'another version or for another GPU',
+                file=engine,
+            )
         self.context = self.engine.create_execution_context()
         names = [
             self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)
         ]
         self.outputs = [name for name in names if name != 'images']
+        shapes = [
+            [None if side < 0 else side for side in self.engine.get_tensor_shape(name)]
+            for name in names
+            if name == 'images'
+        ]
+        check_inputs(shapes, metadata, engine)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         import tensorrt as trt

@@ -1,14 +1,21 @@
 """A detector as a TorchScript program."""
 
 import json
-import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime import KEY, Metadata, Thresholds
+from ..runtime import (
+    KEY,
+    Metadata,
+    Thresholds,
+    name_file,
+    parse_metadata,
+    read_torchscript_metadata,
+)
 from .job import Job, Written
 from .tracing import make_example, silence_converters
 
@@ -60,6 +67,8 @@ def suppress(
         out_boxes[i, :n] = box[kept]
         out_scores[i, :n] = score[kept]
         labels[i, :n] = pairs[kept, 1].to(torch.int32)
+        if not bool(torch.isfinite(scores[i]).all()):  # as ONNX's
+            out_scores[i] = float('nan')
     return numbers, out_boxes, out_scores, labels
 
 
@@ -72,7 +81,9 @@ def write(job: Job, path: Path) -> Written:
             whole = WithNMS(traced, job.metadata['nms'])
             module = torch.jit.trace(whole, images, check_trace=False)
         extra = {f'{KEY}.json': json.dumps(job.metadata)}
-        torch.jit.save(module, path, _extra_files=extra)
+        content = BytesIO()  # torch ends the process where a disk is full
+        torch.jit.save(module, content, _extra_files=extra)
+    path.write_bytes(content.getbuffer())
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
@@ -83,7 +94,11 @@ def write(job: Job, path: Path) -> Written:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata in a TorchScript file, without running what it holds."""
-    with zipfile.ZipFile(path) as file:
-        names = [n for n in file.namelist() if n.endswith(f'/extra/{KEY}.json')]
-        return json.loads(file.read(names[0]))
+    """The metadata in a TorchScript file, without running what it holds.
+
+    Raises:
+        ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
+    """
+    with name_file(path, 'torch'):
+        text = read_torchscript_metadata(path)
+    return parse_metadata(text, path)

@@ -441,6 +441,13 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         ([*TO, '--imgsz', '-64', '64'], '--imgsz -64 64: write a height and a width'),
         ([*TO, '--imgsz', '64', '64', '3'], '--imgsz 64 64 3: write a height and a wi'),
         ([*TO, '--imgsz', '0'], r'size 0 0 \(--imgsz\): both must be positive'),
+        (
+            [*TO, '--imgsz', '99999999999'],
+            r'size 99999999999 99999999999 \(--imgsz\): both must be at most 16384',
+        ),
+        ([*TO, '--imgsz', '9' * 5000], "--imgsz 9+: write a height and a width, or 'd"),
+        ([*TO, '--batch', '9' * 5000], "--batch 9+: write a number, or 'dynamic'"),
+        ([*TO, '--batch', '99999999999'], 'input.batch is 99999999999, and must be a'),
         ([*TO, '--batch', '0'], "--batch 0: write a number, or 'dynamic'"),
         ([*TO, '--batch', 'x'], "--batch x: write a number, or 'dynamic'"),
         ([*TO, '--int8'], r'int8 needs images to calibrate with \(--calib FOLDER\)'),

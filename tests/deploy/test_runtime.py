@@ -4,7 +4,6 @@ import io
 import json
 import re
 import sys
-import xml.etree.ElementTree as ET
 from functools import partial
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
@@ -32,152 +31,29 @@ from mmnextvit.runtime import (
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime
 import openvino
 import pytest
 import torch
 from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
-from onnx.numpy_helper import from_array
-from onnx.parser import parse_model
 from PIL import Image
 from torchvision.ops import batched_nms
 
 from tests.conftest import ROOT
-from tests.helpers.letterbox import make_steps
+from tests.helpers.toy_exports import (
+    BOXES,
+    CLASSES,
+    SCORES,
+    WRITERS,
+    metadata,
+    replace_metadata,
+    steps,
+    write_onnx,
+    write_openvino,
+)
 from tests.helpers.wheel import build_wheel, environment, install, run
 
 pytestmark = pytest.mark.deploy
-
-CLASSES = ['red', 'white', 'Blutplättchen <"3">']
-BOXES = np.float32([[8, 4, 40, 28], [9, 5, 41, 29], [-5, -5, 70, 70], [0, 0, 9, 9]])
-SCORES = np.float32([0.9, 0.6, 0.3, 0.0])
-LABELS = np.int64([2, 0, 1, 0])
-
-# An image's scores are those above times its brightness, 0 to 1, in the canvas.
-BRIGHTNESS = """
-    <ir_version: 10, opset_import: ["" : 18]>
-    net (float[B,3,H,W] images) => (outputs) {
-        axes = Constant <value_ints: ints = [1, 2, 3]> ()
-        white = Constant <value_float: float = 255.0> ()
-        mean = ReduceMean <keepdims = 0> (images, axes)
-        brightness = Div (mean, white)
-        last = Constant <value_ints: ints = [-1]> ()
-        column = Unsqueeze (brightness, last)
-        zeros = Sub (column, column)
-        plane = Unsqueeze (column, last)
-        void = Sub (plane, plane)
-        boxes = Add (void, all_boxes)
-"""
-WITH_NMS = """
-        scores = Mul (column, all_scores)
-        all_labels = Add (zeros, float_labels)
-        labels = Cast <to = 6> (all_labels)
-        three = Constant <value_float: float = 3.0> ()
-        number = Add (zeros, three)
-        num_detections = Cast <to = 6> (number)
-    }
-"""
-WITHOUT_NMS = """
-        scores = Mul (plane, all_scores)
-    }
-"""
-OUTPUTS_WITH_NMS = (
-    'int32[B,1] num_detections, float[B,K,4] boxes, float[B,K] scores, '
-    'int32[B,K] labels'
-)
-OUTPUTS_WITHOUT_NMS = 'float[B,K,4] boxes, float[B,K,C] scores'
-
-
-def metadata(
-    size=(64, 64), batch=None, dynamic=False, in_graph=True, mini_pad=False, **more
-) -> dict:
-    height, width = size
-    return {
-        'format': 1,
-        'config': 'toy',
-        'classes': CLASSES,
-        'strides': [8, 16, 32],
-        'precision': 'float32',
-        'input': {'batch': batch, 'size': size, 'dynamic_size': dynamic},
-        'resize': steps((width, height), mini_pad=mini_pad),
-        'nms': {
-            'in_graph': in_graph,
-            'score_thr': 0.001,
-            'iou_threshold': 0.65,
-            'max_per_img': 300,
-            'multi_label': True,
-        },
-        **more,
-    }
-
-
-def steps(scale: tuple[int, int], *args, **options) -> list[dict]:
-    """As MMYOLO's transforms take their scale: width and height."""
-    return make_steps(scale[::-1], *args, **options)
-
-
-def write_onnx(path: Path, about: dict, **constants: np.ndarray) -> Path:
-    """The toy detector; ``constants`` take the place of BOXES, SCORES and LABELS."""
-    in_graph = about['nms']['in_graph']
-    outputs = OUTPUTS_WITH_NMS if in_graph else OUTPUTS_WITHOUT_NMS
-    text = BRIGHTNESS + (WITH_NMS if in_graph else WITHOUT_NMS)
-    text = text.replace('(outputs)', f'({outputs})')
-    if about['input']['batch']:
-        text = text.replace('[B,', f'[{about["input"]["batch"]},')
-    model = parse_model(text)
-    constants = {'boxes': BOXES, 'scores': SCORES, 'labels': LABELS, **constants}
-    names = {'boxes': 'all_boxes', 'scores': 'all_scores', 'labels': 'float_labels'}
-    for name, values in constants.items():
-        if in_graph or name != 'labels':
-            values = values[None].astype(np.float32)
-            model.graph.initializer.append(from_array(values, names[name]))
-    onnx.helper.set_model_props(model, {'mmnextvit': json.dumps(about)})
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return path
-
-
-def write_openvino(folder: Path, about: dict) -> Path:
-    folder.mkdir()
-    plain = write_onnx(folder / 'model.onnx', about)
-    model = openvino.Core().read_model(plain)
-    model.set_rt_info(json.dumps(about), ['mmnextvit'])
-    openvino.save_model(model, folder / 'model.xml', compress_to_fp16=False)
-    plain.unlink()
-    return folder
-
-
-class Toy(torch.nn.Module):
-    """The toy detector for TorchScript."""
-
-    def __init__(self):
-        super().__init__()
-        self.boxes, self.scores = torch.tensor(BOXES), torch.tensor(SCORES)
-        self.labels = torch.tensor(LABELS, dtype=torch.int32)
-
-    def forward(self, images):
-        brightness = images.mean((1, 2, 3))[:, None] / 255
-        batch = images.shape[0]
-        return (
-            torch.full((batch, 1), 3, dtype=torch.int32),
-            self.boxes.expand(batch, -1, -1),
-            brightness * self.scores,
-            self.labels.expand(batch, -1),
-        )
-
-
-def write_torchscript(path: Path, about: dict) -> Path:
-    model = torch.jit.trace(Toy(), torch.zeros(2, 3, 64, 64), check_trace=False)
-    torch.jit.save(model, path, _extra_files={'mmnextvit.json': json.dumps(about)})
-    return path
-
-
-WRITERS = {
-    'model.onnx': write_onnx,
-    'model_openvino': write_openvino,
-    'model.torchscript': write_torchscript,
-}
 
 
 @pytest.fixture(params=WRITERS)
@@ -455,28 +331,6 @@ def test_files_without_our_metadata(write):
         replace_metadata(path, text)
         with pytest.raises(ModelFileError, match=r'not written by mmnextvit export'):
             Detector(path)
-
-
-def replace_metadata(path: Path, text: str | None) -> None:
-    """Puts another text, or none, in the place of an exported file's metadata."""
-    if path.suffix == '.onnx':
-        model = onnx.load(path)
-        del model.metadata_props[:]
-        if text is not None:
-            onnx.helper.set_model_props(model, {'mmnextvit': text})
-        onnx.save(model, path)
-    elif path.is_dir():
-        xml = path / 'model.xml'
-        tree = ET.parse(xml)
-        node = tree.find('rt_info/mmnextvit')
-        if text is None:
-            tree.find('rt_info').remove(node)
-        else:
-            node.set('value', text)
-        tree.write(xml)
-    else:
-        files = {} if text is None else {'mmnextvit.json': text}
-        torch.jit.save(torch.jit.load(path), path, _extra_files=files)
 
 
 def test_newer_format(write):
