@@ -1,13 +1,14 @@
 """The one place where importing changes anything outside this package.
 
-It makes mmcv usable, puts what we have into MMEngine's registries, and puts our
-checkpoint loaders in place of MMEngine's. :mod:`mmnextvit._import_hook` has it imported
-before anything that depends on it.
+It makes mmcv usable, puts what we have into MMEngine's registries, puts our checkpoint
+loaders in place of MMEngine's, and keeps packages that are imported later from sending
+data. :mod:`mmnextvit._import_hook` has it imported before anything that depends on it.
 """
 
 from importlib.util import find_spec
 
 from ._mmcv import prepare_mmcv
+from .runtime import send_nothing
 from .utils.errors import MissingPackageError
 from .utils.packages import has_mmyolo
 
@@ -25,6 +26,7 @@ for package, command in [
             f'Install it with: {command}'
         )
 
+send_nothing()  # before MMDetection, which imports Albumentations where that is
 prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 
 from .datasets import images  # noqa: E402, F401
