@@ -27,6 +27,7 @@ from .job import Job
 from .mean_ap import compare_map
 from .metadata import build_metadata, resize_test_pipeline
 from .parity import Drift, make_batches
+from .space import explain_full_disk
 from .tensorrt import format_trtexec
 
 
@@ -87,6 +88,7 @@ def export(
     Raises:
         UserError: The format, the config or the machine does not allow what is
             wanted, the images cannot be read, or the file differs from torch.
+        OSError: The file cannot be written, or the disk is full.
     """
     check_options(options)
     out = choose_path(checkpoint, options)
@@ -127,8 +129,9 @@ def export(
 
     with atomic_write(out, options.overwrite) as path:
         say(f'Writing {out.name} ...')
-        written = write(options.to, job, path)
-        drift = comparison.compare(written, path)
+        with explain_full_disk(path.parent, job.size):
+            written = write(options.to, job, path)
+            drift = comparison.compare(written, path)
         faults = drift.list_faults(comparison.exact)
         if faults:
             raise UserError(

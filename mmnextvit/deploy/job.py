@@ -47,6 +47,11 @@ class Job:
             dynamic_size=wanted['dynamic_size'],
         )
 
+    @property
+    def size(self) -> int:
+        """How many bytes the network's weights have."""
+        return sum(tensor.nbytes for tensor in self.candidates.state_dict().values())
+
 
 @dataclass(frozen=True)
 class Written:
