@@ -20,7 +20,7 @@ from mmengine.fileio.backends import LocalBackend
 from mmengine.logging import print_log
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import first_few
+from ..utils.messages import first_few, shorten, show
 from .images import (
     BrokenImageError,
     find_broken_images,
@@ -28,6 +28,8 @@ from .images import (
     use_verified_loader,
 )
 from .mmdet_bases import DetDataset
+
+MAX_CLASS_CHARS = 2000  # COCO's 80 names have 900, to be copied into a config
 
 
 def warn(message: str) -> None:
@@ -73,10 +75,21 @@ def describe_faults(faults: Mapping[str, Sequence[str]]) -> str:
     )
 
 
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """``'cat (3), dog (1)'``: names from a file, and how often each is met."""
+    return first_few((f'{name} ({n})' for name, n in counts.items()), 20)
+
+
+def show_classes(names: Iterable[str]) -> str:
+    """Names of classes as a tuple; of very many the middle is left out."""
+    return shorten(tuple(names), MAX_CLASS_CHARS)
+
+
 def write_classes(names: Iterable[str]) -> str:
     """What to write into a config for these classes."""
     names = tuple(names)
-    return f'metainfo=dict(classes={names!r}), num_classes={len(names)} in the head'
+    shown = show_classes(names)
+    return f'metainfo=dict(classes={shown}), num_classes={len(names)} in the head'
 
 
 def check_class_names(names: str | Sequence[str]) -> None:
@@ -87,13 +100,13 @@ def check_class_names(names: str | Sequence[str]) -> None:
     """
     if isinstance(names, str):
         raise UserError(
-            f'classes={names!r} is one string (and no file of names): write '
-            f'metainfo=dict(classes=({names!r},)), with the comma'
+            f'classes={show(names)} is one string (and no file of names): write '
+            f'metainfo=dict(classes=({show(names)},)), with the comma'
         )
     repeated = [name for name, n in Counter(names).items() if n > 1]
     if not names or repeated:
         fault = f'names {first_few(repeated)} twice' if repeated else 'is empty'
-        raise UserError(f'metainfo=dict(classes={tuple(names)}) {fault}')
+        raise UserError(f'metainfo=dict(classes={show_classes(names)}) {fault}')
 
 
 # ------------------------------------------------------------------------- datasets
@@ -163,8 +176,9 @@ class VerifiedDataMixin(DetDataset):
             warn(f'{self.ann_file}: boxes dropped: {describe_faults(self.box_faults)}')
         if not self.test_mode and not any(data['instances'] for data in data_list):
             raise UserError(
-                f'the file holds no usable box of {self.metainfo["classes"]}: there is '
-                'nothing to train on',
+                'the file holds no usable box of '
+                f'{show_classes(self.metainfo["classes"])}: there is nothing to train '
+                'on',
                 file=self.ann_file,
             )
         unusable = self._find_unusable_images([data['img_path'] for data in data_list])

@@ -2,14 +2,31 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mmdet.datasets.api_wrappers import COCO
 
 from ..utils.errors import UserError
-from ..utils.messages import first_few
-from .checks import VerifiedDataMixin, find_box_fault, warn, write_classes
+from ..utils.messages import first_few, shorten, show
+from .checks import (
+    VerifiedDataMixin,
+    describe_counts,
+    find_box_fault,
+    show_classes,
+    warn,
+    write_classes,
+)
+from .values import (
+    read_area,
+    read_box,
+    read_file_name,
+    read_flag,
+    read_id,
+    read_mask,
+    read_name,
+    read_side,
+)
 
 # What the entries of each list must have.
 KEYS = {
@@ -17,10 +34,33 @@ KEYS = {
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id'),
 }
+# What reads the values of these lists' entries; what is not named here stays as it is.
+READERS: dict[str, dict[str, Callable[[object], object]]] = {
+    'images': dict(
+        id=read_id, file_name=read_file_name, width=read_side, height=read_side
+    ),
+    'categories': dict(id=read_id, name=read_name),
+    'annotations': dict(
+        id=read_id,
+        image_id=read_id,
+        category_id=read_id,
+        bbox=read_box,
+        area=read_area,
+        iscrowd=read_flag,
+        ignore=read_flag,
+        segmentation=lambda value: read_mask(value) or NO_MASK,
+    ),
+}
+# MMDetection leaves out an object with this where it reads masks, and needs some value.
+NO_MASK: list[list] = [[]]
 
 
 def parse_coco(text: bytes, needs_annotations: bool = True) -> dict:
-    """An annotation file's content, with every list and key that we read.
+    """An annotation file's content, with every list, key and type that we read.
+
+    Numbers and flags may be texts, ids whole floats or their texts, names numbers. What
+    may be wrong with an annotation alone is ``None``: its box, its area; a mask that
+    can't be read is `NO_MASK`.
 
     Args:
         text: Content of the file.
@@ -35,34 +75,55 @@ def parse_coco(text: bytes, needs_annotations: bool = True) -> dict:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise UserError(f'the file is not JSON: {error}') from error
-    wanted = set(KEYS) if needs_annotations else set(KEYS) - {'annotations'}
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in wanted
-    ):
-        present = list(content) if isinstance(content, dict) else type(content)
+        raise UserError(f'the file is not JSON: {shorten(error)}') from error
+    except RecursionError:
+        raise UserError('the file is nested too deeply to be JSON of COCO') from None
+    kind = 'the file is not COCO detection data: lists named images, annotations and'
+    if not isinstance(content, dict):
+        raise UserError(f'{kind} categories are wanted, it has {type(content)}')
+    if content.get('annotations') is None and not needs_annotations:
+        content['annotations'] = []
+    if not KEYS.keys() <= content.keys():
+        raise UserError(f'{kind} categories are wanted, it has {show(list(content))}')
+    return {**content, **{part: _read_entries(part, content[part]) for part in KEYS}}
+
+
+def _read_entries(part: str, entries: object) -> list[dict]:
+    if not isinstance(entries, list):
         raise UserError(
-            'the file is not COCO detection data: lists named images, annotations and '
-            f'categories are wanted, it has {present}'
+            f'the file is not COCO detection data: {show(entries)} is no list', key=part
         )
-    content.setdefault('annotations', [])
-    for part, keys in KEYS.items():
-        _check_entries(part, content[part], keys)
-    return content
-
-
-def _check_entries(part: str, entries: list, keys: Sequence[str]) -> None:
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise UserError('the entry has no keys', key=f'{part}[{index}]')
-        lacking = [key for key in keys if key not in entry]
-        if lacking:
-            raise UserError(
-                f'the entry lacks {", ".join(lacking)}', key=f'{part}[{index}]'
-            )
-    repeated = Counter(entry['id'] for entry in entries).most_common(1)
+    read = [_read_entry(part, index, entry) for index, entry in enumerate(entries)]
+    repeated = Counter(entry['id'] for entry in read).most_common(1)
     if repeated and repeated[0][1] > 1:
-        raise UserError(f'id {repeated[0][0]} occurs {repeated[0][1]} times in {part}')
+        number, times = repeated[0]
+        raise UserError(f'id {shorten(number)} occurs {times} times in {part}')
+    return read
+
+
+def _read_entry(part: str, index: int, entry: object) -> dict:
+    """An entry of a list with the values that the readers make of its own."""
+    place = f'{part}[{index}]'
+    if not isinstance(entry, dict):
+        raise UserError(f'the entry has no keys, it is {show(entry)}', key=place)
+    lacking = [key for key in KEYS[part] if key not in entry]
+    if lacking:
+        problem = f'the entry lacks {", ".join(lacking)}'
+        raise UserError(problem + _of_id(entry), key=place)
+    read = dict(entry)
+    for key, reader in READERS[part].items():
+        if key in entry:
+            try:
+                read[key] = reader(entry[key])
+            except UserError as error:
+                raise UserError(
+                    error.problem + _of_id(entry), key=f'{place}.{key}'
+                ) from None
+    return read
+
+
+def _of_id(entry: dict) -> str:
+    return f' (id {show(entry["id"])})' if 'id' in entry else ''
 
 
 def clean_coco(content: dict, min_size: float = 0) -> tuple[dict, dict[str, list[str]]]:
@@ -72,7 +133,7 @@ def clean_coco(content: dict, min_size: float = 0) -> tuple[dict, dict[str, list
     count on where they lack them (``area`` where it isn't positive, as w times h).
 
     Args:
-        content: Content of an annotation file.
+        content: What `parse_coco` made of an annotation file.
         min_size: The smallest width and height of a box in pixels.
 
     Returns:
@@ -87,20 +148,20 @@ def clean_coco(content: dict, min_size: float = 0) -> tuple[dict, dict[str, list
         if image is None:
             faults['of images that are not listed'].append(annotation['image_id'])
             continue
-        try:
-            x, y, w, h = map(float, annotation.get('bbox'))
-            box = x, y, x + w, y + h
-            fault = find_box_fault(box, image['width'], image['height'], min_size)
-        except (TypeError, ValueError):
-            fault = 'that are not four numbers'
+        if annotation.get('bbox') is None:
+            faults['that are not four numbers'].append(image['file_name'])
+            continue
+        x, y, w, h = annotation['bbox']
+        box = x, y, x + w, y + h
+        fault = find_box_fault(box, image['width'], image['height'], min_size)
         if fault:
             faults[fault].append(image['file_name'])
             continue
-        annotation = dict(annotation)
-        annotation.setdefault('iscrowd', 0)
-        if not (annotation.get('area') or 0) > 0:
-            annotation['area'] = w * h
-        kept.append(annotation)
+        known = dict(
+            iscrowd=annotation.get('iscrowd', 0),
+            area=annotation.get('area') or float(w) * h,
+        )
+        kept.append(annotation | known)
     return {**content, 'annotations': kept}, faults
 
 
@@ -127,14 +188,18 @@ def check_coco_classes(classes: Sequence[str], categories: Sequence[str]) -> Non
         UserError: A class is missing, named twice, or stands in another order; the
             error lacks the file's name.
     """
-    both = f'its categories are {tuple(categories)}, the config has {tuple(classes)}'
-    missing = [name for name in classes if name not in categories]
+    both = (
+        f'its categories are {show_classes(categories)}, the config has '
+        f'{show_classes(classes)}'
+    )
+    known, wanted = set(categories), set(classes)
+    missing = [name for name in classes if name not in known]
     if missing:
         raise UserError(
             f'the file has no category {first_few(map(repr, missing))}: {both}. Write '
             + write_classes(categories)
         )
-    ordered = [name for name in categories if name in classes]
+    ordered = [name for name in categories if name in wanted]
     if len(ordered) > len(classes):
         raise UserError(f'the file has two categories of one name: {both}')
     if ordered != list(classes):
@@ -176,9 +241,8 @@ class VerifiedCocoMixin(VerifiedDataMixin):
         self.box_faults.update(faults)
         ignored = count_ignored(content, classes)
         if ignored:
-            counts = ', '.join(f'{name} ({n})' for name, n in ignored.items())
             warn(
                 f'{self.ann_file}: boxes of categories that are no classes of the '
-                f'config are ignored: {counts}'
+                f'config are ignored: {describe_counts(ignored)}'
             )
         return index_coco(content)

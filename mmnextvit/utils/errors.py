@@ -11,6 +11,8 @@ import re
 import signal
 from typing import overload
 
+from .messages import shorten
+
 # What torch makes of the text of an error of a data-loader worker.
 WORKER_ERROR = re.compile(
     r'Caught \w+ in DataLoader worker .*\nOriginal Traceback .*\n[\w.]+: (.+?)\s*', re.S
@@ -51,11 +53,12 @@ class UserError(ValueError):
         self.key = key
 
     def __str__(self) -> str:
-        place = '' if self.file is None else os.fspath(self.file)
+        # Both may be what another file says.
+        place = '' if self.file is None else shorten(os.fspath(self.file), 400)
         if place and self.line is not None:
             place = f'{place}:{self.line}'
         row = '' if self.row is None else f'row {self.row}'
-        parts = [place, row, self.key or '', self.problem]
+        parts = [place, row, shorten(self.key or ''), self.problem]
         return ': '.join(part for part in parts if part)
 
 
