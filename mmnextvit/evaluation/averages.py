@@ -1,0 +1,253 @@
+"""Average precisions and recalls of detections, with their names."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from faster_coco_eval import COCOeval_faster
+from mmdet.datasets.api_wrappers import COCO, COCOeval, COCOevalMP
+from mmdet.evaluation.functional import eval_recalls
+from terminaltables import AsciiTable
+
+from ..datasets.coco import NO_MASK
+from ..utils.errors import UserError
+from ..utils.messages import first_few
+from .truth import Numbers
+
+# What pycocotools' stats are, in MMDetection's words. The recalls' names are those of
+# the default proposal_nums, whatever was given.
+PRECISIONS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+RECALLS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
+STATS = (*PRECISIONS, *RECALLS)
+MAP_DETECTIONS = 100  # the mAP counts so many detections of an image
+
+
+class Settings(NamedTuple):
+    """How is counted.
+
+    Attributes:
+        max_detections: Three numbers of detections of an image, from small to large;
+            `MAP_DETECTIONS` is one of them.
+        iou_thresholds: From low to high.
+        use_mp_eval: Whether MMDetection counts in several processes.
+    """
+
+    max_detections: Sequence[int]
+    iou_thresholds: np.ndarray
+    use_mp_eval: bool = False
+
+
+class Averages(NamedTuple):
+    """What pycocotools counts; -1 or NaN where there is no box to be found.
+
+    Attributes:
+        stats: Its twelve numbers, by their names in `STATS`.
+        by_class: (classes, 6), as `PRECISIONS` names them.
+    """
+
+    stats: Mapping[str, float]
+    by_class: np.ndarray
+
+
+def check_detection_counts(
+    proposal_nums: Sequence[int], metrics: Iterable[str]
+) -> Sequence[int]:
+    """Raises where pycocotools would return -1 for what cannot be counted.
+
+    Raises:
+        UserError: What ``proposal_nums`` must be for these metrics.
+    """
+    metrics = set(metrics)
+    if not metrics <= {'proposal_fast'} and len(proposal_nums) != 3:
+        problem = 'they must be three numbers of detections, as in (100, 300, 1000)'
+    elif metrics & {'bbox', 'segm'} and MAP_DETECTIONS not in proposal_nums:
+        problem = f'the mAP counts {MAP_DETECTIONS} detections: make it one of them'
+    else:
+        return sorted(proposal_nums)
+    raise UserError(f'proposal_nums of the evaluator are {proposal_nums}: {problem}')
+
+
+def evaluate(
+    truth: COCO,
+    entries: Iterable[dict],
+    numbers: Numbers,
+    metric: str,
+    settings: Settings,
+) -> Averages:
+    """Counts as pycocotools does.
+
+    It matches boxes in Python, where faster_coco_eval does the same in C++: that is
+    taken for up to 100 detections of an image, as ``proposal_nums`` of YOLO's configs
+    has. For the mAP pycocotools takes 100, faster_coco_eval the largest number given.
+
+    Args:
+        truth: With numbers for ids.
+        entries: COCO's, one or more, with the ids of the data.
+        numbers: Of these ids.
+        metric: 'bbox', 'segm' or 'proposal', which knows no categories.
+        settings: How is counted.
+
+    Raises:
+        UserError: A mask of the truth is missing.
+    """
+    iou_type = 'bbox' if metric == 'proposal' else metric
+    if iou_type == 'segm':
+        check_masks(truth)
+    is_fast = settings.max_detections[-1] == MAP_DETECTIONS
+    counter = COCOeval_faster if is_fast else COCOeval
+    if settings.use_mp_eval:
+        counter = COCOevalMP
+    # pycocotools takes the boxes' areas for the masks', and changes what it gets.
+    left_out = 'bbox' if iou_type == 'segm' else 'segmentation'
+    predicted = truth.loadRes(
+        [
+            dict(
+                {key: value for key, value in entry.items() if key != left_out},
+                image_id=numbers.images[entry['image_id']],
+                category_id=numbers.categories[entry['category_id']],
+            )
+            for entry in entries
+        ]
+    )
+    evaluation = counter(truth, predicted, iou_type)
+    evaluation.params.catIds = truth.get_cat_ids()
+    evaluation.params.imgIds = truth.get_img_ids()
+    evaluation.params.maxDets = list(settings.max_detections)
+    evaluation.params.iouThrs = settings.iou_thresholds
+    evaluation.params.useCats = int(metric != 'proposal')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return Averages(
+        dict(zip(STATS, map(float, evaluation.stats))),
+        average_by_class(evaluation.eval['precision'], settings),
+    )
+
+
+def check_masks(truth: COCO) -> None:
+    """Raises where boxes have no mask to compare with.
+
+    Raises:
+        UserError: It counts them.
+    """
+    lacking = [
+        annotation['id']
+        for annotation in truth.dataset['annotations']
+        if annotation.get('segmentation', NO_MASK) == NO_MASK
+    ]
+    if lacking:
+        raise UserError(
+            f"metric='segm' of the evaluator needs masks: {len(lacking)} of "
+            f'{len(truth.anns)} annotations have none that can be read, the '
+            f'{first_few(f"{number}." for number in lacking)}'
+        )
+
+
+def average_by_class(precisions: np.ndarray, settings: Settings) -> np.ndarray:
+    """Each class's average precisions, whose means are pycocotools' stats.
+
+    Args:
+        precisions: pycocotools' precisions, (IoU thresholds, recalls, classes, areas,
+            numbers of detections); -1 where a class has no box.
+        settings: With which they were counted.
+
+    Returns:
+        (classes, 6): over all IoU thresholds, at 0.5 and 0.75, and of small, medium and
+        large boxes; NaN where there is no box, or no such threshold.
+    """
+    counts = list(settings.max_detections)
+    of_map = counts.index(MAP_DETECTIONS) if MAP_DETECTIONS in counts else -1
+    close = [np.isclose(settings.iou_thresholds, value) for value in (0.5, 0.75)]
+    everywhere = np.ones(len(settings.iou_thresholds), bool)
+    parts = [(everywhere, 0, of_map), (close[0], 0, -1), (close[1], 0, -1)]
+    parts += [(everywhere, area, -1) for area in (1, 2, 3)]
+
+    def average(values: np.ndarray) -> float:
+        values = values[values > -1]
+        return float(values.mean()) if values.size else float('nan')
+
+    return np.array(
+        [
+            [average(precisions[iou, :, i, area, count]) for iou, area, count in parts]
+            for i in range(precisions.shape[2])
+        ]
+    )
+
+
+def name_numbers(
+    averages: Averages,
+    metric: str,
+    classes: Sequence[str] = (),
+    items: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """The numbers that ``CocoMetric`` returns, rounded as there.
+
+    Args:
+        averages: What was counted.
+        metric: 'bbox', 'segm' or 'proposal'.
+        classes: Names, where each class's precision is wanted too.
+        items: Names of `STATS`; ``None`` for those that belong to the metric.
+    """
+    if metric == 'proposal':
+        stats = averages.stats
+        return {item: float(f'{stats[item]:.3f}') for item in items or RECALLS}
+    of_classes = averages.by_class[:, 0].round(3).tolist() if classes else []
+    numbers = {f'{n}_precision': ap for n, ap in zip(classes, of_classes, strict=True)}
+    return numbers | {
+        f'{metric}_{item}': round(averages.stats[item], 3)
+        for item in items or PRECISIONS
+    }
+
+
+def draw_table(averages: Averages, classes: Sequence[str]) -> str:
+    """Each class's average precisions, as a table for the log."""
+    rows = [
+        [name, *map(str, row)]
+        for name, row in zip(classes, averages.by_class.round(3).tolist(), strict=True)
+    ]
+    return AsciiTable([['category', *PRECISIONS], *rows]).table
+
+
+def explain_recalls(max_detections: Sequence[int]) -> str:
+    """What recalls are printed under MMDetection's names, if those say other counts."""
+    names = list(RECALLS[:3])
+    wanted = [f'AR@{count}' for count in max_detections]
+    if names == wanted:
+        return ''
+    pairs = ', '.join(f'{name} is {want}' for name, want in zip(names, wanted))
+    return f'With proposal_nums={tuple(max_detections)} {pairs}.'
+
+
+def measure_fast_recalls(
+    truth: COCO, predictions: Iterable[dict], numbers: Numbers, settings: Settings
+) -> dict[str, float]:
+    """The share of boxes that the first detections of their image find, by MMDetection.
+
+    Args:
+        truth: With numbers for ids.
+        predictions: Id and boxes of each image, the best boxes first.
+        numbers: Of these ids.
+        settings: How is counted.
+    """
+    counts = np.array(settings.max_detections)
+    boxes = {numbers.images[p['img_id']]: p['bboxes'] for p in predictions}
+    found = np.zeros((len(counts), len(settings.iou_thresholds)))
+    total = 0
+    for image, annotations in truth.img_ann_map.items():
+        wanted = [a['bbox'] for a in annotations if not a['iscrowd']]
+        if not wanted:
+            continue
+        total += len(wanted)
+        corners = np.array(wanted, float)
+        corners[:, 2:] += corners[:, :2]
+        # MMDetection's function takes only images with one number of boxes at once.
+        recalls = eval_recalls(
+            [corners.astype(np.float32)],
+            [boxes.get(image, np.zeros((0, 4), np.float32))],
+            counts,
+            settings.iou_thresholds,
+            logger='silent',
+        )
+        found += np.rint(recalls * len(wanted))
+    averages = (found / max(total, 1)).mean(axis=1).tolist()
+    return {f'AR@{count}': recall for count, recall in zip(counts, averages)}

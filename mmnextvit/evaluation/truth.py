@@ -1,0 +1,160 @@
+"""The boxes that detections are compared with, of a file or of a dataset's samples."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mmdet.datasets.api_wrappers import COCO
+from mmengine import fileio
+
+from ..datasets.coco import check_coco_classes, clean_coco, index_coco, parse_coco
+from ..datasets.values import Identifier
+from ..utils.errors import MissingFileError, UserError
+from .results import decode_rle
+
+
+def read_truth(
+    ann_file: str, backend_args: dict | None = None, sort_categories: bool = False
+) -> dict:
+    """The content of an annotation file, with the boxes that something can match.
+
+    Values are read as `VerifiedCocoDataset` reads them.
+
+    Args:
+        ann_file: COCO's annotation file.
+        backend_args: MMEngine's file backend.
+        sort_categories: Whether the categories are taken in the order of their ids.
+
+    Raises:
+        MissingFileError: There is no such file.
+        UserError: It is no COCO detection data.
+    """
+    if not fileio.exists(ann_file, backend_args):
+        raise MissingFileError(
+            'the annotation file does not exist: set ann_file of val_evaluator and '
+            'test_evaluator to the file of the dataset',
+            file=ann_file,
+        )
+    try:
+        content = parse_coco(fileio.get(ann_file, backend_args), False)
+    except UserError as error:
+        error.file = ann_file
+        raise
+    content, _ = clean_coco(content)
+    if sort_categories:
+        content['categories'].sort(key=lambda category: _rank(category['id']))
+    return content
+
+
+def build_truth(truths: Iterable[dict], classes: Sequence[str]) -> dict:
+    """An annotation file's content from what the samples of a dataset hold.
+
+    Args:
+        truths: Id, width, height and instances (``anns``) of each image, as
+            MMDetection's ``CocoMetric`` collects them.
+        classes: Names, whose indices become the categories' ids.
+    """
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for truth in truths:
+        size = dict(width=truth['width'], height=truth['height'])
+        images.append(dict(id=truth['img_id'], file_name='', **size))
+        for instance in truth['anns']:
+            x1, y1, x2, y2 = instance['bbox']
+            annotation = dict(
+                id=len(annotations) + 1,
+                image_id=truth['img_id'],
+                category_id=int(instance['bbox_label']),
+                bbox=[x1, y1, x2 - x1, y2 - y1],
+                area=(x2 - x1) * (y2 - y1),
+                iscrowd=instance.get('ignore_flag', 0),
+            )
+            if instance.get('mask'):
+                annotation['segmentation'] = decode_rle(instance['mask'])
+            annotations.append(annotation)
+    categories = [dict(id=i, name=name) for i, name in enumerate(classes)]
+    return dict(
+        info=dict(description='Written by mmnextvit from the samples of a dataset.'),
+        images=images,
+        categories=categories,
+        annotations=annotations,
+    )
+
+
+def find_category_ids(content: dict, classes: Sequence[str]) -> list[Identifier]:
+    """The category of each label, in the order that MMDetection's datasets have.
+
+    Raises:
+        UserError: The classes are not the content's, or stand in another order, so that
+            a label would mean another category; the error lacks the file's name.
+    """
+    categories = content['categories']
+    check_coco_classes(classes, [category['name'] for category in categories])
+    wanted = set(classes)
+    return [category['id'] for category in categories if category['name'] in wanted]
+
+
+def _rank(identifier: Identifier) -> tuple[bool, Identifier]:
+    """Puts numbers before texts, and each in their own order."""
+    return isinstance(identifier, str), identifier
+
+
+class Numbers(NamedTuple):
+    """What the ids of images and categories are while pycocotools counts.
+
+    pycocotools sorts the ids of categories: the n-th average precision that it returns
+    is that of the n-th label only where the numbers are the labels. Of detections with
+    one score those come first whose image has the smaller id, hence images keep their
+    order.
+
+    Attributes:
+        images: Number from 0 of each image's id.
+        categories: Label of each category's id; of those that are no classes a higher
+            number.
+    """
+
+    images: dict[Identifier, int]
+    categories: dict[Identifier, int]
+
+
+def number_ids(content: dict, category_ids: Sequence[Identifier]) -> Numbers:
+    """Numbers for all the ids that a truth has.
+
+    Args:
+        content: As of an annotation file.
+        category_ids: Of each label.
+    """
+    images = sorted({image['id'] for image in content['images']}, key=_rank)
+    # A file may have boxes of a category that it does not list: recalls of proposals
+    # count them.
+    others = (annotation['category_id'] for annotation in content['annotations'])
+    categories = dict.fromkeys((*category_ids, *others))
+    return Numbers(
+        {identifier: number for number, identifier in enumerate(images)},
+        {identifier: number for number, identifier in enumerate(categories)},
+    )
+
+
+def number_truth(content: dict, classes: Sequence[str], numbers: Numbers) -> COCO:
+    """MMDetection's index of a truth under other ids."""
+    return index_coco(
+        dict(
+            images=[
+                dict(
+                    id=numbers.images[image['id']],
+                    width=image['width'],
+                    height=image['height'],
+                )
+                for image in content['images']
+            ],
+            categories=[dict(id=i, name=name) for i, name in enumerate(classes)],
+            annotations=[
+                dict(
+                    annotation,
+                    id=number,  # pycocotools takes 0 for 'no match'
+                    image_id=numbers.images[annotation['image_id']],
+                    category_id=numbers.categories[annotation['category_id']],
+                )
+                for number, annotation in enumerate(content['annotations'], start=1)
+            ],
+        )
+    )
