@@ -1,5 +1,5 @@
 # Any timm model under MMDetection's necks: its name, and the channels of its maps. One
-# with another mean and std needs them in model.data_preprocessor (timm_mean_std).
+# with another mean and std needs them in model.data_preprocessor (get_timm_mean_std).
 _base_ = './retinanet_nextvit_s_fpn_1x_coco.py'
 
 name = 'convnext_tiny.fb_in1k'

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.fold import deployed
+from ..models.fold import copy_folded
 from ..models.nextvit import NextViT
 from .timing import measure_matrix_rate, time_in_turn
 
@@ -155,7 +155,7 @@ def build_network(contestant: Contestant, arch: str, device: str) -> nn.Module:
         net = NextViT(arch, with_cp=contestant.with_cp)
     net = net.to(device)
     if contestant.net == 'deployed':
-        net = deployed(net.eval())
+        net = copy_folded(net.eval())
     if contestant.channels_last:
         net = net.to(memory_format=torch.channels_last)
     return net

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from ..deploy.metadata import resize_test_pipeline
 from ..engine.runner import build_runner
-from ..models.fold import deployed
+from ..models.fold import copy_folded
 from ..utils.errors import UserError
 from .backbones import Contestant, Settings, build_network, train_step
-from .timing import clock, time_call, time_in_turn
+from .timing import read_clock, time_call, time_in_turn
 
 
 class Training(NamedTuple):
@@ -172,11 +172,11 @@ def time_iterations(runner: Runner, count: int) -> tuple[list[float], list[float
     stream = repeat_batches(runner.train_dataloader)
     iterations, waiting = [], []
     for _ in range(count):
-        start = clock()
+        start = read_clock()
         number, batch = next(stream)
-        loaded = clock()
+        loaded = read_clock()
         runner.train_loop.run_iter(number, batch)
-        iterations.append(clock() - start)
+        iterations.append(read_clock() - start)
         waiting.append(loaded - start)
     stream.close()
     close(runner.train_dataloader)
@@ -214,7 +214,7 @@ def measure_validation(cfg: Config, rounds: int) -> Validation:
     loop, forward = [], []
     for _ in range(1 + rounds):
         loop.append(time_call(runner.val_loop.run))
-        network = deployed(runner.model.eval())
+        network = copy_folded(runner.model.eval())
         with torch.inference_mode():
             inputs = (network.data_preprocessor(b, False)['inputs'] for b in loader)
             forward.append(sum(time_call(partial(network._forward, x)) for x in inputs))
@@ -236,7 +236,7 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
     cfg = resize_test_pipeline(cfg, (size, size))
     cfg.val_dataloader = cfg.test_dataloader
     runner = prepare_runner(cfg, 'val')
-    network = deployed(runner.model.eval())
+    network = copy_folded(runner.model.eval())
     batch = pseudo_collate([runner.val_dataloader.dataset[0]])
     data = network.data_preprocessor(batch, False)
     predict, forward = [], []

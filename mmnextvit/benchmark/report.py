@@ -45,7 +45,7 @@ def format_ratio(ratio: Ratio, first: str) -> str:
     return f'{ratio.value:.2f}{of}'
 
 
-def suite_table(
+def make_suite_table(
     suite: str, results: Sequence[Measurement], shape: Sequence[int], arch: str
 ) -> Table:
     """The results of :func:`~.backbones.measure_suite`.
@@ -65,12 +65,12 @@ def suite_table(
     ]
     if results[0].peak:
         columns += ['tensors, MB', 'tensors / base', 'process, MB', 'process / base']
-    rows = [suite_row(result, shape[0], results[0].name) for result in results]
+    rows = [make_suite_row(result, shape[0], results[0].name) for result in results]
     title = f'{suite.capitalize()}, NextViT-{arch}, {show_shape(shape)}'
     return Table(title, columns, rows)
 
 
-def suite_row(result: Measurement, images: int, first: str) -> Cells:
+def make_suite_row(result: Measurement, images: int, first: str) -> Cells:
     """The cells of a contestant, in a suite whose first contestant is ``first``."""
     cells = [
         result.name,
@@ -85,7 +85,7 @@ def suite_row(result: Measurement, images: int, first: str) -> Cells:
     return cells
 
 
-def growth_table(results: Sequence[Growth], arch: str) -> Table:
+def make_growth_table(results: Sequence[Growth], arch: str) -> Table:
     """The results of :func:`~.backbones.measure_growth`."""
     columns = 'images', 'timm, ms an image', 'ours, deploy mode, ms an image'
     rows = [
@@ -124,7 +124,9 @@ def plot_growth(results: Sequence[Growth], path: Path) -> None:
     plt.close(figure)
 
 
-def loops_table(costs: Sequence['LoopCost'], name: str, shape: Sequence[int]) -> Table:
+def make_loops_table(
+    costs: Sequence['LoopCost'], name: str, shape: Sequence[int]
+) -> Table:
     """The results of :func:`~.loops.measure_loops`.
 
     Args:
@@ -146,7 +148,7 @@ def loops_table(costs: Sequence['LoopCost'], name: str, shape: Sequence[int]) ->
     return Table(f'Loops, {name}, {show_shape(shape)}', columns, rows)
 
 
-def startup_table(result: Startup, arch: str) -> Table:
+def make_startup_table(result: Startup, arch: str) -> Table:
     """The result of :func:`~.startup.measure_startup`."""
     libraries = next(iter(IMPORTS))
     ratio = f'{result.package / result.libraries:.2f}'

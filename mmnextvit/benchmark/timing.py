@@ -12,7 +12,7 @@ from torch.nn import functional as F
 WARM_UP = 2  # rounds that do not count
 
 
-def clock() -> float:
+def read_clock() -> float:
     """Seconds, when a GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -21,9 +21,9 @@ def clock() -> float:
 
 def time_call(call: Callable[[], object]) -> float:
     """Seconds of a call."""
-    start = clock()
+    start = read_clock()
     call()
-    return clock() - start
+    return read_clock() - start
 
 
 def time_in_turn(

@@ -145,17 +145,17 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
             suite, settings, memory.measure_peak if train else None
         )
         shape = backbones.make_images(settings, train).shape
-        return report.suite_table(suite, results, shape, settings.arch)
+        return report.make_suite_table(suite, results, shape, settings.arch)
     if suite == 'growth':
         growth = backbones.measure_growth(settings)
         if args.plot:
             with atomic_write(args.plot, overwrite=False) as scratch:
                 report.plot_growth(growth, scratch)
-        return report.growth_table(growth, settings.arch)
+        return report.make_growth_table(growth, settings.arch)
     if suite == 'startup':
         from ..benchmark.startup import measure_startup
 
-        return report.startup_table(measure_startup(settings), settings.arch)
+        return report.make_startup_table(measure_startup(settings), settings.arch)
     from ..benchmark.loops import measure_loops
 
     with tempfile.TemporaryDirectory() as folder:
@@ -165,4 +165,4 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
         if args.checkpoint:
             cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
         costs, shape = measure_loops(cfg, settings)
-    return report.loops_table(costs, Path(args.config).stem, shape)
+    return report.make_loops_table(costs, Path(args.config).stem, shape)

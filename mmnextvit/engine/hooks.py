@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from ..models.fold import deployed
+from ..models.fold import copy_folded
 from ..utils.errors import UserError
 from ..weights.loading import adapt, check
 from .runner import unwrap_model
@@ -96,7 +96,7 @@ class DeployHook(Hook):
             return
         runner.model.eval()  # as the loop would
         try:
-            copied = deployed(unwrap_model(runner))
+            copied = copy_folded(unwrap_model(runner))
         except (RuntimeError, TypeError) as error:
             if not self._warned:
                 runner.logger.warning(

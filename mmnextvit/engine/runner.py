@@ -77,7 +77,7 @@ def load_detector(
 
     It is the reference that others are compared with: in eval mode, but with every
     BatchNorm, none of them folded, and weights that lie contiguously in memory. Who
-    wants a faster one takes :func:`~mmnextvit.models.fold.deployed` of it.
+    wants a faster one takes :func:`~mmnextvit.models.fold.copy_folded` of it.
 
     Args:
         cfg: Config of the detector, which the detector keeps as ``cfg``.

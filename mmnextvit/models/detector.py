@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 from .fold import in_faster_format
-from .map_numbers import level_weights
+from .map_numbers import get_level_weights
 
 # MMDetection's DetInferencer looks for a pipeline's transforms in its own registry.
 for _transform in (LetterResize, YOLOv5KeepRatioResize):
@@ -173,7 +173,7 @@ def fit_head(head: dict, outputs: Outputs) -> dict:
     head['head_module'] = fit_head_module(head['head_module'], outputs, num_priors)
     if outputs.strides and 'obj_level_weights' in list_parameters(head['type']):
         num_levels = len(outputs.strides)
-        wanted = level_weights(num_levels)
+        wanted = get_level_weights(num_levels)
         stated = head.setdefault('obj_level_weights', wanted)
         if len(stated) != num_levels:
             raise UserError(

@@ -33,7 +33,7 @@ def to_float64(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().double()
 
 
-def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def compute_scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """What a BatchNorm does in eval mode, as scale (C,) and shift (C,) in float64."""
     std = torch.sqrt(to_float64(norm.running_var) + norm.eps)
     scale = to_float64(norm.weight) / std
@@ -46,7 +46,7 @@ def fold_convs(*parts: nn.Sequential) -> None:
         layers = list(part.named_children())
         for (_, conv), (name, norm) in zip(layers, layers[1:]):
             if name == 'norm' and can_fold(norm):
-                scale, shift = scale_and_shift(norm)
+                scale, shift = compute_scale_and_shift(norm)
                 # scale: C' -> C' 1 1 1; weight: C' C H W of the kernel
                 weight = to_float64(conv.weight) * scale.reshape(-1, 1, 1, 1)
                 if conv.bias is not None:
@@ -95,7 +95,7 @@ def fold_batchnorms(model: nn.Module) -> nn.Module:
     return model
 
 
-def deployed(model: nn.Module) -> nn.Module:
+def copy_folded(model: nn.Module) -> nn.Module:
     """A folded copy of a model in its device's memory format.
 
     It gives what the model gives in eval mode.
@@ -157,7 +157,7 @@ def fold_before(norm: nn.Module, *layers: nn.Conv2d | nn.Linear) -> nn.Module:
     """
     if not can_fold(norm):
         return norm
-    scale, shift = scale_and_shift(norm)
+    scale, shift = compute_scale_and_shift(norm)
     for layer in layers:
         weight = to_float64(layer.weight).flatten(1)  # C' C 1 1 -> C' C
         bias = to_float64(layer.bias) + weight @ shift

@@ -28,7 +28,7 @@ def name_level(stride: float) -> str:
     return f'P{round(math.log2(stride))}'
 
 
-def level_weights(levels: int) -> list[float]:
+def get_level_weights(levels: int) -> list[float]:
     """Weights of YOLOv5's objectness loss by level, for one to five levels.
 
     Raises:

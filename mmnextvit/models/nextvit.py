@@ -15,23 +15,23 @@ from torch import Tensor, nn
 from .fold import (
     ScaleShift,
     can_fold,
+    compute_scale_and_shift,
     fold_before,
     fold_convs,
     in_faster_format,
-    scale_and_shift,
 )
 from .freezing import check_frozen_stages, freeze, set_norms_to_eval
 from .nextvit_arch import (
     ATTENTION_SHARE,
     SR_RATIOS,
     STRIDES,
-    attention_channels,
-    block_channels,
     check_image_size,
     check_out_indices,
+    compute_attention_channels,
     compute_drop_path_rates,
+    compute_stage_bounds,
+    list_block_channels,
     resolve_arch,
-    stage_bounds,
 )
 from .nextvit_layers import (
     EMHSA,
@@ -118,7 +118,7 @@ class NTB(nn.Module):
         norm_cfg: dict,
     ) -> None:
         super().__init__()
-        attention = attention_channels(out_channels)
+        attention = compute_attention_channels(out_channels)
         rest = out_channels - attention
         self.patch_embed = build_patch_embed(in_channels, attention, stride, norm_cfg)
         self.norm1 = build_norm(norm_cfg, attention)
@@ -175,7 +175,7 @@ def build_blocks(
     blocks: list[NCB | NTB] = []
     channels = arch['stem_channels'][-1]
     for stage in range(num_stages):
-        for i, out_channels in enumerate(block_channels(arch, stage)):
+        for i, out_channels in enumerate(list_block_channels(arch, stage)):
             widens = out_channels > arch['ncb_channels'][stage]
             stride = 2 if stage > 0 and i == 0 else 1
             rate = drop_path[len(blocks)]
@@ -267,19 +267,19 @@ class NextViT(BaseModule):
         return tuple(STRIDES[i] for i in self.out_indices)
 
     @property
-    def stage_bounds(self) -> tuple[int, ...]:
+    def compute_stage_bounds(self) -> tuple[int, ...]:
         """Index in ``features`` of each built stage's first block, and the end."""
-        return stage_bounds(self.arch['depths'][: self.out_indices[-1] + 1])
+        return compute_stage_bounds(self.arch['depths'][: self.out_indices[-1] + 1])
 
     @property
     def stage_out_idx(self) -> tuple[int, ...]:
         """Index in ``features`` of the last block of each stage that is built."""
-        return tuple(end - 1 for end in self.stage_bounds[1:])
+        return tuple(end - 1 for end in self.compute_stage_bounds[1:])
 
     @property
     def stages(self) -> list[nn.Sequential]:
         """The blocks of each stage that is built."""
-        bounds = self.stage_bounds
+        bounds = self.compute_stage_bounds
         return [self.features[a:b] for a, b in zip(bounds, bounds[1:])]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -330,7 +330,9 @@ class NextViT(BaseModule):
             block.switch_to_deploy()
         # The final norm follows no convolution, and the map before it is not needed.
         if hasattr(self, 'norm') and can_fold(self.norm):
-            self.norm = ScaleShift(*scale_and_shift(self.norm), like=self.norm.weight)
+            self.norm = ScaleShift(
+                *compute_scale_and_shift(self.norm), like=self.norm.weight
+            )
 
     def _freeze(self) -> None:
         freeze(*[self.stem, *self.stages][: self.frozen_stages + 1])

@@ -17,12 +17,12 @@ def round_to_heads(channels: float) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + HEAD_DIM
 
 
-def attention_channels(channels: int) -> int:
+def compute_attention_channels(channels: int) -> int:
     """How many of an NTB's channels come from attention; the rest is convolution's."""
     return round_to_heads(int(channels * ATTENTION_SHARE))
 
 
-def stage_bounds(depths: Iterable[int]) -> tuple[int, ...]:
+def compute_stage_bounds(depths: Iterable[int]) -> tuple[int, ...]:
     """Index of each stage's first block, and behind them the number of blocks.
 
     Args:
@@ -31,7 +31,7 @@ def stage_bounds(depths: Iterable[int]) -> tuple[int, ...]:
     return tuple(accumulate(depths, initial=0))
 
 
-def block_channels(arch: Mapping, stage: int) -> list[int]:
+def list_block_channels(arch: Mapping, stage: int) -> list[int]:
     """Width of each block of a stage: all narrow but the one that ends a group.
 
     A group is the whole stage, or five blocks in the third stage.
@@ -93,7 +93,9 @@ def resolve_arch(arch: str | dict, variants: Mapping[str, dict]) -> dict:
                 f'arch {key}={arch[key]!r}: allowed are four multiples of {HEAD_DIM}'
             )
     for narrow, wide in zip(arch['ncb_channels'], arch['stage_channels']):
-        if wide < narrow or (wide > narrow and attention_channels(wide) == wide):
+        if wide < narrow or (
+            wide > narrow and compute_attention_channels(wide) == wide
+        ):
             raise UserError(
                 f'arch stage_channels={arch["stage_channels"]!r}: {wide} is allowed '
                 f'to be the {narrow} of ncb_channels, or wider and at least 128'

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .nextvit_arch import HEAD_DIM, round_to_heads
-from .recompute import norm_act_conv
+from .recompute import compute_norm_act_conv
 
 
 def build_sequential(**layers: nn.Module) -> nn.Sequential:
@@ -31,7 +31,7 @@ class Stem(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         x = self[0].conv(x)
         for before, part in zip(self, self[1:]):
-            x = norm_act_conv(x, before.norm, before.act, part.conv)
+            x = compute_norm_act_conv(x, before.norm, before.act, part.conv)
         return part.act(part.norm(x))
 
 
@@ -79,7 +79,7 @@ class MHCA(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.group_conv3x3(x)
-        return norm_act_conv(x, self.norm, self.act, self.projection)
+        return compute_norm_act_conv(x, self.norm, self.act, self.projection)
 
 
 class MLP(nn.Sequential):
@@ -97,7 +97,7 @@ class MLP(nn.Sequential):
 
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """What the block's ``norm`` makes of ``x`` goes through both."""
-        return self.conv2(self.act(norm_act_conv(x, norm, None, self.conv1)))
+        return self.conv2(self.act(compute_norm_act_conv(x, norm, None, self.conv1)))
 
 
 class AddBranch(nn.Module):

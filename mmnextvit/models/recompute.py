@@ -2,8 +2,9 @@
 
 In training a convolution keeps its input, and a BatchNorm before it keeps its own: two
 maps, of which the second follows from the first by a scale, a shift and a ReLU.
-:func:`norm_act_conv` keeps the first alone. :func:`checkpoint_block` keeps a whole
-block's input alone; :class:`StatisticsGuard` is for checkpoints of other libraries.
+:func:`compute_norm_act_conv` keeps the first alone. :func:`checkpoint_block` keeps the
+input of a whole block alone; :class:`StatisticsGuard` is for checkpoints of other
+libraries.
 """
 
 from collections.abc import Iterator
@@ -26,12 +27,12 @@ def checkpoint_block(block: nn.Module, x: Tensor) -> Tensor:
         block,
         x,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), without_running_stats(block)),
+        context_fn=lambda: (nullcontext(), hold_running_stats(block)),
     )
 
 
 @contextmanager
-def without_running_stats(module: nn.Module) -> Iterator[None]:
+def hold_running_stats(module: nn.Module) -> Iterator[None]:
     """Keeps the second pass of a checkpoint from counting its batch twice."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     momenta = [m.momentum for m in norms]
@@ -74,7 +75,7 @@ class StatisticsGuard:
         self.momenta = []
 
 
-def norm_act_conv(
+def compute_norm_act_conv(
     x: Tensor, norm: nn.Module, act: nn.Module | None, conv: nn.Module
 ) -> Tensor:
     """``conv(act(norm(x)))``, with one map less to keep where ``norm`` is in training.

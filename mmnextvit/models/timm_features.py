@@ -15,7 +15,7 @@ from .timm_models import add_any_size, check_name, create, explain_size
 from .timm_weights import convert_weights
 
 
-def timm_mean_std(model_name: str) -> dict[str, list[float]]:
+def get_timm_mean_std(model_name: str) -> dict[str, list[float]]:
     """The normalisation that a timm model was trained with.
 
     Returns:
@@ -39,8 +39,8 @@ class TimmFeatures(BaseModule):
     """timm's ``features_only`` models as a backbone, ``mmdet.TimmFeatures``.
 
     Weights come through ``init_cfg=dict(type='Pretrained',
-    checkpoint='timm://<model_name>')``; :func:`timm_mean_std` gives the mean and std
-    for the config's ``data_preprocessor``. BatchNorms keep timm's constants.
+    checkpoint='timm://<model_name>')``; :func:`get_timm_mean_std` gives the mean and
+    std for the config's ``data_preprocessor``. BatchNorms keep timm's constants.
 
     Swin and ViT are built for images of any size unless ``kwargs`` say otherwise.
     MaxViT takes multiples of 32 windows only: of its training size (224 or 256), or,
@@ -123,12 +123,12 @@ class TimmFeatures(BaseModule):
     @property
     def mean(self) -> list[float]:
         """Mean of R, G and B in 0 to 255 that the model was trained with."""
-        return timm_mean_std(self.model_name)['mean']
+        return get_timm_mean_std(self.model_name)['mean']
 
     @property
     def std(self) -> list[float]:
         """Standard deviation, likewise."""
-        return timm_mean_std(self.model_name)['std']
+        return get_timm_mean_std(self.model_name)['std']
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes the maps.

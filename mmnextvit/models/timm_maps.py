@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from ..utils.errors import UserError
 from .freezing import check_frozen_stages
 from .timm_models import (
+    build_no_maps_error,
     compute_meta_maps,
     create_on_meta,
     find_fitting_size,
     list_squares,
     list_wrapped_names,
-    no_maps_error,
 )
 
 STRIDES = (4, 8, 16, 32)  # of the maps emitted by default
@@ -63,7 +63,9 @@ def trace_maps(
         with torch.enable_grad():
             maps = compute_meta_maps(model, size or own)
     except (AssertionError, RuntimeError) as error:
-        raise no_maps_error(model.pretrained_cfg['architecture'], error) from error
+        raise build_no_maps_error(
+            model.pretrained_cfg['architecture'], error
+        ) from error
     return [
         MapSource(
             channels=info['num_chs'],

@@ -27,7 +27,7 @@ ANY_SIZE = {
 # Names
 
 
-def base_name(model_name: str) -> str:
+def get_base_name(model_name: str) -> str:
     """The architecture: the name without its tag."""
     return model_name.partition('.')[0]
 
@@ -40,7 +40,7 @@ def check_name(model_name: str) -> None:
     """
     import timm
 
-    base = base_name(model_name)
+    base = get_base_name(model_name)
     if not timm.is_model(base):
         known, word = timm.list_models(), base
     elif base != model_name and not timm.models.is_model_pretrained(model_name):
@@ -55,7 +55,7 @@ def find_source_file(model_name: str) -> ModuleType:
     """timm's module that has the model, such as ``timm.models.swin_transformer``."""
     import timm
 
-    return sys.modules[timm.model_entrypoint(base_name(model_name)).__module__]
+    return sys.modules[timm.model_entrypoint(get_base_name(model_name)).__module__]
 
 
 def add_any_size(model_name: str, kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -86,10 +86,10 @@ def create(model_name: str, **kwargs: object) -> nn.Module:
     try:
         return timm.create_model(model_name, features_only=True, **kwargs)
     except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
-        raise no_maps_error(model_name, error) from error
+        raise build_no_maps_error(model_name, error) from error
 
 
-def no_maps_error(name: str, error: Exception) -> UserError:
+def build_no_maps_error(name: str, error: Exception) -> UserError:
     """That a model gives no feature maps, and why."""
     cause = error or type(error).__name__
     return UserError(f'timm makes no feature maps of {name} that work here: {cause}')

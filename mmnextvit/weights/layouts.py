@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..models.map_numbers import NUM_MAPS, ROW_SHIFT
 from ..models.nextvit import ARCHS
-from ..models.nextvit_arch import stage_bounds
+from ..models.nextvit_arch import compute_stage_bounds
 from ..utils.errors import UserError
 
 State = dict[str, Tensor]
@@ -127,7 +127,7 @@ def find_stage_bounds(blocks: int) -> tuple[int, ...]:
     Empty where that is the number of no published arch, whole or cut behind a stage.
     """
     for arch in ARCHS.values():
-        bounds = stage_bounds(arch['depths'])
+        bounds = compute_stage_bounds(arch['depths'])
         if blocks in bounds[1:]:
             return bounds[: bounds.index(blocks) + 1]
     return ()

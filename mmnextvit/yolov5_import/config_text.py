@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..models.map_numbers import level_weights
+from ..models.map_numbers import get_level_weights
 from ..models.yolov5_modules import NORM_CFG
 from .hyp import AFFINE, FLIP, HSV, Hyp
 from .model_yaml import ImportedModel
@@ -53,12 +53,19 @@ class Settings:
 
 def make_config_text(model: ImportedModel, settings: Settings) -> str:
     """The config as text, of at most 80 lines, that inherits from ours."""
-    sections = _header, _variables, _model, _pipelines, _data, _schedule
+    sections = (
+        _make_header,
+        _make_variables,
+        _make_model,
+        _make_pipelines,
+        _make_data,
+        _make_schedule,
+    )
     statements = [item for part in sections for item in part(model, settings)]
     return render(statements, MAX_LINES)
 
 
-def _header(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
+def _make_header(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     sources = ', '.join(settings.sources)
     yield Comment(f'From {sources}, by mmnextvit import_yolov5')
     for note in settings.notes[:MAX_NOTES]:
@@ -73,11 +80,11 @@ def _header(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     yield Comment('')
 
 
-def _variables(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
+def _make_variables(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     yield Assign('img_scale', (settings.img_size, settings.img_size))
     if settings.load_from:
         yield Assign('load_from', settings.load_from)
-    outputs = model.num_anchors * (_num_classes(model, settings) + 5)
+    outputs = model.num_anchors * (_count_classes(model, settings) + 5)
     yield Assign('scaling', {**model.scaling, 'num_outputs': outputs})
     if model.backbone_rows:
         yield Assign('backbone_rows', Rows(model.backbone_rows, 0))
@@ -86,7 +93,7 @@ def _variables(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     yield Assign('anchors', model.anchors, comment)
 
 
-def _model(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
+def _make_model(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     scaling = Code('scaling')
     if model.backbone_rows:
         arguments = dict(
@@ -108,27 +115,27 @@ def _model(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
         type='FittedYOLODetector',
         backbone=backbone,
         neck=Extended(scaling, neck),
-        bbox_head=_head(model, settings),
+        bbox_head=_make_head(model, settings),
     )
     if settings.normalisation:
         detector['data_preprocessor'] = dict(settings.normalisation)
     yield Assign('model', detector)
 
 
-def _head(model: ImportedModel, settings: Settings) -> dict[str, object]:
+def _make_head(model: ImportedModel, settings: Settings) -> dict[str, object]:
     levels = len(model.out_rows)
-    weights = _loss_weights(model, settings)
+    weights = _compute_loss_weights(model, settings)
     head: dict[str, object] = dict(
         head_module=dict(
             _delete_=True,
             type=HEAD_MODULES[model.head],
-            num_classes=_num_classes(model, settings),
+            num_classes=_count_classes(model, settings),
             **model.head_args,
         ),
         prior_generator=dict(
             _delete_=True, type='mmdet.YOLOAnchorGenerator', base_sizes=Code('anchors')
         ),
-        obj_level_weights=level_weights(levels),
+        obj_level_weights=get_level_weights(levels),
         prior_match_thr=settings.hyp.prior_match_thr,
     )
     for name, weight in weights.items():
@@ -138,18 +145,18 @@ def _head(model: ImportedModel, settings: Settings) -> dict[str, object]:
     return head
 
 
-def _loss_weights(model: ImportedModel, settings: Settings) -> dict[str, float]:
+def _compute_loss_weights(model: ImportedModel, settings: Settings) -> dict[str, float]:
     """YOLOv5's: gains count for 80 classes, three levels and images of 640 pixels."""
     gains, levels = settings.hyp.gains, len(model.out_rows)
     weights = {
-        'cls': gains['cls'] * _num_classes(model, settings) / 80 * 3 / levels,
+        'cls': gains['cls'] * _count_classes(model, settings) / 80 * 3 / levels,
         'bbox': gains['bbox'] * 3 / levels,
         'obj': gains['obj'] * (settings.img_size / 640) ** 2 * 3 / levels,
     }
     return {name: round(weight, 8) for name, weight in weights.items()}
 
 
-def _pipelines(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
+def _make_pipelines(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     """Pipelines of the recipe with another size and other strengths."""
     hyp = settings.hyp
     half = -settings.img_size // 2
@@ -182,7 +189,7 @@ def _pipelines(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
         yield Assign('train_pipeline[-1:-1]', [flip])
 
 
-def _data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
+def _make_data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     train = dict(pipeline=TRAIN_PIPELINE)
     shapes = dict(img_size=settings.img_size, size_divisor=max(settings.strides))
     val = dict(pipeline=TEST_PIPELINE, batch_shapes_cfg=shapes)
@@ -197,16 +204,16 @@ def _data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
             data['polygons'] = True
         yield Assign('data', data)
     loader = dict(
-        batch_size=settings.batch_size, dataset=_dataset(settings, 'train', train)
+        batch_size=settings.batch_size, dataset=_make_dataset(settings, 'train', train)
     )
     yield Assign('train_dataloader', loader)
-    loader = dict(dataset=_dataset(settings, 'val', val))
+    loader = dict(dataset=_make_dataset(settings, 'val', val))
     yield Assign('val_dataloader = test_dataloader', loader)
     if settings.data is not None:
         yield Assign('val_evaluator = test_evaluator', dict(ann_file=None))
 
 
-def _dataset(
+def _make_dataset(
     settings: Settings, split: str, changes: Mapping[str, object]
 ) -> Mapping[str, object] | Extended:
     """Changes of the recipe's dataset; of ``data`` where there is a data.yaml."""
@@ -215,7 +222,7 @@ def _dataset(
     return Extended(Code('data'), dict(split=split, **changes))
 
 
-def _schedule(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
+def _make_schedule(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     hyp, epochs = settings.hyp, settings.epochs
     optimizer = dict(**hyp.optimizer, batch_size_per_gpu=settings.batch_size)
     yield Assign('optim_wrapper', dict(optimizer=optimizer))
@@ -226,5 +233,5 @@ def _schedule(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     yield Assign('train_cfg', dict(max_epochs=epochs))
 
 
-def _num_classes(model: ImportedModel, settings: Settings) -> int:
+def _count_classes(model: ImportedModel, settings: Settings) -> int:
     return settings.num_classes or model.num_classes

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..utils.errors import UserError
 from ..utils.yaml_reader import YAMLFile
-from .notes import Note, one_line
+from .notes import Note, join_lines
 
 DEFAULT_GAINS = {'cls': 0.5, 'bbox': 0.05, 'obj': 1.0}
 
@@ -91,7 +91,9 @@ def read_hyp(file: YAMLFile) -> Hyp:
     Raises:
         UserError: A value is not a number, or is out of range.
     """
-    values = {key: _number(file, key, value) for key, value in file.content.items()}
+    values = {
+        key: _read_number(file, key, value) for key, value in file.content.items()
+    }
     parts: dict[str, dict[str, float]] = {}
     for key, target in TARGETS.items():
         if key in values:
@@ -111,12 +113,12 @@ def read_hyp(file: YAMLFile) -> Hyp:
         schedule=parts.get('schedule', {}),
         gains={**DEFAULT_GAINS, **parts.get('gains', {})},
         transforms=transforms,
-        notes=_notes(file, values),
+        notes=_list_notes(file, values),
         **{**alone, 'num_anchors': int(alone.get('num_anchors', 0))},
     )
 
 
-def _number(file: YAMLFile, key: object, value: object) -> float:
+def _read_number(file: YAMLFile, key: object, value: object) -> float:
     """The value of a key, checked.
 
     Raises:
@@ -125,10 +127,10 @@ def _number(file: YAMLFile, key: object, value: object) -> float:
 
     def error(problem: str) -> UserError:
         return UserError(
-            f'{one_line(value)} {problem}',
+            f'{join_lines(value)} {problem}',
             file=file.path,
             line=file.line(str(key)),
-            key=one_line(key),
+            key=join_lines(key),
         )
 
     number = value
@@ -145,7 +147,7 @@ def _number(file: YAMLFile, key: object, value: object) -> float:
     return float(number)
 
 
-def _notes(file: YAMLFile, values: Mapping[str, float]) -> tuple[Note, ...]:
+def _list_notes(file: YAMLFile, values: Mapping[str, float]) -> tuple[Note, ...]:
     """What has no counterpart, in the order of the file, and then what differs."""
     notes = []
     for key, value in values.items():

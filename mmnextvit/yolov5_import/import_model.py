@@ -11,7 +11,7 @@ from torch import nn
 from ..datasets.anchors import compute_anchors, measure_boxes
 from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
-from ..models.timm_features import timm_mean_std
+from ..models.timm_features import get_timm_mean_std
 from ..utils.errors import UserError, user_error
 from ..utils.files import atomic_write, check_new_file, existing_file
 from ..utils.yaml_reader import read_yaml
@@ -161,19 +161,19 @@ def import_model(options: Options) -> Report:
         source = existing_file(options.weights, 'weights')
         content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
         metadata = extract_weights(content, options.weights).metadata
-        model, more = _with_trained_anchors(model, metadata, options.weights)
+        model, more = _take_trained_anchors(model, metadata, options.weights)
         notes = *notes, *more
-        model = _without_init(model)  # the trained weights would replace those
-    settings = _settings(options, model, hyp, data, notes)
+        model = _drop_init(model)  # the trained weights would replace those
+    settings = _make_settings(options, model, hyp, data, notes)
 
     try:
         cfg, detector = build(make_config_text(model, settings))
     except UserError as error:
-        raise model.with_line(user_error(error)) from error
+        raise model.add_line(user_error(error)) from error
     strides = list(detector.neck.strides)
-    size = _next_multiple(options.img_size, max(strides))
+    size = _round_up(options.img_size, max(strides))
     settings = replace(settings, strides=strides, img_size=size)
-    model = replace(model, anchors=_final_anchors(model, settings, cfg))
+    model = replace(model, anchors=_find_final_anchors(model, settings, cfg))
     converted = None
     if options.weights:
         converted = _convert(content, detector, options.weights, metadata)
@@ -226,7 +226,7 @@ def _read_data(path: str) -> Data:
     return Data(str(Path(path).resolve()), len(content['classes']), tuple(notes))
 
 
-def _settings(
+def _make_settings(
     options: Options,
     model: ImportedModel,
     hyp: Hyp,
@@ -237,7 +237,7 @@ def _settings(
     normalisation = None
     if model.pretrained and not options.weights:
         # A patched YOLOv5 feeds images in 0..1, for which those weights are not.
-        normalisation = timm_mean_std(model.pretrained)
+        normalisation = get_timm_mean_std(model.pretrained)
     return Settings(
         sources=[source for source in sources if source],
         notes=notes,
@@ -252,14 +252,14 @@ def _settings(
     )
 
 
-def _next_multiple(value: int, of: int) -> int:
+def _round_up(value: int, of: int) -> int:
     return -(-value // of) * of
 
 
 # ------------------------------------------------------------------------- anchors
 
 
-def _with_trained_anchors(
+def _take_trained_anchors(
     model: ImportedModel, metadata: dict, source: str
 ) -> tuple[ImportedModel, tuple[Note, ...]]:
     """The model with the anchors that its weights were trained with, and what differs.
@@ -271,7 +271,7 @@ def _with_trained_anchors(
         return model, ()
     anchors = [[tuple(pair) for pair in level] for level in metadata['anchors']]
     if len(anchors) != len(model.out_rows):
-        raise model.with_line(
+        raise model.add_line(
             UserError(
                 f'the {model.head} reads {len(model.out_rows)} levels, {source} has '
                 f'{len(anchors)}',
@@ -286,7 +286,9 @@ def _with_trained_anchors(
     return replace(model, anchors=anchors), (note,)
 
 
-def _final_anchors(model: ImportedModel, settings: Settings, cfg: Config) -> Anchors:
+def _find_final_anchors(
+    model: ImportedModel, settings: Settings, cfg: Config
+) -> Anchors:
     """The model's anchors or, where they are a count, those that fit the data."""
     anchors = model.anchors
     if isinstance(anchors, int) and settings.data:
@@ -314,7 +316,7 @@ def order_anchors(anchors: Sequence[Level], strides: Sequence[int]) -> Sequence[
 # ------------------------------------------------------------------------- weights
 
 
-def _without_init(model: ImportedModel) -> ImportedModel:
+def _drop_init(model: ImportedModel) -> ImportedModel:
     backbone = {k: v for k, v in model.backbone.items() if k != 'init_cfg'}
     return replace(model, backbone=backbone)
 

@@ -67,10 +67,11 @@ class Row:
         """Numbers of the rows that it reads; -1 for what is not a row's number."""
         from_ = self.content[0]
         return [
-            self._source(i) for i in (from_ if isinstance(from_, list) else [from_])
+            self._resolve_source(i)
+            for i in (from_ if isinstance(from_, list) else [from_])
         ]
 
-    def _source(self, from_: object) -> int:
+    def _resolve_source(self, from_: object) -> int:
         if isinstance(from_, bool) or not isinstance(from_, int):
             return -1  # the interpreter of rows names the row
         return from_ if from_ >= 0 else self.number + from_
@@ -133,7 +134,7 @@ class ImportedModel:
     def predicts_masks(self) -> bool:
         return self.head == 'Segment'
 
-    def with_line(self, error: UserError) -> UserError:
+    def add_line(self, error: UserError) -> UserError:
         """An error that the built model raised, with its file and line in the YAML.
 
         An error about no row is one about the backbone or, where it names
@@ -160,7 +161,7 @@ def read_model(file: YAMLFile) -> ImportedModel:
     scaling = _read_scaling(file)
     *rows, head = _read_rows(file)
     num_backbone_rows = len(file.content['backbone'])
-    whole = _whole_backbone((*rows, head)[0], file.path.parent)
+    whole = _read_whole_backbone((*rows, head)[0], file.path.parent)
     if whole:  # its maps have the numbers before those of the rows behind it
         num_backbone_rows = 1
         *rows, head = [replace(r, number=r.number + ROW_SHIFT) for r in (*rows, head)]
@@ -169,12 +170,12 @@ def read_model(file: YAMLFile) -> ImportedModel:
             raise row.error(f'{row.module} must be the last row')
     if head.module not in HEADS:
         raise head.error(f'the last row is {" or ".join(HEADS)}')
-    num_classes, anchors = _head_outputs(file, head, num_classes, anchors)
+    num_classes, anchors = _read_head_outputs(file, head, num_classes, anchors)
     backbone, neck = rows[:num_backbone_rows], rows[num_backbone_rows:]
     read = {source for row in (*neck, head) for source in row.sources}
     parts: dict[str, Any]
     if whole:
-        parts = dict(backbone=whole.emitting(read), pretrained=whole.pretrained)
+        parts = dict(backbone=whole.build_config(read), pretrained=whole.pretrained)
     else:
         last = num_backbone_rows - 1
         in_rows = sorted({i for i in read if 0 <= i < last} | {last})
@@ -186,17 +187,17 @@ def read_model(file: YAMLFile) -> ImportedModel:
         anchors=anchors,
         head=head.module,
         out_rows=tuple(head.sources),
-        head_args=_mask_channels(head, scaling.get('width_multiple', 1.0)),
+        head_args=_read_mask_channels(head, scaling.get('width_multiple', 1.0)),
         neck_rows=[row.content for row in neck],
         first_neck_row=backbone[-1].number + 1,
         scaling=scaling,
-        notes=_notes(file),
+        notes=_list_notes(file),
         lines={row.number: row.line for row in (*rows, head)},
         **parts,
     )
 
 
-def _notes(file: YAMLFile) -> tuple[Note, ...]:
+def _list_notes(file: YAMLFile) -> tuple[Note, ...]:
     """The keys that no part of the import reads."""
     return tuple(
         Note.about(file, key, value)
@@ -233,11 +234,11 @@ def _read_rows(file: YAMLFile) -> list[Row]:
             raise file.error('it is not a list of rows', part)
         for i, content in enumerate(contents):
             row = Row(len(rows), content, file.path, file.line(part, i))
-            rows.append(_checked(row))
+            rows.append(_check_row(row))
     return rows
 
 
-def _checked(row: Row) -> Row:
+def _check_row(row: Row) -> Row:
     """A row with its arguments as a list of values.
 
     Raises:
@@ -276,11 +277,11 @@ def _read_anchors(file: YAMLFile, anchors: Any) -> Anchors:
             'pixels, as in [10,13, 16,30, 33,23]',
             'anchors',
         )
-    short = [[_shortened(side) for side in level] for level in levels]
+    short = [[_shorten(side) for side in level] for level in levels]
     return [list(zip(level[::2], level[1::2])) for level in short]
 
 
-def _shortened(side: float) -> float | int:
+def _shorten(side: float) -> float | int:
     return int(side) if side == int(side) else round(side, 3)
 
 
@@ -296,7 +297,7 @@ class WholeBackbone:
     config: Mapping[str, object]
     pretrained: str | None = None
 
-    def emitting(self, read: Collection[int]) -> dict[str, object]:
+    def build_config(self, read: Collection[int]) -> dict[str, object]:
         """Its arguments where rows read the maps of these numbers.
 
         The document's rows are given all maps; layers behind those that no row reads
@@ -309,7 +310,7 @@ class WholeBackbone:
         return config
 
 
-def _whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
+def _read_whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
     """The NextViT or timm model that row 0 names; ``None`` if it names a module.
 
     Args:
@@ -339,7 +340,7 @@ def _whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
     if weights is True:
         checkpoint, pretrained = f'timm://{name}', name
     else:
-        checkpoint, pretrained = _weights_file(row, weights, folder), None
+        checkpoint, pretrained = _find_weights_file(row, weights, folder), None
     config['init_cfg'] = dict(type='Pretrained', checkpoint=checkpoint)
     return WholeBackbone(config, pretrained)
 
@@ -358,7 +359,7 @@ def _check_timm_name(row: Row) -> None:
     )
 
 
-def _weights_file(row: Row, name: str, folder: Path) -> str:
+def _find_weights_file(row: Row, name: str, folder: Path) -> str:
     for path in (Path(name), folder / name):
         if path.is_file():
             return str(path.resolve())
@@ -370,7 +371,7 @@ def _weights_file(row: Row, name: str, folder: Path) -> str:
     )
 
 
-def _head_outputs(
+def _read_head_outputs(
     file: YAMLFile, head: Row, num_classes: int, anchors: Anchors
 ) -> tuple[int, Anchors]:
     """The head's classes and anchors, which its arguments may replace.
@@ -383,7 +384,7 @@ def _head_outputs(
         0 <= i < head.number for i in head.sources
     ):
         raise head.error(f'a head reads one to {MAX_LEVELS} rows before it')
-    classes_arg, anchors_arg = _with_defaults(head.args)[:2]
+    classes_arg, anchors_arg = _fill_defaults(head.args)[:2]
     if classes_arg != 'nc':
         if not _is_count(classes_arg, MAX_CLASSES):
             raise head.error(f'the number of classes is {str(classes_arg)[:80]}')
@@ -398,16 +399,16 @@ def _head_outputs(
     return num_classes, anchors
 
 
-def _with_defaults(args: Sequence) -> list:
+def _fill_defaults(args: Sequence) -> list:
     """A head's four arguments: classes, anchors, mask channels, prototype channels."""
     return [*args[:4], *HEAD_DEFAULTS[len(args) :]]
 
 
-def _mask_channels(head: Row, width_multiple: float) -> dict[str, int]:
+def _read_mask_channels(head: Row, width_multiple: float) -> dict[str, int]:
     """Arguments of a head that predicts masks; none of another."""
     if head.module != 'Segment':
         return {}
-    masks, protos = _with_defaults(head.args)[2:]
+    masks, protos = _fill_defaults(head.args)[2:]
     for value in (masks, protos):
         if not _is_count(value, MAX_MASK_CHANNELS):
             raise head.error(f'{value!r} is not a count of mask channels')

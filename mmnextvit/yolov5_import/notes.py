@@ -6,7 +6,7 @@ from pathlib import Path
 from ..utils.yaml_reader import YAMLFile
 
 
-def one_line(text: object) -> str:
+def join_lines(text: object) -> str:
     """A text from outside, fit for a comment, where a newline would begin code.
 
     Nor would a config with control characters, such as a null, be read.
@@ -38,4 +38,4 @@ class Note:
 
     def __str__(self) -> str:
         place = str(self.file) if self.line is None else f'{self.file}:{self.line}'
-        return one_line(f'{place} {self.entry}')
+        return join_lines(f'{place} {self.entry}')

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from keyword import iskeyword
 from typing import NamedTuple
 
-from .notes import one_line
+from .notes import join_lines
 
 INDENT = '    '
 
@@ -88,63 +88,65 @@ def render(statements: Sequence[Statement], max_lines: int) -> str:
             the last one.
     """
     for layout in LAYOUTS:
-        lines = [line for item in statements for line in _statement(item, layout)]
+        lines = [
+            line for item in statements for line in _render_statement(item, layout)
+        ]
         if len(lines) <= max_lines:
             break
     return '\n'.join(lines) + '\n'
 
 
-def _statement(statement: Statement, layout: Layout) -> Iterator[str]:
+def _render_statement(statement: Statement, layout: Layout) -> Iterator[str]:
     if isinstance(statement, Comment):
-        yield f'# {one_line(statement.text)}' if statement.text else ''
+        yield f'# {join_lines(statement.text)}' if statement.text else ''
         return
     if statement.comment:
-        yield f'# {one_line(statement.comment)}'
+        yield f'# {join_lines(statement.comment)}'
     start = f'{statement.target} = '
     if isinstance(statement.value, Rows):
         yield f'{start}['
-        yield from _rows(statement.value, layout)
+        yield from _render_rows(statement.value, layout)
         yield ']'
     else:
-        yield from _lines(start, statement.value, '', layout.width)
+        yield from _render_lines(start, statement.value, '', layout.width)
 
 
-def _lines(
+def _render_lines(
     start: str, value: object, end: str, width: int, indent: str = ''
 ) -> list[str]:
     """A value between ``start`` and ``end``, in one line or with an item a line."""
-    line = f'{indent}{start}{_flat(value)}{end}'
-    opening, items, closing = _parts(value)
+    line = f'{indent}{start}{_render_flat(value)}{end}'
+    opening, items, closing = _render_parts(value)
     if len(line) <= width or not items:
         return [line]
     deeper = indent + INDENT
-    together = f'{deeper}{_joined(value, items)}'
+    together = f'{deeper}{_join(value, items)}'
     if len(together) <= width:
         inner = [together]
     else:
         inner = [
             line
             for name, item in items
-            for line in _lines(name, item, ',', width, deeper)
+            for line in _render_lines(name, item, ',', width, deeper)
         ]
     return [f'{indent}{start}{opening}', *inner, f'{indent}{closing}{end}']
 
 
-def _flat(value: object) -> str:
+def _render_flat(value: object) -> str:
     """A value as an expression in one line."""
-    opening, items, closing = _parts(value)
+    opening, items, closing = _render_parts(value)
     if not items:
         return opening + closing
-    return f'{opening}{_joined(value, items)}{closing}'
+    return f'{opening}{_join(value, items)}{closing}'
 
 
-def _joined(value: object, items: Sequence[tuple[str, object]]) -> str:
+def _join(value: object, items: Sequence[tuple[str, object]]) -> str:
     """A value's items in one line."""
     comma = ',' * (isinstance(value, tuple) and len(items) == 1)
-    return ', '.join(f'{name}{_flat(item)}' for name, item in items) + comma
+    return ', '.join(f'{name}{_render_flat(item)}' for name, item in items) + comma
 
 
-def _parts(value: object) -> tuple[str, list[tuple[str, object]], str]:
+def _render_parts(value: object) -> tuple[str, list[tuple[str, object]], str]:
     """How a value opens, its items with what stands before each, and how it closes."""
     if isinstance(value, Code):
         return value.text, [], ''
@@ -167,14 +169,14 @@ def _is_name(key: object) -> bool:
     return isinstance(key, str) and key.isidentifier() and not iskeyword(key)
 
 
-def _rows(rows: Rows, layout: Layout) -> Iterator[str]:
+def _render_rows(rows: Rows, layout: Layout) -> Iterator[str]:
     if layout.numbered:
         for number, row in enumerate(rows.rows, rows.first):
-            yield f'{INDENT}{_flat(row)},  # {number}'
+            yield f'{INDENT}{_render_flat(row)},  # {number}'
         return
     line = INDENT
     for row in rows.rows:
-        text = f'{_flat(row)}, '
+        text = f'{_render_flat(row)}, '
         if line.strip() and len(line) + len(text) > 90:
             yield line.rstrip()
             line = INDENT

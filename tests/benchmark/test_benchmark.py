@@ -104,7 +104,7 @@ def test_inference(monkeypatch, matrix_rate):
     assert macs == pytest.approx(5.8e9 * 64**2 / 224**2, rel=0.02)
     assert ours.share * ours.seconds * matrix_rate == pytest.approx(macs)
     assert not any(result.peak for result in results)
-    table = report.suite_table('inference', results, (1, 3, 64, 64), 'small')
+    table = report.make_suite_table('inference', results, (1, 3, 64, 64), 'small')
     assert table.title == 'Inference, NextViT-small, 1x3x64x64'
     assert len(table.columns) == 5
     assert table.rows[1] == [
@@ -131,7 +131,7 @@ def test_training_with_its_memory(monkeypatch):
     assert with_cp.time == Ratio(with_cp.seconds / ours.seconds, 'ours')
     assert with_cp.tensors == Ratio(0.25, 'ours')
     assert with_cp.process == Ratio(0.5, 'ours')
-    table = report.suite_table('training', results, (2, 3, 64, 64), 'small')
+    table = report.make_suite_table('training', results, (2, 3, 64, 64), 'small')
     assert table.rows[1][5:] == ['80', '0.80', '150', '0.75']
     assert table.rows[2][4] == f'{with_cp.seconds / ours.seconds:.2f} of ours'
     assert table.rows[2][5:] == ['20', '0.25 of ours', '75', '0.50 of ours']
@@ -171,7 +171,7 @@ def test_growth(monkeypatch):
 def test_growth_as_table_and_plot(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(report, 'SIZES', (100, 200))
     results = [Growth(1, 100, 0.2, 0.1), Growth(1, 200, 0.6, 0.2), Growth(2, 100, 1, 1)]
-    table = report.growth_table(results, 'small')
+    table = report.make_growth_table(results, 'small')
     assert table.rows[:2] == [
         ['1x3x100x100', '200', '100', '0.50', '10000'],
         ['1x3x200x200', '600', '200', '0.33', '5000'],
@@ -182,7 +182,7 @@ def test_growth_as_table_and_plot(tmp_path: Path, monkeypatch):
 
 def test_loops_as_table():
     costs = [LoopCost('a', 0.2, 'b', 0.1), LoopCost('c', 0.1, 'd', 0.4)]
-    assert report.loops_table(costs, 'tiny', (2, 3, 64, 64)) == report.Table(
+    assert report.make_loops_table(costs, 'tiny', (2, 3, 64, 64)) == report.Table(
         'Loops, tiny, 2x3x64x64',
         ('measured', 'ms', 'compared with', 'its ms', 'ratio'),
         [
@@ -197,7 +197,7 @@ def test_startup():
     result = measure_startup(SMALL)
     assert result.libraries > 0 and result.package > 0 and result.build > 0
     ratio = f'{result.package / result.libraries:.2f}'
-    assert report.startup_table(result, 'small').rows[1][2] == ratio
+    assert report.make_startup_table(result, 'small').rows[1][2] == ratio
 
 
 def test_startup_is_the_median_of_its_rounds(monkeypatch):
@@ -210,13 +210,13 @@ def test_startup_is_the_median_of_its_rounds(monkeypatch):
     monkeypatch.setattr(startup, 'time_call', lambda call: next(builds))
     result = measure_startup(replace(SMALL, rounds=3))
     assert result == Startup(libraries=4, package=5, build=0.5)
-    libraries, package, _ = report.startup_table(result, 'small').rows
+    libraries, package, _ = report.make_startup_table(result, 'small').rows
     assert (libraries[1:], package[1:]) == (['4.00', ''], ['5.00', '1.25'])
 
 
 def test_startup_as_table():
     libraries = 'mmdet.models, mmyolo.models'
-    assert report.startup_table(Startup(4, 5, 0.5), 'small').rows == [
+    assert report.make_startup_table(Startup(4, 5, 0.5), 'small').rows == [
         [f'import {libraries}', '4.00', ''],
         [f'import mmnextvit, {libraries}', '5.00', '1.25'],
         ["NextViT('small')", '0.50', ''],

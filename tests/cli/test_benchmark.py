@@ -59,7 +59,7 @@ def test_loops(tmp_path: Path, monkeypatch):
     ]
     assert all(cost.seconds > 0 and cost.base_seconds > 0 for cost in costs)
     assert tuple(shape) == (2, 3, 64, 64)
-    table = report.loops_table(costs, 'tiny', shape)
+    table = report.make_loops_table(costs, 'tiny', shape)
     assert table.title == 'Loops, tiny, 2x3x64x64'
     for cost, (_, ms, _, base, ratio) in zip(costs, table.rows, strict=True):
         assert ms == f'{1000 * cost.seconds:.0f}'

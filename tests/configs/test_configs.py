@@ -1,7 +1,7 @@
 """Every config that is shipped, found by itself: built, trained a step, predicts,
 dumped and read again. Nothing is downloaded."""
 
-from mmnextvit.models.timm_features import timm_mean_std
+from mmnextvit.models.timm_features import get_timm_mean_std
 from mmnextvit.models.yolov5_modules import NORM_CFG
 
 import pytest
@@ -175,7 +175,7 @@ def test_mean_and_std_are_those_of_the_weights(cfg):
         pytest.skip('learns from scratch')
     name = weights.removeprefix('timm://')
     own = cfg.model.data_preprocessor
-    assert dict(mean=own.mean, std=own.std) == timm_mean_std(name)
+    assert dict(mean=own.mean, std=own.std) == get_timm_mean_std(name)
     assert own.bgr_to_rgb
     arch = cfg.model.backbone.get('arch', 'small')
     assert cfg.model.backbone.get('model_name', f'nextvit_{arch}') in name

@@ -15,7 +15,7 @@ from mmnextvit.deploy.metadata import (
 )
 from mmnextvit.models.fold import (
     can_fold,
-    deployed,
+    copy_folded,
     fold_batchnorms,
     fold_conv_module,
     set_memory_format,
@@ -170,7 +170,7 @@ def test_deployed_copies(name, images):
     """Judged by float64 they are as near as the model itself."""
     inputs = as_input(images) / 255
     model = copy.deepcopy(detector(name))
-    fast = deployed(model)
+    fast = copy_folded(model)
     assert not [m for m in fast.modules() if isinstance(m, _BatchNorm)]
     assert len(channels_last(fast)) > 10 and not channels_last(model)
     truth = maps_of(copy.deepcopy(detector(name)).double(), inputs.double())
@@ -203,7 +203,7 @@ def test_a_copy_shares_hooks(lively):
     )
     model.register_forward_pre_hook(seen.before)
     model[0].register_forward_hook(seen.after)
-    fast = deployed(model.eval())
+    fast = copy_folded(model.eval())
     fast(torch.rand(1, 3, 8, 8))
     assert seen == [fast, fast[0]] and not isinstance(fast[0].norm, _BatchNorm)
 

@@ -85,23 +85,23 @@ def converted_to_coreml_once(coreml_program, monkeypatch):
 
 
 def fold_with_another_eps(monkeypatch):
-    right = fold.scale_and_shift
+    right = fold.compute_scale_and_shift
 
     def wrong(norm):
         norm.eps = 0.01
         return right(norm)
 
-    monkeypatch.setattr(fold, 'scale_and_shift', wrong)
+    monkeypatch.setattr(fold, 'compute_scale_and_shift', wrong)
 
 
 def fold_without_bias(monkeypatch):
-    right = fold.scale_and_shift
+    right = fold.compute_scale_and_shift
 
     def wrong(norm):
         scale, shift = right(norm)
         return scale, shift - norm.bias.detach().double()
 
-    monkeypatch.setattr(fold, 'scale_and_shift', wrong)
+    monkeypatch.setattr(fold, 'compute_scale_and_shift', wrong)
 
 
 class Misread(Candidates):

@@ -7,7 +7,7 @@ from mmnextvit.models.map_numbers import (
     name_level,
     number_maps,
 )
-from mmnextvit.models.nextvit_arch import stage_bounds
+from mmnextvit.models.nextvit_arch import compute_stage_bounds
 
 import pytest
 
@@ -30,4 +30,4 @@ def test_strides_and_levels_of_the_maps():
     [((3, 4, 10, 3), (0, 3, 7, 17, 20)), ((3, 4), (0, 3, 7)), ((), (0,))],
 )
 def test_stage_bounds(depths, bounds):
-    assert stage_bounds(depths) == bounds
+    assert compute_stage_bounds(depths) == bounds

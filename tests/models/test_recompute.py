@@ -5,7 +5,7 @@ from functools import partial
 from unittest.mock import Mock
 
 from mmnextvit import NextViT
-from mmnextvit.models.recompute import norm_act_conv
+from mmnextvit.models.recompute import compute_norm_act_conv
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ class Part(nn.Module):
     def forward(self, x):
         x = self.before(x)
         if not self.plain:
-            return norm_act_conv(x, self.norm, self.act, self.conv)
+            return compute_norm_act_conv(x, self.norm, self.act, self.conv)
         x = self.norm(x)
         return self.conv(x if self.act is None else self.act(x))
 
@@ -213,5 +213,5 @@ def test_the_backbone_keeps_a_fifth_less(tiny):
     plain = copy.deepcopy(ours)
     for module in plain.modules():
         if type(module) is nn.BatchNorm2d:
-            module.momentum = None  # so that norm_act_conv calls it
+            module.momentum = None  # so that compute_norm_act_conv calls it
     assert kept(ours, x) < 0.8 * kept(plain, x)

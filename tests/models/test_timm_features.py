@@ -3,7 +3,7 @@
 import copy
 import re
 
-from mmnextvit.models.timm_features import TimmFeatures, timm_mean_std
+from mmnextvit.models.timm_features import TimmFeatures, get_timm_mean_std
 from mmnextvit.models.timm_maps import plan_maps
 from mmnextvit.weights.layouts import to_yolov5
 from mmnextvit.weights.loading import adapt, check, find_numbering
@@ -257,7 +257,7 @@ def test_mean_and_std_in_the_configs_units():
     model = build('convnext_atto')
     assert model.mean == [123.675, 116.28, 103.53]
     assert model.std == [58.395, 57.12, 57.375]
-    other = timm_mean_std('mobilenetv3_small_050.lamb_in1k')
+    other = get_timm_mean_std('mobilenetv3_small_050.lamb_in1k')
     cfg = timm.get_pretrained_cfg('mobilenetv3_small_050.lamb_in1k')
     assert other['std'] == pytest.approx([255 * x for x in cfg.std], abs=1e-3)
 

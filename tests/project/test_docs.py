@@ -157,9 +157,9 @@ def test_a_backbone_that_tells_nothing_needs_both_in_the_config(read):
 
 
 def test_the_page_names_the_mean_and_std_of_its_timm_model(read):
-    from mmnextvit.models.timm_features import timm_mean_std
+    from mmnextvit.models.timm_features import get_timm_mean_std
 
     cfg = read('timm_yolov5.py')
-    wanted = timm_mean_std(cfg.model.backbone.model_name)
+    wanted = get_timm_mean_std(cfg.model.backbone.model_name)
     assert {key: cfg.model.data_preprocessor[key] for key in wanted} == wanted
     assert cfg.model.backbone.init_cfg.checkpoint == f'timm://{cfg.name}'

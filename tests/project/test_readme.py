@@ -7,7 +7,7 @@ import mmnextvit
 from mmnextvit.cli import COMMANDS
 from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine import runner
-from mmnextvit.models.timm_features import timm_mean_std
+from mmnextvit.models.timm_features import get_timm_mean_std
 
 import cv2
 import numpy as np
@@ -60,7 +60,7 @@ def test_the_timm_config_builds(tmp_path):
     path = tmp_path / 'timm.py'
     path.write_text(example.replace("'./", f"'{ROOT}/configs/"))
     cfg = Config.fromfile(path)
-    assert timm_mean_std(cfg.model.backbone.model_name) == dict(
+    assert get_timm_mean_std(cfg.model.backbone.model_name) == dict(
         mean=cfg.model.data_preprocessor.mean, std=cfg.model.data_preprocessor.std
     )
     init_cfg = cfg.model.backbone.pop('init_cfg')
