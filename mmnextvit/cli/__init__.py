@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ..utils.errors import MissingFileError, Terminated, UserError, user_error
-from ..utils.messages import did_you_mean
+from ..utils.messages import did_you_mean, escape
 from .package_tools import find_tool, is_package_tool, run_script
 
 COMMANDS = (
@@ -213,7 +213,7 @@ def _message(error: UserError | OSError) -> str:
     if isinstance(error, UserError):
         return str(error)
     names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
-    return ': '.join([*names, error.strerror or type(error).__name__])
+    return escape(': '.join([*names, error.strerror or type(error).__name__]))
 
 
 def _unknown(command: str) -> str:

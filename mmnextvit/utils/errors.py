@@ -11,7 +11,7 @@ import re
 import signal
 from typing import overload
 
-from .messages import shorten
+from .messages import escape, shorten
 
 # What torch makes of the text of an error of a data-loader worker.
 WORKER_ERROR = re.compile(
@@ -59,7 +59,7 @@ class UserError(ValueError):
             place = f'{place}:{self.line}'
         row = '' if self.row is None else f'row {self.row}'
         parts = [place, row, shorten(self.key or ''), self.problem]
-        return ': '.join(part for part in parts if part)
+        return escape(': '.join(part for part in parts if part), keep='\n')
 
 
 class MissingFileError(UserError, FileNotFoundError):

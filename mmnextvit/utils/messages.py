@@ -10,10 +10,33 @@ from collections.abc import Iterable
 
 MAX_CHARS = 200  # a path in some folders is longer than 100
 
-_values = reprlib.Repr()
-_values.maxlevel = 3
-_values.maxlist = _values.maxtuple = _values.maxdict = _values.maxset = 10
-_values.maxstring = _values.maxother = _values.maxlong = 80
+
+class _Values(reprlib.Repr):
+    """How values out of files are written: in bounded time, whatever they hold."""
+
+    repr_OrderedDict = repr_Counter = reprlib.Repr.repr_dict
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 10
+        self.maxstring = self.maxother = self.maxlong = 80
+
+
+def escape(text: object, keep: str = '') -> str:
+    """A text as a terminal may have it: what does not print is escaped.
+
+    Names out of a file may hold sequences that move the cursor, line breaks, or halves
+    of surrogate pairs, which no terminal's encoding has.
+
+    Args:
+        text: The text.
+        keep: Characters that stay as they are.
+    """
+    return ''.join(
+        char if char.isprintable() or char in keep else ascii(char)[1:-1]
+        for char in str(text)
+    )
 
 
 def shorten(text: object, max_chars: int = MAX_CHARS) -> str:
@@ -27,14 +50,15 @@ def shorten(text: object, max_chars: int = MAX_CHARS) -> str:
         half = max_chars // 2
         left_out = f' [{len(text) - 2 * half} characters] '
         text = text[:half] + left_out + text[-half:]
-    return ''.join(
-        c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
-    )
+    return escape(text)
 
 
 def show(value: object) -> str:
     """A value from a file as Python writes it, however long or deep it is."""
-    return shorten(_values.repr(value))
+    try:
+        return shorten(_Values().repr(value))
+    except ValueError:  # Python writes no number of thousands of digits
+        return f'a very long {type(value).__name__}'
 
 
 def first_few(items: Iterable[object], max_items: int = 5) -> str:
