@@ -105,6 +105,9 @@ def read_config(path: str) -> 'Config':
     try:
         with explain_missing_mmyolo():
             cfg = Config.fromfile(path)
+    except UserError as error:  # of the YAML
+        error.file = error.file or path
+        raise
     except UnicodeDecodeError as error:
         raise UserError(f'the file is not text in UTF-8: {error}', file=path) from error
     except RecursionError as error:

@@ -218,6 +218,14 @@ def _make_array(*_: object) -> Array:
     return Array()
 
 
+def _make_array_of_buffer(
+    content: bytes, dtype: DType, shape: tuple, order: str = 'C'
+) -> Array:
+    """An array as protocol 5 has it."""
+    flat = np.frombuffer(content, dtype.plain())
+    return flat.reshape(shape, order='F' if order == 'F' else 'C').copy().view(Array)
+
+
 def _make_scalar(dtype: DType, content: bytes) -> Any:
     """A scalar of NumPy's, which its types call an array."""
     return np.ndarray((), dtype.plain(), content)[()]
@@ -270,6 +278,8 @@ CALLS: dict[str, Callable] = {
     'numpy.ndarray': Array,
     'numpy.core.multiarray._reconstruct': _make_array,  # numpy 1
     'numpy._core.multiarray._reconstruct': _make_array,  # numpy 2
+    'numpy.core.numeric._frombuffer': _make_array_of_buffer,
+    'numpy._core.numeric._frombuffer': _make_array_of_buffer,
     'numpy.core.multiarray.scalar': _make_scalar,
     'numpy._core.multiarray.scalar': _make_scalar,
     'copyreg._reconstructor': new_object,

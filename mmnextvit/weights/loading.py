@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
+from mmengine.fileio import register_handler
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -14,9 +15,10 @@ from ..models.nextvit import NextViT
 from ..models.timm_features import TimmFeatures
 from ..utils.errors import UserError
 from .contents import extract_weights
+from .handlers import PlainPickleHandler, PlainYamlHandler
 from .layouts import Numbering, extract_backbone
 from .receipt import Receipt, describe_differences, fit
-from .sources import SCHEMES, make_safe, read_http
+from .sources import SCHEMES, SafeTorch, explain, read_http
 
 OURS = NextViT, TimmFeatures  # backbones whose weights come with a receipt
 
@@ -27,16 +29,20 @@ def register_loaders() -> None:
     ``import mmnextvit`` calls it, by :mod:`mmnextvit._register`. It changes
 
     - the schemes of :class:`mmengine.runner.CheckpointLoader`: paths and http(s) are
-      read without running what a file holds, ``timm://MODEL.TAG`` and
-      ``hf://OWNER/NAME[:FILE]`` are new, and the others are held to torch's safe
-      reader;
-    - ``mmengine.runner.checkpoint.load_from_http``, in which ``torchvision://`` and
-      ``open-mmlab://`` end;
+      read without running what a file holds, and ``timm://MODEL.TAG`` and
+      ``hf://OWNER/NAME[:FILE]`` are new;
+    - ``load_from_http`` and ``torch.load`` as ``mmengine.runner.checkpoint`` sees them,
+      in which its other loaders end, such as ``torchvision://`` and ``s3://``;
+    - MMEngine's handlers of pickles and of YAML files, which become those of
+      :mod:`~mmnextvit.weights.handlers`;
     - the initialiser ``Pretrained``, which becomes :class:`Pretrained`.
     """
+    register_handler(['pkl', 'pickle'])(PlainPickleHandler)
+    register_handler(['yaml', 'yml'])(PlainYamlHandler)
     mmengine_checkpoint.load_from_http = read_http
+    mmengine_checkpoint.torch = SafeTorch()
     for prefix, load in list(CheckpointLoader._schemes.items()):
-        CheckpointLoader.register_scheme(prefix, make_safe(load), force=True)
+        CheckpointLoader.register_scheme(prefix, explain(load), force=True)
     for prefix, read in SCHEMES.items():
         CheckpointLoader.register_scheme(prefix, read, force=True)
     WEIGHT_INITIALIZERS.register_module('Pretrained', force=True, module=Pretrained)

@@ -14,14 +14,14 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, UntypedStorage
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import first_few
+from ..utils.messages import first_few, shorten
 from .calls import HISTORY, PLAIN, Storage
 from .records import make_refusal
 from .unpickler import Unpickler
@@ -61,12 +61,14 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = None) -
             content = read(path, 'cpu' if map_location is None else map_location)
         if not isinstance(content, dict):
             type_ = getattr(content, 'source', type(content).__name__)
-            raise UserError(f'the file holds a {type_}, not a dict with a state dict')
+            raise UserError(
+                f'the file holds a {shorten(type_)}, not a dict with a state dict'
+            )
     except UserError as error:
         error.file = path
         raise
     except Exception as error:  # whatever the readers raise over such bytes
-        reason = str(error).strip().partition('\n')[0][:200]
+        reason = shorten(str(error).strip().partition('\n')[0], 200)
         raise UserError(
             f'the file is damaged or incomplete ({os.path.getsize(path):,} bytes; '
             f'{type(error).__name__}: {reason}). Copy or download it again.',
@@ -222,14 +224,28 @@ class ZipStorages:
 
 
 def _read_legacy(path: str, map_location: MapLocation) -> object:
-    """Content of what torch.save wrote before torch 1.6: pickles, then storages."""
     with open(path, 'rb') as file:
-        _magic, version, _system = (Unpickler(file).load() for _ in range(3))
-        if version != LEGACY_VERSION:
-            raise ValueError('its parts are not those that torch.save writes')
-        storages = LegacyStorages(os.path.getsize(path), partial(_place, map_location))
-        content = _load(Unpickler(file, storages))
-        storages.fill(file, Unpickler(file).load())
+        return read_legacy(file, os.path.getsize(path), map_location)
+
+
+def read_legacy(file: BinaryIO, size: int, map_location: MapLocation) -> object:
+    """Content of what torch wrote before torch 1.6: pickles, then storages.
+
+    Args:
+        file: Read from where it stands.
+        size: Its bytes.
+        map_location: Device of the tensors, as for ``torch.load``.
+
+    Raises:
+        UserError: It would call something when read.
+        Exception: It is damaged, by whatever the bytes lead to.
+    """
+    _magic, version, _system = (Unpickler(file).load() for _ in range(3))
+    if version != LEGACY_VERSION:
+        raise ValueError('its parts are not those that torch.save writes')
+    storages = LegacyStorages(size, partial(_place, map_location))
+    content = _load(Unpickler(file, storages))
+    storages.fill(file, Unpickler(file).load())
     return content
 
 
@@ -266,7 +282,7 @@ class LegacyStorages:
             content = content[start * dtype.itemsize : end]
         return Storage(dtype, content)
 
-    def fill(self, file: io.BufferedReader, keys: object) -> None:
+    def fill(self, file: BinaryIO, keys: object) -> None:
         """Reads the numbers of all storages.
 
         Args:
@@ -314,7 +330,7 @@ def _load(unpickler: Unpickler) -> object:
     return content
 
 
-def _read_storage(file: io.BufferedReader, size: int) -> UntypedStorage:
+def _read_storage(file: BinaryIO, size: int) -> UntypedStorage:
     """The next bytes of a file.
 
     Raises:
@@ -322,7 +338,7 @@ def _read_storage(file: io.BufferedReader, size: int) -> UntypedStorage:
     """
     storage = UntypedStorage(size)
     view = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-    if file.readinto(view) != size:
+    if file.readinto(view) != size:  # type: ignore[attr-defined]
         raise ValueError('the file ends within a tensor')
     return storage
 

@@ -1,12 +1,11 @@
 """What stands for the classes and objects of a pickle whose code was not imported."""
 
-import pickle
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..utils.errors import UserError
+from ..utils.messages import shorten, show
 
 MAX_MODULES = 100_000
 MAX_MODULE_PATH = 1_000  # characters
@@ -53,7 +52,8 @@ def walk_modules(model: Record) -> Iterator[tuple[str, Record]]:
     comes twice.
 
     Raises:
-        UserError: They are more, or deeper, than any model's: one may hold itself.
+        UserError: They are more, or deeper, than any model's: one may hold itself. Or
+            the name of one is no text.
     """
     todo, count = [('', model)], 0
     while todo:
@@ -61,14 +61,15 @@ def walk_modules(model: Record) -> Iterator[tuple[str, Record]]:
         yield path, module
         children = module.attribute('_modules')
         names = reversed(children) if isinstance(children, dict) else ()
-        todo += [
-            (f'{path}{name}.', children[name])
-            for name in names
-            if isinstance(name, str) and isinstance(children[name], Record)
-        ]
+        for name in names:
+            if not isinstance(children[name], Record):
+                continue
+            if not isinstance(name, str):
+                raise UserError(f'a module is called {show(name)}, which is no text')
+            todo.append((f'{path}{name}.', children[name]))
         count += 1
         if count > MAX_MODULES or len(path) > MAX_MODULE_PATH:
-            raise UserError(f'the modules of {model.source} do not end')
+            raise UserError(f'the modules of {shorten(model.source)} do not end')
 
 
 def make_refusal(called: str) -> UserError:
@@ -77,16 +78,7 @@ def make_refusal(called: str) -> UserError:
     Args:
         called: Full name of what it would call.
     """
-    called = called[:100]
-    if not called.isprintable():
-        called = ascii(called)
     return UserError(
-        f'refused: it would call {called} when read, and a checkpoint may hold tensors '
-        'and plain data only. Nothing in the file was run.'
+        f'refused: it would call {shorten(called)} when read, and a checkpoint may '
+        'hold tensors and plain data only. Nothing in the file was run.'
     )
-
-
-def make_refusal_from_torch(error: pickle.UnpicklingError) -> UserError:
-    """The same where torch's reader refused, which has the name in its message."""
-    called = re.search(r'GLOBAL (\S+)', str(error))
-    return make_refusal(called[1] if called else str(error))

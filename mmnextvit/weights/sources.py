@@ -6,20 +6,20 @@ folder. None of them converts names, since that needs the model.
 
 import hashlib
 import os
-import pickle
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import BinaryIO
 
 import torch
 from mmengine.dist import barrier, get_rank
 
-from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import did_you_mean
+from ..utils.errors import MissingFileError, MissingPackageError, UserError
+from ..utils.messages import did_you_mean, shorten, show
 from .reader import MapLocation, read_checkpoint
-from .records import make_refusal_from_torch
 
 
 class Checkpoint(dict):
@@ -46,8 +46,16 @@ def read_file(
 
     Raises:
         MissingFileError: There is no such file.
-        UserError: It is no checkpoint, or refused.
+        UserError: It is no checkpoint, or refused, or the address has another scheme.
     """
+    scheme, colon, _ = str(path).partition('://')
+    if colon and not os.path.isfile(path):
+        known = ', '.join(scheme for scheme in SCHEMES if scheme)
+        raise UserError(
+            f'nothing is known of addresses with {shorten(scheme)}://. Give a path, or '
+            f'an address with {known}',
+            file=path,
+        )
     content = Checkpoint(read_checkpoint(path, map_location))
     content.source = source or path
     with open(os.path.expanduser(path), 'rb') as file:
@@ -181,30 +189,47 @@ def download_from_hub(repository: str, file: str | None) -> str:
     raise AssertionError('the last file is there or raises')
 
 
-def make_safe(load: Callable[..., dict]) -> Callable[..., dict]:
-    """One of MMEngine's other loaders, held to torch's safe reader."""
+def explain(load: Callable[..., dict]) -> Callable[..., dict]:
+    """One of MMEngine's other loaders, with messages that a user can do with."""
 
     @wraps(load)
     def read(filename: str, map_location: MapLocation = None, **kwargs: object) -> dict:
         try:
-            with weights_only_forced():
-                return load(filename, map_location, **kwargs)
-        except pickle.UnpicklingError as error:
-            refused = make_refusal_from_torch(error)
-            refused.file = filename
-            raise refused from None
+            return load(filename, map_location, **kwargs)
+        except KeyError as error:
+            raise UserError(
+                f'MMEngine knows no weights called {show(error.args[0])}', file=filename
+            ) from error
+        except ImportError as error:
+            raise MissingPackageError(str(error), file=filename) from error
 
     return read
 
 
-@contextmanager
-def weights_only_forced() -> Iterator[None]:
-    """Holds every ``torch.load`` to its safe reader, whatever the environment says."""
-    force, forbid = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-    saved = {name: os.environ.pop(name, None) for name in (force, forbid)}
-    os.environ[force] = '1'
-    try:
-        yield
-    finally:
-        del os.environ[force]
-        os.environ.update({k: v for k, v in saved.items() if v is not None})
+class SafeTorch(ModuleType):
+    """torch, for MMEngine's loaders: it loads by our reader, and nothing else does."""
+
+    def __init__(self) -> None:
+        super().__init__('torch')
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+    @staticmethod
+    def load(
+        file: str | os.PathLike | BinaryIO,
+        map_location: MapLocation = None,
+        **_: object,
+    ) -> dict:
+        """What ``torch.load`` gives for a checkpoint.
+
+        Raises:
+            MissingFileError: There is no such file.
+            UserError: It is no checkpoint, or refused.
+        """
+        if isinstance(file, str | os.PathLike):
+            return read_file(os.fspath(file), map_location)
+        with TemporaryDirectory() as folder:  # the content of a cloud's file
+            path = Path(folder, 'checkpoint.pth')
+            path.write_bytes(file.read())
+            return read_file(str(path), map_location)

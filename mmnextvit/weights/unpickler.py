@@ -7,7 +7,7 @@ every checkpoint is read by it, in bounded time and memory.
 
 import pickletools
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Protocol
 
 import torch
@@ -69,14 +69,23 @@ class Unpickler:
     Args:
         file: Read from where it stands to the end of the pickle.
         storages: Gives the numbers of the tensors.
+        calls: What is called for what a pickle names.
+        max_opcodes: How long the pickle may be.
 
     Attributes:
         names: Every class and function that the pickle names.
     """
 
-    def __init__(self, file: BinaryIO, storages: Storages = refuse_storages) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        storages: Storages = refuse_storages,
+        calls: Mapping[str, Callable] = CALLS,
+        max_opcodes: int | None = None,
+    ) -> None:
         self.names: set[str] = set()
-        self._file, self._storages = file, storages
+        self._file, self._storages, self._calls = file, storages, calls
+        self._max_opcodes = max_opcodes or MAX_OPCODES
         self._stack: list = []
         self._marks: list[int] = []
         self._memo: dict[int, object] = {}
@@ -92,7 +101,7 @@ class Unpickler:
         """
         opcodes = pickletools.genops(self._file)
         for count, (op, arg, self._position) in enumerate(opcodes):
-            if count > MAX_OPCODES:
+            if count > self._max_opcodes:
                 raise ValueError('the pickle is too long')
             if op.name == 'STOP':
                 break
@@ -192,7 +201,7 @@ class Unpickler:
         source = resolve_name(module, name)
         self.names.add(source)
         plain = DTYPES.get(source) or STORAGES.get(source)
-        return plain or Global(source, CALLS.get(source))
+        return plain or Global(source, self._calls.get(source))
 
     def _call(self, function: object, args: object) -> object:
         """What a call gives, if it is one that is on the list."""

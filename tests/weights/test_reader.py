@@ -18,6 +18,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from mmnextvit import NextViT
+from mmnextvit.utils.errors import UserError
 from mmnextvit.weights import calls, unpickler
 from mmnextvit.weights.calls import Array
 from mmnextvit.weights.loading import adapt
@@ -26,9 +27,11 @@ from mmnextvit.weights.records import Record, walk_modules
 from mmnextvit.weights.sources import Checkpoint
 from mmnextvit.weights.unpickler import Unpickler
 
+import mmengine.runner.checkpoint as mmengine_checkpoint_module
 import numpy as np
 import pytest
 import torch
+from mmengine.fileio.backends import PetrelBackend
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
@@ -39,6 +42,7 @@ from torch import nn
 from tests.conftest import TINY
 from tests.helpers.commands import run_here
 from tests.helpers.tiny_run import write_tiny_run
+from tests.helpers.yolov5_models import document_model, write_yaml
 from tests.helpers.yolov5_pickle import ANCHORS, write_yolov5_checkpoint
 
 
@@ -776,6 +780,39 @@ def test_no_file_reaches_torch_load(tmp_path, monkeypatch):
         monkeypatch.setattr(name, called)
     for path in files:
         load(path)
+    # MMEngine's loaders of other schemes call it by themselves.
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    (tmp_path / 'open_mmlab.json').write_text('{"own": "True.pth"}')
+    assert load('open-mmlab://own').keys() == load(files[0]).keys()
+    monkeypatch.setattr(PetrelBackend, '__init__', lambda self, **_: None)
+    content = files[0].read_bytes()
+    monkeypatch.setattr(PetrelBackend, 'get', lambda self, path: content)
+    for address in ('s3://bucket/x.pth', 'mine:s3://x.pth', 'petrel://x.pth'):
+        assert load(address).keys() == load(files[0]).keys()
+    torch_of_mmengine = mmengine_checkpoint_module.torch
+    assert torch_of_mmengine.load(files[0]).keys() == load(files[0]).keys()
+    assert torch_of_mmengine.save is torch.save
+
+
+@pytest.mark.parametrize(
+    'address, message',
+    [
+        (
+            'foo://bar',
+            r'foo://bar: nothing is known of addresses with foo://.*https://,',
+        ),
+        ('pavi://x', 'pavi://x: Please install pavi'),
+        (
+            'torchvision://no_such',
+            "no_such: MMEngine knows no weights called 'no_such'",
+        ),
+        ('open-mmlab://no_such', "MMEngine knows no weights called 'no_such'"),
+        ('mmcls://no_such', "MMEngine knows no weights called 'no_such'"),
+    ],
+)
+def test_addresses_that_lead_nowhere(address, message):
+    with pytest.raises(UserError, match=message):
+        load(address)
 
 
 @pytest.mark.slow
@@ -893,7 +930,10 @@ def test_every_command_is_safe(hostile, tmp_path, capfd):
         ('test', config, x),
         ('predict', config, x, image),
         ('convert_weights', x, 'converted.pth'),
+        ('export', config, x),
+        ('import_yolov5', 'm.yaml', '-o', 'imported.py', '--weights', x),
     ]
+    write_yaml(Path('m.yaml'), document_model())
     for command, *args in runs:
         printed = run_here(command, *args, cwd=tmp_path, capfd=capfd, code=1)
         last = printed.strip().splitlines()[-1]
