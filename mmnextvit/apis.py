@@ -37,6 +37,7 @@ from .deploy.exported import (
     to_instances,
     with_exported,
 )
+from .deploy.finite import check_finite
 from .engine.interrupt import InterruptHook, catch_signals
 from .engine.peers import watch_peers
 from .engine.runner import (
@@ -140,7 +141,9 @@ def test(
     if exported and cfg.get('launcher', 'none') != 'none':
         raise UserError('launcher (--launcher): one process tests an exported file')
     cfg = with_exported(cfg, checkpoint) if exported else copy.deepcopy(cfg)
-    if not exported:
+    if exported:
+        check_finite(checkpoint)
+    else:
         cfg.load_from = existing_file(checkpoint, 'checkpoint')
     cfg.resume = False
     cfg.work_dir = str(work_dir or Path(choose_work_dir(cfg), 'test'))
@@ -312,13 +315,15 @@ class ExportedPredictor(ImagePredictor):
         device: As of :class:`mmnextvit.runtime.Detector`.
 
     Raises:
-        UserError: The file cannot be used, or has other classes than the test data.
+        UserError: The file cannot be used, holds NaN, or has other classes than the
+            test data.
     """
 
     def __init__(
         self, cfg: Config, path: str | os.PathLike, device: str | None = None
     ) -> None:
         self.detector = open_exported(path, device or 'cpu')
+        check_finite(os.fspath(path))
         metainfo = check_classes(cfg, self.detector)
         super().__init__(list(self.detector.classes), metainfo.get('palette', 'random'))
 

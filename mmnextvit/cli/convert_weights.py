@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Converts the file, and prints what was read and written."""
     from ..engine.runner import build_model
+    from ..utils.messages import show
     from ..weights.conversion import convert_file
     from ..weights.layouts import FORMATS, Numbering
     from ..weights.loading import find_numbering
@@ -43,4 +44,4 @@ def run(args: argparse.Namespace) -> None:
         f'{args.dst}: {FORMATS[args.to].title}, {len(done.state)} tensors'
     )
     for name, value in weights.metadata.items():
-        print(f'  {name}: {value}')
+        print(f'  {name}: {show(value)}')

@@ -22,6 +22,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
 from ..utils.errors import UserError
+from ..weights.contents import read_dataset_meta
 from ..weights.loading import adapt, check
 from .progress import collect_progress
 
@@ -98,10 +99,26 @@ def load_detector(
     check(adapt(content, model, checkpoint), None)
     state = {k.removeprefix('module.'): v for k, v in content['state_dict'].items()}
     model.load_state_dict(state, strict=False)  # all that matters was checked
-    meta = content.get('meta') or {}
-    dataset_meta = meta.get('dataset_meta') or read_test_metainfo(cfg)
+    dataset_meta = read_dataset_meta(content, checkpoint) or read_test_metainfo(cfg)
     model.dataset_meta = {key.lower(): value for key, value in dataset_meta.items()}
+    check_number_of_classes(model, checkpoint)
     return model.to(device).eval()
+
+
+def check_number_of_classes(model: nn.Module, checkpoint: str) -> None:
+    """Checks that a detector has a name for each label that it may find.
+
+    Raises:
+        UserError: Its ``dataset_meta`` has fewer or more.
+    """
+    found = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
+    classes = model.dataset_meta.get('classes')
+    if found is not None and classes is not None and len(classes) != found:
+        raise UserError(
+            f"the file names {len(classes)} classes, the config's head finds {found}: "
+            'take the config that it was trained with',
+            file=checkpoint,
+        )
 
 
 class ResumableRunner(Runner):

@@ -1,7 +1,7 @@
 """The weights that a checkpoint's content holds, under our names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,8 +9,20 @@ from torch import Tensor
 
 from ..models.timm_features import TimmFeatures
 from ..utils.errors import UserError
+from ..utils.messages import shorten, show
 from .layouts import FORMATS, YOLOV5, Numbering, make_formats, recognise_format
-from .records import Record, walk_modules
+from .records import MAX_MODULE_PATH, Record, walk_modules
+
+HALF = torch.float16, torch.bfloat16
+# What a state dict may be in memory, of how much is stored of it: half precision gets
+# twice as large, and some models have one tensor under several names.
+MAX_GROWTH = 4
+FREE_GROWTH = 2**26  # bytes; small tensors may have many names
+# YOLOv5's own models have 3 anchors for each of 3 or 4 levels.
+MAX_LEVELS = 9
+MAX_ANCHORS = 100  # of a level
+MAX_CLASSES = 100_000
+MAX_SIZE = 1e6  # pixels, of a stride or an anchor
 
 
 @dataclass
@@ -46,15 +58,17 @@ def extract_weights(
             a detector's then are of its classifier or its own.
 
     Raises:
-        UserError: It holds no state dict, or one of unknown names.
+        UserError: It holds no state dict, or one of unknown names, or one that would be
+            far larger in memory than it is stored.
     """
     try:
-        state, metadata = _find_state(content)
+        found, metadata = _find_state(content)
         state = {
-            re.sub(r'^module\.', '', name): value
-            for name, value in state.items()
-            if isinstance(name, str) and isinstance(value, Tensor)
+            re.sub(r'^module\.', '', _check_name(name)): value
+            for name, value in found.items()
+            if isinstance(value, Tensor)
         }
+        _check_growth(state)
         detectors = FORMATS['yolov5'], FORMATS['ours']
         if timm_model and not any(layout.matches(set(state)) for layout in detectors):
             state, metadata['left out'] = timm_model.from_timm(state)
@@ -70,8 +84,45 @@ def extract_weights(
 
 def widen_to_float32(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with half precision as float32."""
-    half = torch.float16, torch.bfloat16
-    return {k: v.float() if v.dtype in half else v for k, v in state.items()}
+    return {k: v.float() if v.dtype in HALF else v for k, v in state.items()}
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinity."""
+    if values.is_floating_point() and values.itemsize == 1:
+        values = values.float()  # torch compares no float8
+    return bool(values.isfinite().all())
+
+
+def _check_name(name: object) -> str:
+    """A tensor's name, if it is one.
+
+    Raises:
+        UserError: It is no text, or none that can be printed.
+    """
+    if not isinstance(name, str):
+        raise UserError(f'a tensor is called {show(name)}, which is no text')
+    if not name.isprintable() or len(name) > MAX_MODULE_PATH:
+        raise UserError(f'no model has a tensor of the name {shorten(name)}')
+    return name
+
+
+def _check_growth(state: Mapping[str, Tensor]) -> None:
+    """Refuses many views of few numbers, each of which would be copied.
+
+    Raises:
+        UserError: Widened to float32 the state dict is far larger than it is stored.
+    """
+    storages = {v.untyped_storage().data_ptr(): v for v in state.values()}
+    stored = sum(v.untyped_storage().nbytes() for v in storages.values())
+    kept = sum(
+        v.numel() * (4 if v.dtype in HALF else v.itemsize) for v in state.values()
+    )
+    if kept > MAX_GROWTH * stored + FREE_GROWTH:
+        raise UserError(
+            f'its {len(state):,} tensors share {stored:,} bytes, and would take '
+            f'{kept:,} in memory'
+        )
 
 
 def _find_state(content: Mapping) -> tuple[Mapping[str, Tensor], dict[str, object]]:
@@ -103,8 +154,8 @@ def read_yolov5_state(model: Record) -> dict[str, Tensor]:
         for table in ('_parameters', '_buffers'):
             tensors = module.attribute(table)
             for name, value in tensors.items() if isinstance(tensors, dict) else ():
-                if isinstance(name, str) and isinstance(value, Tensor):
-                    state[path + name] = value
+                if isinstance(value, Tensor):
+                    state[path + _check_name(name)] = value
     return state
 
 
@@ -112,7 +163,7 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
     """What a pickled YOLOv5 model says of itself, as in :class:`Weights`.
 
     Raises:
-        UserError: It is another model.
+        UserError: It is another model, or what it says cannot be.
     """
     eps, modules = set(), {}
     for path, module in walk_modules(model):
@@ -122,11 +173,18 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
         if match := re.fullmatch(r'model\.([0-9]{1,9})\.', path):
             modules[int(match[1])] = module
     if not modules:
-        raise UserError(f'{model.source} has no numbered modules, as YOLOv5 has')
+        raise UserError(f'{shorten(model.source)} has no numbered modules, as YOLOv5')
+    if len(eps) > MAX_LEVELS or not all(0 < value < 1 for value in eps):
+        raise UserError(f'its BatchNorms have no eps: {show(sorted(eps))}')
     metadata: dict[str, object] = dict(bn_eps=sorted(eps))
     head = modules[max(modules)]
     strides = head.attribute('stride')
-    if isinstance(strides, Tensor) and strides.ndim == 1 and len(strides) < 10:
+    if isinstance(strides, Tensor) and strides.ndim == 1 and len(strides):
+        if len(strides) > MAX_LEVELS or not _are_sizes(strides):
+            raise UserError(
+                f'its strides are no numbers of pixels: {len(strides):,} levels, '
+                f'{show(strides[:MAX_LEVELS].tolist())}'
+            )
         metadata['strides'] = strides.int().tolist()
         buffers = head.attribute('_buffers')
         anchors = buffers.get('anchors') if isinstance(buffers, dict) else None
@@ -135,10 +193,80 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
             and anchors.ndim == 3
             and anchors.shape[:1] == strides.shape
         ):
-            pixels = anchors.float() * strides.float().view(-1, 1, 1)
-            metadata['anchors'] = pixels.round(decimals=2).tolist()
+            metadata['anchors'] = _to_pixels(anchors, strides)
     names = model.attribute('names')
     names = list(names.values()) if isinstance(names, dict) else names
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        metadata['classes'] = names
+        metadata['classes'] = check_classes(names)
     return metadata
+
+
+def _are_sizes(values: Tensor) -> bool:
+    """Whether all values are positive numbers of pixels, and not huge."""
+    numbers = values.float()
+    return bool(((numbers > 0) & (numbers < MAX_SIZE)).all())  # NaN is neither
+
+
+def _to_pixels(anchors: Tensor, strides: Tensor) -> list[list[list[float]]]:
+    """Anchors (L, A, 2) in cells, of the levels' strides (L), in pixels.
+
+    Raises:
+        UserError: They are no widths and heights, or more than any model has.
+    """
+    _, count, sides = anchors.shape
+    if count > MAX_ANCHORS or sides != 2:
+        raise UserError(
+            f'its anchors are {count:,} x {sides} numbers for each level: a level has '
+            f'up to {MAX_ANCHORS} widths and heights'
+        )
+    pixels = anchors.float() * strides.float().view(-1, 1, 1)
+    if not _are_sizes(pixels):
+        bad = pixels[~((pixels > 0) & (pixels < MAX_SIZE))]
+        raise UserError(
+            f'its anchors are no widths and heights: {bad[0].item():g} is among them'
+        )
+    return pixels.round(decimals=2).tolist()
+
+
+def check_classes(classes: object) -> list[str]:
+    """The names of a model's classes that a file has, if they can be.
+
+    Raises:
+        UserError: They are no list of names.
+    """
+    if not isinstance(classes, Sequence) or isinstance(classes, str | bytes):
+        raise UserError(f'its classes are no list of names: {show(classes)}')
+    if not 0 < len(classes) <= MAX_CLASSES:
+        raise UserError(f'it has {len(classes):,} classes')
+    for name in classes:
+        if not isinstance(name, str) or len(name) > MAX_MODULE_PATH:
+            raise UserError(f'a class is called {show(name)}')
+    return list(classes)
+
+
+def read_dataset_meta(content: Mapping, source: str) -> dict[str, object]:
+    """What a checkpoint of MMEngine's says of its data; empty where it says nothing.
+
+    Args:
+        content: What a file holds.
+        source: Name of the file, for messages.
+
+    Raises:
+        UserError: It is no dict of names, or its classes are no names.
+    """
+    found = content.get('meta')
+    found = found.get('dataset_meta') if isinstance(found, Mapping) else found
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping) or not all(isinstance(k, str) for k in found):
+        raise UserError(
+            f'this is {show(found)}, not a dict', file=source, key='meta.dataset_meta'
+        )
+    for key, value in found.items():
+        if key.lower() == 'classes':
+            try:
+                check_classes(value)
+            except UserError as error:
+                error.file, error.key = source, f'meta.dataset_meta.{key}'
+                raise
+    return dict(found)

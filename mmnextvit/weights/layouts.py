@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ..models.map_numbers import NUM_MAPS, ROW_SHIFT
 from ..models.nextvit import ARCHS
 from ..models.nextvit_arch import compute_stage_bounds
 from ..utils.errors import UserError
+from ..utils.messages import shorten, show
 
 State = dict[str, Tensor]
 
@@ -81,7 +83,8 @@ def from_timm(state: Mapping[str, Tensor]) -> State:
     for match in filter(None, blocks):
         stage, block = int(match[1]), int(match[2])
         depths[stage] = max(depths.get(stage, 0), block + 1)
-    starts = {s: sum(n for t, n in depths.items() if t < s) for s in depths}
+    stages = sorted(depths)
+    starts = dict(zip(stages, accumulate((depths[s] for s in stages), initial=0)))
 
     def rename(name: str) -> str:
         name = TIMM_BLOCK.sub(
@@ -153,7 +156,7 @@ def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> S
     for name in state:
         match = re.fullmatch(r'model\.([0-9]{1,9})\.(.+)', name)
         if not match:
-            raise UserError(f'{name} is in no numbered module')
+            raise UserError(f'{shorten(name)} is in no numbered module')
         parts[name] = match
     last = max((int(match[1]) for match in parts.values()), default=0)
     converted = {}
@@ -253,5 +256,5 @@ def recognise_format(names: set[str]) -> str:
             return key
     raise UserError(
         f'the names are of no known layout ({", ".join(FORMATS)}); they begin '
-        f'{sorted(names)[:3]}'
+        f'{show(sorted(names)[:3])}'
     )

@@ -157,8 +157,14 @@ def check(
         switch: What a user may write to allow it.
 
     Raises:
-        UserError: Less fits than must.
+        UserError: Less fits than must, or the file holds NaN or infinity.
     """
+    if broken := receipt.fit.not_finite:
+        raise UserError(
+            f'{len(broken)} of its tensors hold NaN or infinity, the first of them '
+            f'{broken[0]}: its training went wrong. Take an earlier checkpoint',
+            file=receipt.source,
+        )
     complete = receipt.fit.complete
     if partial or (complete if prefix is None else receipt.fit.fills(prefix)):
         level = logging.INFO if complete else logging.WARNING

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.nextvit import ARCHS
-from ..utils.messages import first_few
+from ..utils.messages import first_few, show
+from .contents import is_finite
 from .layouts import FORMATS, find_stage, find_stage_bounds
 
 MAX_NAMES = 3  # that a message lists of each type
@@ -24,6 +25,7 @@ class Fit:
         reshaped: Name to its shape in the file and in the model, where they differ.
         missing: Names that only the model has.
         unexpected: Names that only the file has.
+        not_finite: Those of ``fitting`` that hold NaN or infinity in the file.
         reason: The likely cause as a sentence, or an empty text.
     """
 
@@ -31,6 +33,7 @@ class Fit:
     reshaped: dict[str, tuple[Shape, Shape]]
     missing: list[str]
     unexpected: list[str]
+    not_finite: list[str]
     reason: str
 
     @property
@@ -66,11 +69,14 @@ def fit(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor]) -> 
     A leading ``module.`` in the file is taken off as MMEngine does, and the batch
     counters of BatchNorm are left out: nothing depends on them.
     """
-    model, file = _shapes(model_state), _shapes(file_state)
+    ours, theirs = _select(model_state), _select(file_state)
+    model, file = _shapes(ours), _shapes(theirs)
     both = [name for name in model if name in file]
     reshaped = {n: (file[n], model[n]) for n in both if file[n] != model[n]}
+    fitting = [name for name in both if name not in reshaped]
     return Fit(
-        fitting=[name for name in both if name not in reshaped],
+        fitting=fitting,
+        not_finite=[n for n in fitting if not _is_finite(theirs[n], ours[n])],
         reshaped=reshaped,
         missing=[name for name in model if name not in file],
         unexpected=[name for name in file if name not in model],
@@ -78,12 +84,28 @@ def fit(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor]) -> 
     )
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+def _select(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that are compared, by their names without ``module.``."""
     return {
-        re.sub(r'^module\.', '', name): tuple(tensor.shape)
+        re.sub(r'^module\.', '', name): tensor
         for name, tensor in state.items()
         if not name.endswith('num_batches_tracked')
     }
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _is_finite(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether a file's tensor has numbers, or infinity only where the model has, too.
+
+    Masks and the ranges of an observer may be made with infinity.
+    """
+    if is_finite(theirs):
+        return True
+    has_nan = bool(theirs.float().isnan().any())
+    return not has_nan and not is_finite(ours)
 
 
 def _find_reason(
@@ -165,7 +187,7 @@ def describe_differences(
         ours = [stride[0] for stride in priors.strides]
         if ours != metadata['strides']:
             notes.append(
-                f'strides {metadata["strides"]} in the file, {ours} in the config'
+                f'strides {show(metadata["strides"])} in the file, {ours} in the config'
             )
     if priors is not None and 'anchors' in metadata:
         ours = torch.tensor(priors.base_sizes, dtype=torch.float)
@@ -178,7 +200,8 @@ def describe_differences(
             )
     if classes and 'classes' in metadata and list(classes) != metadata['classes']:
         notes.append(
-            f'classes {metadata["classes"]} in the file, {list(classes)} in the config'
+            f'classes {show(metadata["classes"])} in the file, {show(list(classes))} '
+            'in the config'
         )
     eps = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     if metadata.get('bn_eps') and eps and sorted(eps) != metadata['bn_eps']:

@@ -267,14 +267,15 @@ def _read_anchors(file: YAMLFile, anchors: Any) -> Anchors:
         return anchors
     try:
         levels = [[float(side) for side in level] for level in anchors]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         levels = []
     lengths = {len(level) for level in levels}
-    good = len(lengths) == 1 and 0 not in lengths and not any(n % 2 for n in lengths)
+    allowed = range(2, 2 * MAX_ANCHORS, 2)
+    good = len(lengths) == 1 and lengths <= {*allowed}
     if not good or not all(0 < side < MAX_SIDE for level in levels for side in level):
         raise file.error(
             'write a count, or for each level as many pairs of width and height in '
-            'pixels, as in [10,13, 16,30, 33,23]',
+            f'pixels, fewer than {MAX_ANCHORS}, as in [10,13, 16,30, 33,23]',
             'anchors',
         )
     short = [[_shorten(side) for side in level] for level in levels]

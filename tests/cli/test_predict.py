@@ -218,3 +218,38 @@ def test_wrong_arguments(trained):
     (folder / 'full' / 'mine.txt').touch()
     args = 'tiny.py', CHECKPOINT, 'data/val', '--device=cpu', '--out-dir=full'
     assert 'full is not empty' in refusal('predict', *args, cwd=folder)
+
+
+def test_weights_that_are_not_finite(copy, trained, capfd):
+    """Nothing would be found, which looks like a bad detector."""
+    content = CheckpointLoader.load_checkpoint(str(copy / CHECKPOINT), 'cpu')
+    names = [name for name in content['state_dict'] if name.endswith('running_var')]
+    for name in names[-2:]:
+        content['state_dict'][name][0] = float('nan')
+    torch.save(dict(content), copy / 'nan.pth')
+    image = str(next((trained.folder / 'data/val').iterdir()))
+    said = (
+        rf'nan.pth: 2 of its tensors hold NaN .* first of them {re.escape(names[-2])}'
+    )
+    for command, *args in (
+        ('test', 'tiny.py', 'nan.pth'),
+        ('predict', 'tiny.py', 'nan.pth', image, '--out-dir', 'found'),
+        ('export', 'tiny.py', 'nan.pth', '--format', 'onnx'),
+        ('train', 'tiny.py', '--resume', 'nan.pth', '--work-dir', 'resumed'),
+    ):
+        printed = run_here(command, *args, cwd=copy, capfd=capfd, code=1)
+        assert re.search(said, printed.strip().splitlines()[-1]), printed
+        assert 'Traceback' not in printed
+    assert not (copy / 'found').exists()
+
+
+@pytest.mark.parametrize('classes', [['a'], ['a'] * 4, 'abc', [1, 2, 3]])
+def test_classes_of_a_checkpoint_that_cannot_be(copy, trained, classes):
+    """Each label has a name, or none has."""
+    content = CheckpointLoader.load_checkpoint(str(copy / CHECKPOINT), 'cpu')
+    content['meta']['dataset_meta']['classes'] = classes
+    torch.save(dict(content), copy / 'x.pth')
+    image = str(next((trained.folder / 'data/val').iterdir()))
+    said = refusal('predict', 'tiny.py', 'x.pth', image, cwd=copy)
+    counted = f'x.pth: the file names {len(classes)} classes, the config'
+    assert said.startswith('x.pth: meta.dataset_meta.classes: ') or counted in said
