@@ -8,8 +8,8 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..models.fold import copy_folded
-from ..utils.errors import UserError
 from ..weights.loading import adapt, check
+from .resume_state import accept_training_state
 from .runner import unwrap_model
 
 
@@ -53,12 +53,8 @@ class CheckpointFitHook(Hook):
             switch = 'default_hooks.checkpoint_fit.partial=True'
             check(receipt, 'backbone.', self.partial, switch)
         else:
-            if runner._resume and not {'meta', 'message_hub'} <= checkpoint.keys():
-                raise UserError(
-                    f'{receipt.source} holds weights but no training state: to start '
-                    'from them set load_from in the config, and do not resume '
-                    '(--resume)'
-                )
+            if training:
+                accept_training_state(checkpoint, runner, receipt.source)
             check(receipt, None)
 
 

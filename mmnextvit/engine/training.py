@@ -8,7 +8,10 @@ from mmengine.config import Config
 
 from ..utils.errors import UserError
 from ..utils.files import existing_file
+from .hooks import CheckpointFitHook
 from .loops import resumable
+
+FIT_HOOKS = 'CheckpointFitHook', 'mmdet.CheckpointFitHook', CheckpointFitHook
 
 
 def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
@@ -83,7 +86,11 @@ def config_to_train(
         existing_file(cfg.load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
     cfg.train_cfg = resumable(cfg.train_cfg)
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]
+    custom = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *custom]
+    if not any(hook and hook['type'] in FIT_HOOKS for hook in hooks):
+        custom.append(dict(type='TrainingStateHook'))
+    cfg.custom_hooks = custom
     if amp:
         cfg.optim_wrapper.type = 'AnyDeviceAmpOptimWrapper'
     optimizer = cfg.optim_wrapper.optimizer
