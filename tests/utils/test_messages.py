@@ -21,8 +21,8 @@ def test_text_is_escaped():
 
 
 def test_long_names_are_cut():
-    assert shorten('x' * 100) == 'x' * 100
-    assert shorten('x' * 101) == 'x' * 100 + '...'
+    assert shorten('x' * 200) == 'x' * 200
+    assert shorten('x' * 201, 100) == 'x' * 50 + ' [101 characters] ' + 'x' * 50
     assert shorten(EVIL * 10**6).isprintable()
 
 
@@ -56,4 +56,4 @@ def test_any_value_is_shown_in_bounded_time(value):
     start = time.monotonic()
     shown = show(value)
     assert time.monotonic() - start < 1
-    assert shown.isprintable() and 0 < len(shown) < 300
+    assert shown.isprintable() and 0 < len(shown) < 2500
