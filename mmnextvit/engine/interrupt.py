@@ -99,6 +99,9 @@ def catch_signals() -> Iterator[Signals]:
 def end_at_second(reader: socket.socket) -> None:
     """Ends the process at its second signal, wherever it is, in torch's code too.
 
+    Under a launcher that is a second Ctrl-C only: it sends SIGTERM once more where the
+    first of its processes has ended.
+
     Args:
         reader: Gives the number of each signal as a byte, once it comes.
     """
@@ -110,7 +113,8 @@ def end_at_second(reader: socket.socket) -> None:
             number, now = received[0], time.monotonic()
             if number not in SIGNALS:
                 continue
-            if first is not None and now - first > same:
+            ends = number == signal.SIGINT or not launched
+            if first is not None and ends and now - first > same:
                 os._exit(128 + number)
             first = now if first is None else first
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
+from mmdet.models.data_preprocessors.data_preprocessor import BatchSyncRandomResize
 from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -79,9 +80,9 @@ def gather_gradients(model: nn.Module) -> list[dict[str, Tensor]]:
     return found
 
 
-def find_resizing(model: nn.Module) -> list[nn.Module]:
+def find_resizing(model: nn.Module) -> list[BatchSyncRandomResize]:
     """The modules that keep a size that they have drawn."""
-    return [module for module in model.modules() if hasattr(module, '_input_size')]
+    return [m for m in model.modules() if isinstance(m, BatchSyncRandomResize)]
 
 
 def read_progress(content: object) -> Progress:
