@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from ..utils.errors import MissingFileError, UserError
+from ..utils.messages import first_few, shorten, show
 from ..utils.yaml_reader import YAMLFile, read_yaml
+from .values import WHOLE, read_lines
 
 SPLITS = ('train', 'val', 'test')
 SUFFIXES = ('.bmp', '.dng', '.jp2', '.jpeg', '.jpg', '.mpo', '.pbm', '.pgm', '.png',
@@ -43,7 +45,7 @@ def read_data_yaml(path: str | Path) -> DataYAML:
         raise file.error('key points are not read', 'kpt_shape')
     root = file.content.get('path') or ''
     if not isinstance(root, str):
-        raise file.error(f'{root!r} is no folder', 'path')
+        raise file.error(f'{show(root)} is no folder', 'path')
     splits = {}
     for key in SPLITS:
         value = file.content.get(key) or []  # `test:` without a value is usual
@@ -52,7 +54,8 @@ def read_data_yaml(path: str | Path) -> DataYAML:
             isinstance(source, str) and source for source in sources
         ):
             raise file.error(
-                f'{value!r} is neither a folder nor a .txt list, nor a list of these',
+                f'{show(value)} is neither a folder nor a .txt list, nor a list of '
+                'these',
                 key,
             )
         if sources:
@@ -69,34 +72,45 @@ def _read_class_names(file: YAMLFile) -> tuple[str, ...]:
     names = file.content.get('names')
     if not isinstance(names, (list, dict)) or not names:
         raise file.error(
-            f"{names!r} is no list of class names, as in `names: ['cat', 'dog']`",
+            f"{show(names)} is no list of class names, as in `names: ['cat', 'dog']`",
             'names',
         )
     keyed = isinstance(names, dict)
-    names = dict(names if isinstance(names, dict) else enumerate(names))
+    names = dict(
+        ((_read_key(key), name) for key, name in names.items())
+        if isinstance(names, dict)
+        else enumerate(names)
+    )
     wrong = [key for key in names if type(key) is not int]
     missing = sorted(set(range(len(names))) - set(names))
     if wrong or missing:
-        fault = f'{wrong[0]!r} is no integer' if wrong else f'{missing[0]} is missing'
+        fault = (
+            f'{show(wrong[0])} is no integer' if wrong else f'{missing[0]} is missing'
+        )
         raise file.error(f'the keys must be 0 to {len(names) - 1}: {fault}', 'names')
     for key, name in names.items():
         if type(name) not in (str, int) or name == '':  # YAML takes `no` for False
             raise file.error(
-                f'class {key} of names is {name!r}: write it in quotes',
+                f'class {key} of names is {show(name)}: write it in quotes',
                 *('names', str(key) if keyed else key),
             )
     names = tuple(str(names[key]) for key in sorted(names))
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise file.error(f'{name!r} stands here {times} times', 'names')
-    number = file.content.get('nc', len(names))
+        raise file.error(f'{show(name)} stands here {times} times', 'names')
+    number = _read_key(file.content.get('nc', len(names)))
     if type(number) is not int or number != len(names):
         raise file.error(
-            f'it is {number!r}, but names (line {file.line("names")}) has '
+            f'it is {show(number)}, but names (line {file.line("names")}) has '
             f'{len(names)}: write nc: {len(names)}',
             'nc',
         )
     return names
+
+
+def _read_key(key: object) -> object:
+    """A whole number, which may stand in quotes; anything else as it is."""
+    return int(key) if isinstance(key, str) and WHOLE.fullmatch(key) else key
 
 
 def find_sources(
@@ -132,8 +146,8 @@ def find_sources(
                 else ''
             )
             raise MissingFileError(
-                f'{source} does not exist, looked for '
-                f'{", ".join(dict.fromkeys(tried))}. Set path: in the file or '
+                f'{shorten(source)} does not exist, looked for '
+                f'{first_few(dict.fromkeys(tried), 8)}. Set path: in the file or '
                 f'data_root (now {data_root!r}) of the dataset{download}',
                 file=path,
                 line=content['lines'][split],
@@ -201,10 +215,10 @@ def _find_images_below(folder: str) -> list[str]:
 
 def _read_image_list(file: str, bases: Iterable[str]) -> list[str]:
     try:
-        lines = Path(file).read_text(encoding='utf-8-sig').split('\n')
-    except UnicodeDecodeError as error:
-        raise UserError(f'the file is not text in UTF-8: {error}', file=file) from error
-    lines = [line.strip() for line in lines if line.strip()]
+        lines = read_lines(Path(file).read_bytes())
+    except UserError as error:
+        error.file = file
+        raise
     if not lines:
         raise UserError('the file lists no images', file=file)
     here = os.path.dirname(file)

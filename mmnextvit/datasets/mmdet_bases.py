@@ -7,7 +7,6 @@ own: ``super()`` leads from them to the dataset that they are mixed in before.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import xml.etree.ElementTree as ET
 
     class DetDataset:
         """MMDetection's ``BaseDetDataset``, and MMEngine's ``BaseDataset`` below it."""
@@ -41,13 +40,11 @@ if TYPE_CHECKING:
         """MMDetection's ``XMLDataset``, of Pascal VOC."""
 
         ann_subdir: str
+        img_subdir: str
         sub_data_root: str
+        bbox_min_size: int | None
 
         def parse_data_info(self, img_info: dict) -> dict: ...
-
-        def _parse_instance_info(
-            self, raw_ann_info: ET.ElementTree[ET.Element], **kwargs: Any
-        ) -> list[dict]: ...
 
 else:
     DetDataset = XMLDataset = object

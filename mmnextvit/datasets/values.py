@@ -11,9 +11,30 @@ from ..utils.errors import UserError
 from ..utils.messages import show
 
 WHOLE = re.compile(r'0|-?[1-9][0-9]{0,17}')
+OTHER_FORMAT = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{"]|<[?!\w])')  # JSON or XML
 FLAGS = {'': 0, 'false': 0, 'no': 0, 'true': 1, 'yes': 1}
 Number = int | float
 Identifier = int | str
+
+
+def read_lines(content: bytes) -> list[str]:
+    """What stands on each line of a list of names, without empty ones.
+
+    Raises:
+        UserError: It is no such list.
+    """
+    try:
+        text = content.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise UserError(f'the file is not text in UTF-8: {error}') from error
+    if OTHER_FORMAT.match(text):
+        raise UserError(
+            'a list of names, one on a line, is wanted; the file is JSON or XML: '
+            + show(text.lstrip())
+        )
+    if '\0' in text:
+        raise UserError('the file is not text: it holds NUL')
+    return [line.strip() for line in text.split('\n') if line.strip()]
 
 
 def read_number(value: object) -> Number:
@@ -127,7 +148,7 @@ def read_area(value: object) -> Number | None:
 
 
 def read_box(value: object) -> list[Number] | None:
-    """Four numbers; a list of these may be one text. ``None`` if it is anything else."""
+    """Four numbers, or a text of four; ``None`` if it is anything else."""
     if isinstance(value, str):
         value = value.strip().removeprefix('[').removesuffix(']').replace(',', ' ')
         value = value.split()
@@ -162,6 +183,12 @@ def read_mask(value: object) -> list[list[Number]] | dict | None:
     except (TypeError, OverflowError, UserError):
         return None
     return polygons if polygons and finite else None
+
+
+def _read_numbers(values: list) -> list[Number]:
+    # Most numbers of a file go through here, and nearly all are numbers already.
+    plain = set(map(type, values)) <= {int, float}
+    return values if plain else list(map(read_number, values))
 
 
 def _read_run_lengths(code: dict) -> dict | None:

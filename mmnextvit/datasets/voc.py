@@ -1,38 +1,24 @@
-"""Pascal VOC's annotation files, checked while MMDetection reads them."""
+"""Pascal VOC's annotation files, checked while they are read."""
 
-import math
 import os
-import xml.etree.ElementTree as ET
 from collections import Counter
 from typing import Any
 
 from mmengine import fileio
-from PIL import Image
 
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few
-from .checks import VerifiedDataMixin, find_box_fault, warn, write_classes
+from .checks import (
+    VerifiedDataMixin,
+    describe_counts,
+    find_box_fault,
+    warn,
+    write_classes,
+)
 from .mmdet_bases import XMLDataset
-
-
-def read_boxes(root: ET.Element) -> list[tuple[ET.Element, str, list[float]]]:
-    """The objects of an annotation, with their names and boxes (x1, y1, x2, y2).
-
-    An object without a name has an empty one.
-
-    Raises:
-        AttributeError: An object has no box.
-        ValueError: A side is no number.
-    """
-    return [
-        (item, item.findtext('name', ''), _read_box(item))
-        for item in root.findall('object')
-    ]
-
-
-def _read_box(item: ET.Element) -> list[float]:
-    box: Any = item.find('bndbox')
-    return [float(box.find(s).text) for s in ('xmin', 'ymin', 'xmax', 'ymax')]
+from .values import read_lines
+from .voc_xml import build_instances, parse_voc
+from .yolo_scan import read_image_size
 
 
 class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
@@ -49,8 +35,8 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
     def _check_ann_file(self) -> None:
         super()._check_ann_file()
         root = os.path.join(self.sub_data_root, self.ann_subdir)
-        ids = fileio.list_from_file(self.ann_file, backend_args=self.backend_args)
-        if not any(ids):
+        ids = self._read_ids()
+        if not ids:
             raise UserError('the annotation file is empty', file=self.ann_file)
         missing = self._find_missing([os.path.join(root, f'{i}.xml') for i in ids])
         if missing:
@@ -61,12 +47,33 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
                 'of the dataset'
             )
 
+    def _read_ids(self) -> list[str]:
+        try:
+            return read_lines(fileio.get(self.ann_file, self.backend_args))
+        except UserError as error:
+            error.file = self.ann_file
+            raise
+
+    def _read_data_list(self) -> list[dict]:
+        return [
+            self.parse_data_info(
+                dict(
+                    img_id=name,
+                    file_name=os.path.join(self.img_subdir, f'{name}.jpg'),
+                    xml_path=os.path.join(
+                        self.sub_data_root, self.ann_subdir, f'{name}.xml'
+                    ),
+                )
+            )
+            for name in self._read_ids()
+        ]
+
     def load_data_list(self) -> list[dict]:
         data_list = super().load_data_list()
         classes = self._metainfo['classes']
         unmet = [name for name in classes if name not in self._name_counts]
         unknown = {n: c for n, c in self._name_counts.items() if n not in classes}
-        counts = ', '.join(f'{name} ({n})' for name, n in unknown.items())
+        counts = describe_counts(unknown)
         if unmet and unknown:
             raise UserError(
                 'the annotations never name the class '
@@ -85,35 +92,24 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
 
     def parse_data_info(self, img_info: dict) -> dict:
         path = img_info['xml_path']
+        image = os.path.join(self.sub_data_root, img_info['file_name'])
         try:
-            data = super().parse_data_info(img_info)
-        except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
-            line = error.position[0] if isinstance(error, ET.ParseError) else None
-            raise UserError(
-                f'the file is no Pascal VOC annotation: {error}', file=path, line=line
-            ) from error
-        if data['width'] <= 0 or data['height'] <= 0:  # some tools write 0
-            with Image.open(data['img_path']) as image:
-                data['width'], data['height'] = image.size
-        kept = []
-        for instance in data['instances']:
-            fault = find_box_fault(instance['bbox'], data['width'], data['height'])
-            if fault:
-                self.box_faults[fault].append(os.path.basename(path))
-            else:
-                kept.append(instance)
-        data['instances'] = kept
-        return data
-
-    def _parse_instance_info(
-        self, raw_ann_info: 'ET.ElementTree[ET.Element]', **kwargs: Any
-    ) -> list[dict]:
-        root = raw_ann_info.getroot()
-        objects = read_boxes(root)
-        self._name_counts.update(name for _, name, _ in objects)
-        endless = []  # XMLDataset would make integers of them
-        for item, _, box in objects:
-            if not all(map(math.isfinite, box)):
-                root.remove(item)
-                endless.append(dict(bbox=box))
-        return super()._parse_instance_info(raw_ann_info, **kwargs) + endless
+            annotation = parse_voc(fileio.get(path, self.backend_args))
+        except UserError as error:
+            error.file = path
+            raise
+        self._name_counts.update(item.name for item in annotation.objects)
+        labels = {name: label for label, name in enumerate(self._metainfo['classes'])}
+        instances = build_instances(annotation.objects, labels, self.bbox_min_size)
+        width, height = annotation.size or read_image_size(image)
+        faults = [find_box_fault(box['bbox'], width, height) for box in instances]
+        for fault in filter(None, faults):
+            self.box_faults[fault].append(os.path.basename(path))
+        return dict(
+            img_path=image,
+            img_id=img_info['img_id'],
+            xml_path=path,
+            width=width,
+            height=height,
+            instances=[box for box, fault in zip(instances, faults) if not fault],
+        )

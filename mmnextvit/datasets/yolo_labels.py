@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 from ..utils.errors import UserError
+from ..utils.messages import shorten
 from .checks import find_box_fault
 
 TOLERANCE = 1e-6  # six decimals of centre and size move a side by 0.75e-6
@@ -111,7 +112,7 @@ def parse_labels(content: bytes, num_classes: int) -> Labels:
         try:
             row = parse_line(line, num_classes)
         except ValueError as error:
-            parsed['broken'].append([number, str(error)[:200]])
+            parsed['broken'].append([number, shorten(error)])
             continue
         if row in seen:
             parsed['repeated'].append(number)

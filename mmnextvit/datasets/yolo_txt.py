@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few, list_lines
-from .checks import VerifiedDataMixin, warn, write_classes
+from .checks import VerifiedDataMixin, show_classes, warn, write_classes
 from .data_yaml import find_images, find_sources, list_bases, read_data_yaml
 from .images import BrokenImageError
 from .yolo_labels import Record, Sample, build_sample, find_label_file
@@ -114,8 +114,8 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         super()._check_classes()
         if tuple(given) != names:
             raise UserError(
-                f'they are {names}, the config has {tuple(given)}. Write '
-                + write_classes(names),
+                f'they are {show_classes(names)}, the config has '
+                f'{show_classes(given)}. Write ' + write_classes(names),
                 file=self.ann_file,
                 line=content['lines']['names'],
                 key='names',

@@ -28,7 +28,8 @@ class VerifiedCocoMetric(CocoMetric):
     ``CocoMetric`` reads ``ann_file`` by itself, where a box of zero size or of NaN, and
     any box with id 0, counts as missed, and a lack of ``area`` or ``iscrowd`` ends the
     run. Here it is read as `VerifiedCocoDataset` reads it, and its classes must be the
-    dataset's. Predictions go through files only where ``outfile_prefix`` asks for these.
+    dataset's. Files of predictions are written only where ``outfile_prefix`` asks for
+    these.
 
     Args:
         ann_file: COCO's annotation file, or ``None`` to take the samples' instances.

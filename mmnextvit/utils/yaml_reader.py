@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from .errors import MissingFileError, UserError
+from .messages import shorten
 
 MAX_BYTES = 1 << 18  # the longest list of class names in use is an eighth of it
 MAX_DEPTH = 10
@@ -44,6 +45,17 @@ class YAMLFile:
         return UserError(problem, file=self.path, line=self.line(*keys), key=key)
 
 
+class Loader(yaml.SafeLoader):
+    """YAML's safe loader, which loses nothing where two keys are one value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):  # such as 8, 0x8 and 010
+            line = node.start_mark.line + 1
+            raise UserError('two of the keys mean the same', line=line)
+        return mapping
+
+
 def read_yaml(path: str | Path) -> YAMLFile:
     """Reads a YAML file whose top is a mapping.
 
@@ -64,7 +76,7 @@ def read_yaml(path: str | Path) -> YAMLFile:
     try:
         text = path.read_text(encoding='utf-8')
         _check_events(text)
-        loader = yaml.SafeLoader(text)
+        loader = Loader(text)
         node = loader.get_single_node()
         lines = dict(_find_lines(node))
         content = None if node is None else loader.construct_document(node)
@@ -77,9 +89,11 @@ def read_yaml(path: str | Path) -> YAMLFile:
         mark = getattr(error, 'problem_mark', None)
         problem = getattr(error, 'problem', None) or error
         line = mark.line + 1 if mark else None
-        raise UserError(f'not YAML: {problem}', file=path, line=line) from error
+        raise UserError(
+            f'not YAML: {shorten(problem)}', file=path, line=line
+        ) from error
     except ValueError as error:  # such as the 31st of February
-        raise UserError(f'not YAML: {error}', file=path) from error
+        raise UserError(f'not YAML: {shorten(error)}', file=path) from error
     if not isinstance(content, dict):
         raise UserError('the file holds no keys and values, as in `nc: 80`', file=path)
     return YAMLFile(path, content, lines)
@@ -120,7 +134,7 @@ def _find_lines(
             name = key.value if isinstance(key.value, str) else str(key.value)
             line = key.start_mark.line + 1
             if name in seen:
-                raise UserError(f'{name} stands here a second time', line=line)
+                raise UserError(f'{shorten(name)} stands here a second time', line=line)
             seen.add(name)
             yield from _find_lines(value, (*keys, name), line)
     elif isinstance(node, yaml.SequenceNode):

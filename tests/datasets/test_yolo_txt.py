@@ -558,6 +558,88 @@ def test_bad_data_yaml(yolo, text, message):
     assert error.value.file == yolo.root / 'data.yaml'
 
 
+LONG = 'long' * 10_000
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "train: a\nnames: {'0': cat, '1': dog}",
+        "train: a\nnames: {0: cat, '1': dog}\nnc: '2'",
+        '\ufefftrain: a\nnames: [cat, dog]\nnc: 2',
+        '{"train": "a", "names": ["cat", "dog"]}',
+    ],
+)
+def test_plain_data_yaml(yolo, text):
+    assert read_data_yaml(yolo.yaml(text))['classes'] == NAMES
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('train: a\nnames: {0: a, 00: b, 1: c}', 'two of the keys mean the same'),
+        ('train: a\nnames: {0: a, 0x0: b, 1: c}', 'two of the keys mean the same'),
+        ('train: a\nnames: {0: a, 1.0: b}', '1.0 is no integer'),
+        ('train: a\nnames: {true: a}', 'True is no integer'),
+        ('train: a\nnames: {null: a}', 'None is no integer'),
+        ('train: a\nnames: {-1: a, 0: b}', '1 is missing'),
+        ('train: a\nnames: {? [0] : a}', 'not YAML'),
+        ('train: a\nnames: [[a]]', r"class 0 of names is \['a'\]"),
+        ('train: a\nnames: [1.5]', 'class 0 of names is 1.5'),
+        ("train: a\nnames: [a]\nnc: '1.0'", "nc: it is '1.0', but"),
+        ('train: a\nnames: [a]\nnc:', 'nc: it is None, but'),
+        ('train: a\nnames: [a]\nnc: [1]', r'nc: it is \[1\], but'),
+        (f'train: a\nnames: {LONG}', "'longlong.*long' is no list of class names"),
+        (f'train: a\nnames: {{{LONG[:1000]}: a}}', "'longlong.*long' is no integer"),
+        (f'train: a\nnames: [{LONG}, {LONG}]', "'longlong.*long' stands here 2 times"),
+        (f'train: a\nnames: [a]\nnc: {LONG}', "nc: it is 'longlong"),
+        (f'train: {{{LONG[:1000]}: a}}\nnames: [a]', 'train: .* is neither a folder'),
+        (f'train: a\npath: [{LONG}]\nnames: [a]', 'path: .* is no folder'),
+        (f'{LONG[:1000]}: a\n{LONG[:1000]}: b', 'longlong.* stands here a second time'),
+        (f'a: !{LONG} b', 'not YAML: could not determine'),
+    ],
+)
+def test_odd_data_yaml(yolo, text, message):
+    with pytest.raises(UserError, match=f'data.yaml.*{message}') as error:
+        read_data_yaml(yolo.yaml(text))
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (json.dumps(dict(images=[LONG])).encode(), 'a list .* JSON or XML: \'{"images'),
+        (b'images/train/0.png\nimages/\x00.png', 'the file is not text: it holds NUL'),
+        (b'\xff', 'the file is not text in UTF-8'),
+        (LONG.encode(), '(?s)1 of the 1 images .*long: the image does not exist'),
+        (b'\x1b[31m.png', r'(?s)x1b\[31m.png: the image does not exist'),
+    ],
+)
+def test_what_is_no_list_of_images(yolo, content, message):
+    (yolo.root / 'list.txt').write_bytes(content)
+    yolo.yaml('train: list.txt\nnames: [cat, dog]')
+    with pytest.raises(ValueError, match=message) as error:
+        yolo.build()
+    assert len(str(error.value)) < 1200 and '\x1b' not in str(error.value)
+
+
+def test_messages_about_sources_and_labels_are_bounded(yolo):
+    yolo.yaml(f'train: "{LONG}\\x1b"\nnames: [cat, dog]')
+    with pytest.raises(FileNotFoundError, match='longlong.* does not exist') as source:
+        yolo.build()
+    yolo.yaml(
+        f'train: images/train\nnames: [{", ".join(f"n{i}" for i in range(9999))}]'
+    )
+    with pytest.raises(UserError, match='names: they are') as names:
+        yolo.build(metainfo=dict(classes=NAMES))
+    yolo.yaml()
+    yolo.add(3, *[f'0 0.5 0.5 0.5 {LONG}\x1b[31m'] * 30)
+    with pytest.raises(UserError, match='30 broken lines') as lines:
+        yolo.build()
+    texts = [str(error.value) for error in (source, names, lines)]
+    assert max(map(len, texts)) < 13_000 and not any('\x1b' in text for text in texts)
+
+
 def test_bombs_end_soon(yolo):
     bomb = 'a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n' + ''.join(
         f'a{i + 1}: &a{i + 1} [{", ".join([f"*a{i}"] * 10)}]\n' for i in range(20)
