@@ -12,6 +12,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from .checkpoints import LAST
 from .runner import unwrap_model
 
 Losses = dict[str, Tensor | list[Tensor]]
@@ -112,10 +113,12 @@ def check_parameters(runner: Runner, state: dict[str, Tensor]) -> None:
 
 def describe_last_checkpoint(runner: Runner) -> str:
     """Where a run's last checkpoint is, in a sentence."""
-    last = Path(runner.work_dir, 'last_checkpoint')  # written after a save
+    last = Path(runner.work_dir, LAST)  # written after a save
     if not last.is_file():
         return 'No checkpoint was saved.'
-    return f'The last checkpoint is {last.read_text().strip()}.'
+    path = Path(last.read_text().strip())
+    moved = Path(runner.work_dir, path.name)  # as the folder may have been
+    return f'The last checkpoint is {moved if moved.is_file() else path}.'
 
 
 def with_copied_labels(kwargs: dict[str, object]) -> dict[str, object]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 from ..utils.messages import shorten, show
+from .checkpoints import check_training_state
 from .optimizer_state import check_optimizer
 from .state_checks import (
     MAX_COUNT,
@@ -51,24 +52,18 @@ def accept_training_state(checkpoint: dict, runner: Runner, source: str) -> None
         source: The file, for messages.
 
     Raises:
-        UserError: There is no training state, or it cannot be this run's.
+        UserError: The training state is missing in part, or cannot be this run's.
     """
-    if not {'meta', 'message_hub'} <= checkpoint.keys():
-        raise UserError(
-            'the file holds weights but no training state: to start from them set '
-            'load_from in the config, and do not resume (--resume)',
-            file=source,
-        )
+    check_training_state(checkpoint, runner, source)
     try:
         check_meta(checkpoint['meta'], runner.train_loop)
         info = check_message_hub(checkpoint['message_hub'])
         keep_own_files(info, find_checkpoint_folder(runner))
-        if 'optimizer' in checkpoint:
-            check_optimizer(checkpoint['optimizer'], runner.optim_wrapper)
-        if runner.param_schedulers is not None and 'param_schedulers' in checkpoint:
+        check_optimizer(checkpoint['optimizer'], runner.optim_wrapper)
+        if runner.param_schedulers is not None:
             check_schedulers(checkpoint['param_schedulers'], runner.param_schedulers)
         ema = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
-        if ema is not None and 'ema_state_dict' in checkpoint:
+        if ema is not None:
             check_averages(
                 checkpoint['ema_state_dict'],
                 ema.ema_model.state_dict(),

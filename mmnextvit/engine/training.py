@@ -8,51 +8,66 @@ from mmengine.config import Config
 
 from ..utils.errors import UserError
 from ..utils.files import existing_file
+from .checkpoints import LAST, find_last_checkpoint, read_whole
 from .hooks import CheckpointFitHook
 from .loops import resumable
 
 FIT_HOOKS = 'CheckpointFitHook', 'mmdet.CheckpointFitHook', CheckpointFitHook
 
 
-def find_checkpoint_to_resume(work_dir: Path, resume: str | None) -> str | None:
+def find_checkpoint_to_resume(
+    work_dir: Path, resume: str | None, folder: Path | None = None
+) -> str | None:
     """The checkpoint to continue from, or ``None`` for a new run.
 
     Args:
         work_dir: The folder of the run.
         resume: A checkpoint file, 'latest' for the last one of ``work_dir``, or
             ``None`` for a new run.
+        folder: The folder of the run's checkpoints, if it is another one.
 
     Raises:
-        UserError: The folder holds a run that a new one would overwrite, or does not
-            say which of its checkpoints is the last one.
-        MissingFileError: The checkpoint does not exist.
+        UserError: The folder holds a run that a new one would overwrite, or the
+            checkpoint is damaged, or no run can go on from it.
+        MissingFileError: The checkpoint does not exist; of 'latest', no whole one.
     """
-    last = work_dir / 'last_checkpoint'
-    checkpoints = sorted(p.name for p in work_dir.glob('*.pth'))
+    folder = folder or work_dir
+    first = os.environ.get('RANK', '0') == '0'
+    # What is empty holds nothing of a run: a disk may have been full.
+    held = [p for p in (*folder.glob('*.pth'), work_dir / LAST) if has_content(p)]
     if resume == 'latest':
-        if last.is_file():
-            path = Path(last.read_text().strip())
-            moved = work_dir / path.name  # the folder may have been moved or copied
-            return existing_file(
-                str(moved if moved.is_file() else path), f'{last} names a file that'
-            )
-        if checkpoints:
-            raise UserError(
-                f'{work_dir} has no file last_checkpoint: say which of its checkpoints '
-                f'({", ".join(checkpoints)}) to resume (--resume FILE)'
-            )
-        print(f'{work_dir} holds no checkpoint: a new run begins')
-        return None
+        if not held:
+            print(f'{work_dir} holds no checkpoint: a new run begins')
+            return None
+        path, skipped = find_last_checkpoint(work_dir, folder)
+        if skipped and first:
+            print(f'Resuming {path}, the newest whole checkpoint of {folder}, since:')
+            print(*(f'- {reason}' for reason in skipped), sep='\n', flush=True)
+        return str(path)
     if resume:
         existing_file(resume, 'checkpoint')
-    own = resume and Path(resume).resolve().parent == work_dir.resolve()
-    held = checkpoints or last.is_file()
-    if held and not own and os.environ.get('RANK', '0') == '0':
+    own = resume and Path(resume).resolve().parent == folder.resolve()
+    if held and not own and first:
         raise UserError(
             f'{work_dir} holds another run, which this one would overwrite: resume '
             'that one (--resume), or choose another folder (--work-dir)'
         )
+    if resume and '://' not in resume:
+        read_whole(Path(resume).expanduser())
     return resume
+
+
+def has_content(path: Path) -> bool:
+    """Whether a path is a file that is not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def find_checkpoint_folder(cfg: Config) -> Path:
+    """Where a config has its checkpoints saved."""
+    work_dir = Path(cfg.work_dir)
+    hooks = cfg.get('default_hooks') or {}
+    out_dir = (hooks.get('checkpoint') or {}).get('out_dir')
+    return Path(out_dir, work_dir.resolve().name) if out_dir else work_dir
 
 
 def config_to_train(
@@ -79,7 +94,9 @@ def config_to_train(
     cfg = copy.deepcopy(cfg)
     if cfg.get('resume') and not resume:
         resume = cfg.get('load_from') or 'latest'
-    checkpoint = find_checkpoint_to_resume(Path(cfg.work_dir), resume)
+    checkpoint = find_checkpoint_to_resume(
+        Path(cfg.work_dir), resume, find_checkpoint_folder(cfg)
+    )
     if checkpoint:
         cfg.load_from = checkpoint
     elif cfg.get('load_from'):

@@ -1,22 +1,30 @@
 """Which checkpoint a run continues from, and what options make of a config."""
 
 import copy
+from pathlib import Path
 
 from mmnextvit.engine.training import config_to_train, find_checkpoint_to_resume
 
 import pytest
+import torch
+
+
+def save_state(path: Path) -> None:
+    """Writes a file with every part that a run goes on from."""
+    parts = ('meta', 'message_hub', 'optimizer', 'state_dict')
+    torch.save(dict.fromkeys(parts, {'weight': torch.ones(1)}), path)
 
 
 def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
     resume = find_checkpoint_to_resume
     run, other = tmp_path / 'run', tmp_path / 'other.pth'
-    other.touch()
+    save_state(other)
     assert resume(run, None) is None  # a new folder
     assert resume(run, 'latest') is None
     assert 'holds no checkpoint: a new run begins' in capsys.readouterr().out
     assert resume(run, str(other)) == str(other)
     run.mkdir()
-    (run / 'epoch_3.pth').touch()
+    save_state(run / 'epoch_3.pth')
     (run / 'last_checkpoint').write_text('/gone/run/epoch_3.pth')
     assert resume(run, 'latest') == str(run / 'epoch_3.pth')
     assert resume(run, str(run / 'epoch_3.pth')) == str(run / 'epoch_3.pth')
@@ -26,8 +34,11 @@ def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('RANK', '1')  # only the first process looks
     assert resume(run, None) is None
     (run / 'last_checkpoint').write_text('/gone/run/epoch_4.pth')
+    (run / 'epoch_3.pth').rename(tmp_path / 'epoch_3.pth')
     with pytest.raises(FileNotFoundError, match='last_checkpoint names .*epoch_4.pth'):
         resume(run, 'latest')
+    (tmp_path / 'epoch_3.pth').rename(run / 'epoch_3.pth')
+    assert resume(run, 'latest') == str(run / 'epoch_3.pth')
     with pytest.raises(
         FileNotFoundError, match='checkpoint nowhere.pth does not exist'
     ):
@@ -59,7 +70,7 @@ def test_options_change_a_copy_of_the_config(cfg):
 def test_the_configs_own_resume_counts(cfg, tmp_path):
     (tmp_path / 'run').mkdir()
     checkpoint = tmp_path / 'run' / 'epoch_3.pth'
-    checkpoint.touch()
+    save_state(checkpoint)
     (tmp_path / 'run' / 'last_checkpoint').write_text(str(checkpoint))
     cfg.resume = True
     resumed = config_to_train(cfg)
