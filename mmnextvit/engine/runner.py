@@ -4,6 +4,7 @@ import contextlib
 import copy
 import ctypes
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
 from ..utils.errors import UserError
+from ..utils.files import atomic_write
 from ..weights.contents import read_dataset_meta
 from ..weights.loading import adapt, check
 from .progress import collect_progress
@@ -119,6 +121,35 @@ def check_number_of_classes(model: nn.Module, checkpoint: str) -> None:
             'take the config that it was trained with',
             file=checkpoint,
         )
+
+
+class RunConfig(Config):
+    """A run's config, which is formatted once, and written whole or not at all.
+
+    MMEngine formats it anew in each place that has its text, among them each
+    checkpoint: that takes longer than to write the checkpoint.
+
+    Args:
+        cfg: The config, which is copied.
+    """
+
+    def __init__(self, cfg: Config) -> None:
+        self.__setstate__(copy.deepcopy(cfg).__getstate__())
+
+    @property
+    def pretty_text(self) -> str:
+        content = str(self.to_dict())
+        known, text = self.__dict__.get('_formatted', (None, ''))
+        if content != known:
+            text = super().pretty_text
+            self.__dict__['_formatted'] = content, text
+        return text
+
+    def dump(self, file: str | Path | None = None) -> str | None:
+        if file is None:
+            return super().dump()
+        with atomic_write(file) as scratch:
+            return super().dump(scratch)
 
 
 class ResumableRunner(Runner):
@@ -219,7 +250,7 @@ def build_runner(cfg: Config) -> Runner:
     if not is_cuda_available():
         keep_freed_memory()
     on_cpus = launcher != 'none' and not is_cuda_available()
-    return (CPURunner if on_cpus else ResumableRunner).from_cfg(cfg)
+    return (CPURunner if on_cpus else ResumableRunner).from_cfg(RunConfig(cfg))
 
 
 def unwrap_model(runner: Runner) -> nn.Module:
