@@ -39,6 +39,7 @@ from .deploy.exported import (
 )
 from .deploy.finite import check_finite
 from .engine.interrupt import InterruptHook, catch_signals
+from .engine.lock import training_lock
 from .engine.peers import watch_peers
 from .engine.runner import (
     build_array_pipeline,
@@ -88,12 +89,12 @@ def train(
 
     Raises:
         UserError: The config, its data or a checkpoint is at fault, or ``work_dir``
-            holds another run.
+            holds another run, or another training writes there now.
         KeyboardInterrupt: A signal ended the training, after a checkpoint was saved.
     """
     cfg = copy.deepcopy(cfg)
     cfg.work_dir = str(work_dir or choose_work_dir(cfg))
-    with catch_signals() as signals:
+    with training_lock(cfg), catch_signals() as signals:
         runner = build_runner(config_to_train(cfg, resume, amp, auto_scale_lr))
         runner.register_hook(InterruptHook(signals))
         with watch_peers(runner.launcher):

@@ -1,0 +1,136 @@
+"""One training at a time in one folder."""
+
+import contextlib
+import errno
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..utils.errors import UserError
+
+FILE = '.training.lock'  # in a work dir, for as long as a training writes there
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what a lock of another fails with
+RANKS = {  # where a launcher says which of its processes this one is
+    'pytorch': 'RANK',
+    'slurm': 'SLURM_PROCID',
+    'mpi': 'OMPI_COMM_WORLD_RANK',
+}
+
+_held: set[Path] = set()  # by this process, which its own locks do not stop
+
+
+@contextmanager
+def training_lock(cfg: Config) -> Iterator[None]:
+    """Keeps every other training out of a config's ``work_dir``, which is made.
+
+    Of several processes of one training the first has the lock for all, on any number
+    of machines. The system takes it from a process that ends, however it ends. Over
+    NFS it holds between machines, if the mount has locks; where the file system has
+    none, a warning says so. A folder that was made, and into which nothing came, is
+    removed.
+
+    Raises:
+        UserError: Another training is there, or ``work_dir`` is a file.
+        OSError: The folder cannot be written to.
+    """
+    variable = RANKS.get(cfg.get('launcher', 'none'))
+    if variable and os.environ.get(variable, '0') != '0':
+        yield
+        return
+    folder = Path(cfg.work_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f'{folder} is a file: choose another folder for the run (--work-dir)'
+        )
+    with contextlib.ExitStack() as stack:
+        for missing in [p for p in (folder, *folder.parents) if not p.exists()][::-1]:
+            missing.mkdir(exist_ok=True)
+            stack.callback(_remove_empty, missing)
+        stack.enter_context(_locked(folder.resolve() / FILE, folder))
+        yield
+
+
+@contextmanager
+def _locked(path: Path, folder: Path) -> Iterator[None]:
+    """
+    Args:
+        path: The file to lock.
+        folder: Its folder, for the messages.
+    """
+    if path in _held:
+        raise _refusal(folder, f'process {os.getpid()}, this one')
+    descriptor = _open_locked(path, folder)
+    _held.add(path)
+    with contextlib.suppress(OSError):  # a disk may be full, and it is a help only
+        os.write(descriptor, f'process {os.getpid()} on {platform.node()}'.encode())
+    try:
+        yield
+    finally:
+        _held.remove(path)
+        # What opened the file before it was removed sees so once it has the lock.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _open_locked(path: Path, folder: Path) -> int:
+    """A descriptor of a file that this process has locked.
+
+    Raises:
+        UserError: Another process has.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            if error.errno in HELD:
+                owner = os.read(descriptor, 200).decode(errors='replace')
+                os.close(descriptor)
+                raise _refusal(folder, owner or 'another process') from error
+            print(
+                f'The file system of {folder} has no locks ({error.strerror}): a '
+                'second training there would not be noticed',
+                file=sys.stderr,
+            )
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.ftruncate(descriptor, 0)
+                return descriptor
+        os.close(descriptor)  # its owner has just removed it
+
+
+def _lock(descriptor: int) -> None:
+    """Locks a file for this process alone, without waiting.
+
+    These locks are not inherited: a data-loader worker that outlives a killed process
+    has none. Those of ``flock``, and so of the package ``filelock``, would be.
+    """
+    if sys.platform == 'win32':
+        import msvcrt
+
+        os.lseek(descriptor, 2**20, os.SEEK_SET)  # what is locked cannot be read
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _refusal(folder: Path, owner: str) -> UserError:
+    return UserError(
+        f'{folder}: another training writes there now ({owner}). Wait until it has '
+        'ended, or choose another folder (--work-dir)'
+    )
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
