@@ -65,6 +65,8 @@ class WholeCheckpointHook(CheckpointHook):
     that one which goes on in another folder leaves those of the first alone.
     """
 
+    file_backend: Any
+
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
         info = runner.message_hub.runtime_info

@@ -1,15 +1,21 @@
 """Training as a user starts it: from another folder, on a CPU, on tiny data."""
 
 import json
+import os
 import re
 import shutil
+
+from mmnextvit.engine.lock import training_lock
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from tests.helpers.commands import refusal, run_here
+from tests.helpers.full_disk import limit_file_size
+from tests.helpers.kill_training import kill_training
 from tests.helpers.tiny_run import run_tool
 
 pytestmark = pytest.mark.slow
@@ -142,3 +148,62 @@ def test_a_folder_with_another_run_is_refused(copy):
 def test_wrong_arguments(trained, args, message):
     assert re.search(message, refusal('train', *args, cwd=trained.folder))
     assert not (trained.folder / 'n').exists()
+
+
+@pytest.mark.parametrize(
+    'folder, message',
+    [
+        ('tiny.py', 'tiny.py is a file: choose another folder'),
+        ('tiny.py/run', 'tiny.py/run: Not a directory'),
+        ('n' * 300, 'n: File name too long'),
+        ('/proc/run', '/proc/run: No such file or directory'),
+    ],
+)
+def test_a_folder_that_cannot_be_written(trained, capfd, folder, message):
+    before = snapshot(trained.folder)
+    output = run_here(
+        *('train', 'tiny.py', '--work-dir', folder),
+        cwd=trained.folder,
+        capfd=capfd,
+        code=1,
+    )
+    assert output.startswith('mmnextvit train: ') and message in output
+    assert len(output.splitlines()) == 1
+    assert snapshot(trained.folder) == before
+
+
+def test_a_full_disk_does_not_block_the_next_try(trained, tmp_path, capfd):
+    """The files of the log fit, a checkpoint does not."""
+    folder = tmp_path / 'run'
+    command = ('train', 'tiny.py', '--work-dir', folder, '--cfg-options')
+    options = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+    with limit_file_size(500_000):
+        output = run_here(*command, *options, cwd=trained.folder, capfd=capfd, code=1)
+    last = output.strip().splitlines()[-1]
+    assert last == f'mmnextvit train: {folder}/epoch_1.pth: File too large'
+    assert 'Traceback' not in output
+    assert not list(folder.glob('*.pth')) and not list(folder.glob('.*'))
+    assert not (folder / 'last_checkpoint').exists()
+    run_here(*command, *options, cwd=trained.folder, capfd=capfd)
+    assert (folder / 'epoch_1.pth').exists()
+
+
+def test_best_weights_and_a_second_training_are_refused(copy):
+    before = snapshot(copy)
+    work_dir = copy / 'work_dirs' / 'tiny'
+    (best,) = work_dir.glob('best_*.pth')
+    message = refusal('train', 'tiny.py', '--resume', best, cwd=copy)
+    assert 'holds no state of the optimizer' in message and 'load_from' in message
+    with training_lock(Config(dict(work_dir=str(work_dir)))):
+        message = refusal('train', 'tiny.py', '--resume', cwd=copy)
+    assert message.startswith('work_dirs/tiny: another training writes there now')
+    assert snapshot(copy) == before
+
+
+def test_a_training_that_is_killed_goes_on(tmp_path):
+    """At KILLS moments; ``python -m tests.helpers.kill_training`` has twenty."""
+    moments = int(os.environ.get('KILLS', 2))
+    torch.set_num_threads(1)  # a process with more cannot be forked
+    kills = kill_training(tmp_path, moments)
+    assert sum(kills.kinds.values()) == moments
+    assert kills.difference < 1e-6

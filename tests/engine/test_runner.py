@@ -1,5 +1,6 @@
 """What a machine without a GPU gets, and the memory that it keeps."""
 
+import copy
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from mmnextvit.utils.errors import UserError
 import pytest
 import torch
 from mmengine.config import Config
+from yapf.yapflib import yapf_api
 
 from tests.helpers.tiny_run import ROOT, run_command
 
@@ -81,3 +83,35 @@ def test_a_launcher_that_did_not_start_this_process(launcher, monkeypatch):
     monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=f'{command}.*{variable}'):
         runner.build_runner(Config(dict(launcher=launcher)))
+
+
+def test_a_run_formats_its_config_once(load_config, monkeypatch, tmp_path):
+    """MMEngine asks for its text in the log, in each checkpoint and so on."""
+    plain = load_config('yolov5_nextvit_s')
+    expected, calls = plain.pretty_text, []
+
+    def count(*args: object, **kwargs: object) -> tuple[str, bool]:
+        calls.append(args)
+        return format_code(*args, **kwargs)
+
+    format_code = yapf_api.FormatCode
+    monkeypatch.setattr(yapf_api, 'FormatCode', count)
+    cfg = runner.RunConfig(plain)
+    assert cfg.pretty_text == cfg.dump() == expected
+    copied = copy.deepcopy(cfg)
+    copied.dump(tmp_path / 'config.py')
+    assert (tmp_path / 'config.py').read_text() == expected
+    assert [p.name for p in tmp_path.iterdir()] == ['config.py']
+    assert len(calls) == 1
+    copied.model.backbone.arch = 'large'
+    assert "arch='large'" in copied.pretty_text and len(calls) == 2
+    assert cfg.pretty_text == expected
+    assert (cfg.filename, cfg.model) == (plain.filename, plain.model)
+    cfg.work_dir = 'here'
+    assert 'work_dir' not in plain
+
+
+def test_a_runner_gets_such_a_config(monkeypatch):
+    monkeypatch.setattr(runner, 'keep_freed_memory', lambda: None)
+    monkeypatch.setattr(runner.Runner, 'from_cfg', lambda cfg: cfg)
+    assert isinstance(runner.build_runner(Config(dict(a=1))), runner.RunConfig)
