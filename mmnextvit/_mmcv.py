@@ -7,6 +7,7 @@ mmcv by an assertion, though they work with it. `prepare_mmcv` gets past both, a
 nothing else in the package knows of it.
 """
 
+import functools
 import importlib
 import os
 import sys
@@ -29,7 +30,7 @@ def prepare_mmcv() -> None:
     """Make `mmcv.ops`, `mmdet` and `mmyolo` importable, and log which ops are used.
 
     Call it before anything that imports them. Compiled ops and versions that are
-    accepted anyway are left alone.
+    accepted anyway are left alone. mmcv resizes to no less than a pixel then.
     """
     import mmcv
     from mmengine.logging import print_log
@@ -45,6 +46,7 @@ def prepare_mmcv() -> None:
             f"torchvision's NMS and average RoIAlign, since mmcv {mmcv.__version__} "
             'has no compiled ops here'
         )
+    _keep_a_pixel(mmcv)
     refused = _import_refusing(mmcv)
 
     # One word per run is enough: no echo from data-loader workers or other ranks.
@@ -58,6 +60,25 @@ def prepare_mmcv() -> None:
                 f'mmcv {ACCEPTED_MMCV}, which they allow.',
                 stacklevel=3,
             )
+
+
+def _keep_a_pixel(mmcv: ModuleType) -> None:
+    """Has mmcv resize no side of an image to less than a pixel.
+
+    Scaled to 640 pixels, 30000 x 2 pixels would have no height. OpenCV fails there, and
+    one odd image ends a run.
+    """
+    imresize = mmcv.imresize
+    if hasattr(imresize, '__wrapped__'):
+        return
+
+    @functools.wraps(imresize)
+    def resize(img: Any, size: tuple[int, int], *args: Any, **kwargs: Any) -> Any:
+        width, height = size
+        return imresize(img, (max(width, 1), max(height, 1)), *args, **kwargs)
+
+    for module in (mmcv, mmcv.image, mmcv.image.geometric):
+        module.imresize = resize
 
 
 def _import_refusing(mmcv: Any) -> list[str]:

@@ -30,7 +30,7 @@ for package, command in [
 send_nothing()  # before MMDetection, which imports Albumentations where that is
 prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 
-from .datasets import images  # noqa: E402, F401
+from .datasets import loading  # noqa: E402, F401
 from .engine import (  # noqa: E402
     bad_loss,  # noqa: F401
     data_report,  # noqa: F401

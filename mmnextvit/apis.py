@@ -152,9 +152,7 @@ def test(
         cfg.test_cfg.fp16 = True  # MMEngine's name of it
     if show_dir is not None:
         cfg.default_hooks.visualization = dict(
-            type='mmdet.DetVisualizationHook',
-            draw=True,
-            test_out_dir=str(Path(show_dir).resolve()),
+            type='mmdet.DrawTestHook', out_dir=str(Path(show_dir).resolve())
         )
     runner = build_runner(cfg)
     if amp:

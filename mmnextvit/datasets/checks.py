@@ -6,35 +6,28 @@ an epoch. `VerifiedDataMixin` makes errors and warnings of these for MMDetection
 datasets.
 """
 
-import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine import fileio
-from mmengine.fileio.backends import LocalBackend
-from mmengine.logging import print_log
+from mmengine.dataset import Compose
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import first_few, shorten, show
-from .images import (
-    BrokenImageError,
-    find_broken_images,
-    find_missing_files,
-    use_verified_loader,
-)
+from ..utils.files import check_is_file
+from ..utils.messages import first_few, shorten, show, tell
+from .faults import describe_broken, describe_missing, describe_remarks, settle, warn
+from .files import find_missing_files, is_local
+from .images import REMARKS, BrokenImageError, check_images
+from .loading import verify_loading
 from .mmdet_bases import DetDataset
 
 MAX_CLASS_CHARS = 2000  # COCO's 80 names have 900, to be copied into a config
-
-
-def warn(message: str) -> None:
-    """Logs a warning with the run's logger."""
-    print_log(message, logger='current', level=logging.WARNING)
 
 
 # ------------------------------------------------------------------ boxes and classes
@@ -109,7 +102,28 @@ def check_class_names(names: str | Sequence[str]) -> None:
         raise UserError(f'metainfo=dict(classes={show_classes(names)}) {fault}')
 
 
+def complete_metainfo(metainfo: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's meta information as all of our datasets have it.
+
+    ``ConcatDataset`` joins only datasets whose information is equal: the classes are a
+    tuple. MMDetection draws only what has a colour: the palette begins anew where
+    there are more classes.
+    """
+    classes, palette = tuple(metainfo['classes']), metainfo.get('palette')
+    if isinstance(palette, (list, tuple)) and 0 < len(palette) < len(classes):
+        palette = [palette[i % len(palette)] for i in range(len(classes))]
+        return {**metainfo, 'classes': classes, 'palette': palette}
+    return {**metainfo, 'classes': classes}
+
+
 # ------------------------------------------------------------------------- datasets
+
+
+def make_marks(count: int) -> dict[str, torch.Tensor]:
+    """Flags in shared memory for samples, by the keys of `REMARKS`."""
+    return {
+        key: torch.zeros(count, dtype=torch.bool).share_memory_() for key in REMARKS
+    }
 
 
 class VerifiedDataMixin(DetDataset):
@@ -117,21 +131,23 @@ class VerifiedDataMixin(DetDataset):
 
     Mix it in before such a class. Faults that it meets while annotations are parsed go
     to ``self.box_faults`` and are reported in one warning. Images are read through
-    `LoadVerifiedImage` wherever the pipeline says ``LoadImageFromFile``; a pipeline
-    that a hook puts in later must name it itself.
+    `LoadVerifiedImage` wherever the pipeline has ``LoadImageFromFile``, also in a
+    pipeline that a hook puts in later.
 
     Args:
-        skip_broken: For training: go on without images that are missing, truncated
-            or undecodable. Each is named once in a warning, and `DataReportHook`
-            counts them. Without it they are errors.
-        decode_all: Decode every image beforehand, so that all broken ones are named
-            at once; with ``skip_broken`` they are left out.
+        skip_broken: For training: go on without images that are missing, truncated,
+            undecodable, or of another size than their annotations say. Each is named
+            once in a warning, and `DataReportHook` counts them. Without it they are
+            errors.
+        decode_all: Decode every image beforehand and compare its size with its
+            annotations, so that all broken ones are named at once; with
+            ``skip_broken`` they are left out.
         pipeline: Transforms, as for MMEngine's ``BaseDataset``.
 
     Attributes:
-        broken: Bool tensor in shared memory, one flag for each sample: what this
-            process and the data loader's workers met as broken. Empty until the data
-            are loaded.
+        marks: Bool tensors in shared memory, one flag for each sample, by the keys of
+            `REMARKS`: what this process and the data loader's workers met. Empty until
+            the data are loaded. `DataReportHook` reports them.
         box_faults: File names or places of the boxes that are dropped, by fault.
 
     Raises:
@@ -157,18 +173,49 @@ class VerifiedDataMixin(DetDataset):
         self.skip_broken = skip_broken
         self.decode_all = decode_all
         self.box_faults: dict[str, list[str]] = defaultdict(list)
-        self.broken = torch.zeros(0, dtype=torch.bool)
-        super().__init__(*args, pipeline=use_verified_loader(pipeline), **kwargs)
+        self.marks = make_marks(0)
+        super().__init__(*args, pipeline=pipeline, **kwargs)
+
+    @property
+    def pipeline(self) -> Compose:
+        """What samples go through; a hook may replace it."""
+        return self._pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Compose) -> None:
+        self._pipeline = verify_loading(pipeline)
+
+    @property
+    def broken(self) -> torch.Tensor:
+        """Of each sample, whether it was met as broken."""
+        return self.marks['broken']
 
     def full_init(self) -> None:
         if self._fully_initialized:
             return
         super().full_init()
-        self.broken = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+        self.marks = make_marks(len(self))
+
+    def prepare_data(self, idx: int) -> Any:
+        """A sample through the pipeline, which may ask the dataset for others."""
+        info = self.get_data_info(idx)
+        try:
+            data = self.pipeline(dict(info, dataset=self))
+        except (cv2.error, MemoryError) as error:
+            size = f'{info["width"]} x {info["height"]}'
+            raise BrokenImageError(
+                f'the pipeline cannot prepare this image of {size} pixels (sample '
+                f'{idx}): {tell(error)}',
+                file=info['img_path'],
+            ) from error
+        if isinstance(data, dict):
+            data.pop('dataset', None)
+        return data
 
     def load_data_list(self) -> list[dict]:
         self._check_classes()
         self._check_ann_file()
+        self._metainfo = complete_metainfo(self._metainfo)
         data_list = self._read_data_list()
         if not data_list:
             raise UserError('the file lists no images', file=self.ann_file)
@@ -181,11 +228,21 @@ class VerifiedDataMixin(DetDataset):
                 'on',
                 file=self.ann_file,
             )
-        unusable = self._find_unusable_images([data['img_path'] for data in data_list])
+        unusable = self._find_unusable_images(data_list)
         return [data for data in data_list if data['img_path'] not in unusable]
 
     def filter_data(self) -> list[dict]:
         return self._check_filtered(super().filter_data())
+
+    def note(self, index: int, remarks: Iterable[str]) -> None:
+        """Marks a sample, for the report.
+
+        Args:
+            index: The sample.
+            remarks: Keys of `REMARKS`.
+        """
+        for key in remarks:
+            self.marks[key][index] = True
 
     def replace_broken(self, index: int, error: BrokenImageError) -> dict:
         """Marks a sample as broken and gives another one's info, at random.
@@ -198,7 +255,7 @@ class VerifiedDataMixin(DetDataset):
             BrokenImageError: No image is left.
         """
         if not self.broken[index]:
-            self.broken[index] = True
+            self.note(index, ['broken'])
             warn(f'{error} (sample {index}): skipped')
         whole = (~self.broken).nonzero()
         if not len(whole):
@@ -230,44 +287,41 @@ class VerifiedDataMixin(DetDataset):
                 'val_dataloader or test_dataloader',
                 file=self.ann_file,
             )
+        if is_local(self.ann_file, self.backend_args):
+            check_is_file(self.ann_file)
 
     def _find_missing(self, paths: Sequence[str]) -> list[str]:
         """Files that are missing on a local disk.
 
         Elsewhere a look-up may cost a request: what reads a file names it.
         """
-        backend = fileio.get_file_backend(paths[0], backend_args=self.backend_args)
-        return find_missing_files(paths) if isinstance(backend, LocalBackend) else []
+        return (
+            find_missing_files(paths) if is_local(paths[0], self.backend_args) else []
+        )
 
-    def _find_unusable_images(self, paths: Sequence[str]) -> set[str]:
+    def _find_unusable_images(self, data_list: Sequence[dict]) -> set[str]:
         """Images that are missing or, with ``decode_all``, broken.
 
         Raises:
             MissingFileError: Images are missing and not skipped, or all are missing.
             BrokenImageError: Images are broken and not skipped, or all are broken.
         """
-        missing = self._find_missing(paths)
-        if missing:
-            message = (
-                f'{len(missing)} of the {len(paths)} images that {self.ann_file} '
-                f'names are missing: {first_few(missing)}'
-            )
-            if not self.skip_broken or len(missing) == len(set(paths)):
-                raise MissingFileError(
-                    f'{message}. Set data_prefix (now {self.data_prefix}) or data_root '
-                    f'(now {self.data_root!r}) of the dataset to where they lie'
-                )
-            warn(f'{message}: skipped')
-        unusable = set(missing)
+        paths = [data['img_path'] for data in data_list]
+        missing = set(self._find_missing(paths))
+        place = (
+            f'Set data_prefix (now {self.data_prefix}) or data_root (now '
+            f'{self.data_root!r}) of the dataset to where they lie'
+        )
+        settle(
+            describe_missing(sorted(missing), paths, self.ann_file, place),
+            self.skip_broken,
+        )
         if not self.decode_all:
-            return unusable
-        present = [path for path in paths if path not in unusable]
+            return missing
+        present = [data for data in data_list if data['img_path'] not in missing]
         title = f'Decoding the images of {Path(self.ann_file).name}'
-        broken = find_broken_images(present, title, self.backend_args)
-        if broken:
-            message = f'{len(broken)} of {len(present)} images are broken'
-            lines = '\n  '.join([f'{message}:', *map(str, broken.values())])
-            if not self.skip_broken or len(broken) == len(present):
-                raise BrokenImageError(lines)
-            warn(f'{lines}\n{message}: skipped')
-        return unusable | broken.keys()
+        broken, remarks = check_images(present, title, self.backend_args)
+        settle(describe_broken(broken, len(present)), self.skip_broken)
+        for line in describe_remarks(remarks, len(present), self.ann_file):
+            warn(line)
+        return missing | broken.keys()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ..utils.errors import MissingFileError, UserError
+from ..utils.files import check_is_file
 from ..utils.messages import first_few, shorten, show
 from ..utils.yaml_reader import YAMLFile, read_yaml
 from .values import WHOLE, read_lines
@@ -214,6 +215,7 @@ def _find_images_below(folder: str) -> list[str]:
 
 
 def _read_image_list(file: str, bases: Iterable[str]) -> list[str]:
+    check_is_file(file)
     try:
         lines = read_lines(Path(file).read_bytes())
     except UserError as error:

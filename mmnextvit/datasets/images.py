@@ -1,42 +1,210 @@
 """Reading image files, with an error that names the file where one isn't whole."""
 
 import io
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple
 
-import cv2
 import mmcv
 import numpy as np
-from mmcv.transforms import LoadImageFromFile
-from mmengine import fileio
 from mmengine.dist import get_rank
-from mmengine.registry import TRANSFORMS
+from mmengine.logging import print_log
 from PIL import Image
 from rich.progress import track
 
 from ..runtime import END_MARKERS, has_end
 from ..utils.errors import UserError
+from ..utils.files import check_is_file
+from ..utils.messages import tell
+from .cut_jpeg import Cut, measure_cut
+from .files import is_local, read_bytes
+
+MIN_SHARE = 0.95  # of the rows of a JPEG without an end, for it to be used
+ORIENTATION = 0x112  # EXIF's tag
+
+# What EXIF's orientations do to an image as it is stored, to show it upright.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
+INVERSE = {6: 8, 8: 6}  # the other turns are their own
+SIDEWAYS = (5, 6, 7, 8)  # those that swap width and height
+
+# What is to be told of a data set's images, by its name: "3 of 9 images ...".
+REMARKS = {
+    'broken': 'are broken and have been skipped',
+    'cut': 'lack their last bytes: their last rows are grey, at most 5 % of them',
+    'turned': (
+        'have an EXIF orientation that their annotations, which say their size, do '
+        'not show to count or not (a square image, or one turned by 180 degrees or '
+        'mirrored): they are turned as viewers show them'
+    ),
+}
+
+Size = tuple[int, int]  # width, height
 
 
 class BrokenImageError(UserError):
-    """An image that is empty, truncated or no image at all."""
+    """An image that cannot be used: empty, truncated, none at all, of another size."""
 
 
-def read_image(
+class WrongSizeError(BrokenImageError):
+    """An image whose size is not that of its annotations."""
+
+
+class Reading(NamedTuple):
+    """An image as it was read.
+
+    Attributes:
+        image: H x W x C (BGR) or H x W, usually uint8 in 0..255.
+        remarks: Keys of `REMARKS` that hold for it.
+        cut: How much of it is there, if it is a JPEG that lacks its last bytes.
+    """
+
+    image: np.ndarray
+    remarks: list[str]
+    cut: Cut | None = None
+
+
+class Header(NamedTuple):
+    """What stands in a file before the image.
+
+    Attributes:
+        size: Width and height as stored, before EXIF turns the image.
+        orientation: EXIF's, 1 to 8.
+        format: Pillow's name of it.
+    """
+
+    size: Size
+    orientation: int
+    format: str
+
+
+def read_header(file: str | io.BytesIO) -> Header | None:
+    """Size and orientation of an image; ``None`` for formats that Pillow cannot read.
+
+    Raises:
+        BrokenImageError: The image has more pixels than Pillow allows.
+    """
+    try:
+        with Image.open(file) as image:
+            # To look for EXIF that a header lacks, Pillow would decode a whole PNG.
+            has_exif = 'exif' in image.info or image.format == 'TIFF'
+            orientation = image.getexif().get(ORIENTATION) if has_exif else None
+            return Header(
+                image.size, orientation if orientation in TURNS else 1, image.format
+            )
+    except Image.DecompressionBombError as error:
+        raise BrokenImageError(
+            f'the image is too large: {error}. Scale it down; '
+            'PIL.Image.MAX_IMAGE_PIXELS sets the limit, at half of it'
+        ) from error
+    except Exception:  # Pillow raises many types; what loads the image decides
+        return None
+
+
+def read_image_size(path: str, backend_args: dict | None = None) -> Size:
+    """Width and height that the loaded image has, from the file's header.
+
+    Args:
+        path: File, local or of a backend that MMEngine knows.
+        backend_args: MMEngine's file backend.
+
+    Raises:
+        BrokenImageError: It is no image.
+        OSError: It cannot be looked at.
+        UserError: It is a FIFO or a device.
+    """
+    if is_local(path, backend_args):
+        check_is_file(path)
+        header = read_header(path)
+    else:
+        header = read_header(io.BytesIO(read_bytes(path, backend_args)))
+    if header and header.orientation not in SIDEWAYS:
+        return header.size
+    if header and header.format in ('JPEG', 'MPO'):
+        return header.size[::-1]
+    # Whether OpenCV turns other formats depends on its version.
+    height, width = read_image(path, backend_args=backend_args).shape[:2]
+    return width, height
+
+
+def find_unread_part(content: bytes) -> Cut | None:
+    """How much of a file's image is there; ``None`` for all of it.
+
+    Raises:
+        BrokenImageError: It is truncated, and no JPEG of which enough is there.
+    """
+    if has_end(content):
+        return None
+    cut = Cut(content, 0)
+    if content.startswith(b'\xff\xd8\xff'):
+        cut = measure_cut(content)
+    if not cut.height or cut.rows < MIN_SHARE * cut.height:
+        part = f' after {cut.rows} of {cut.height} rows' if cut.rows else ''
+        raise BrokenImageError(
+            f'the image is truncated{part}: copy or download it again'
+        )
+    return cut
+
+
+def orient(image: np.ndarray, header: Header | None, stated: Size) -> np.ndarray:
+    """An image in the orientation that its annotations were made in.
+
+    Args:
+        image: As it was decoded, turned by EXIF or as it is stored.
+        header: The file's.
+        stated: Width and height in the annotations.
+
+    Raises:
+        WrongSizeError: The image has another size in every orientation.
+    """
+    size = image.shape[1], image.shape[0]
+    if size == stated:
+        return image
+    if header and header.orientation in SIDEWAYS and size[::-1] == stated:
+        orientation = header.orientation
+        if size != header.size:  # it has been turned
+            orientation = INVERSE.get(orientation, orientation)
+        return np.ascontiguousarray(TURNS[orientation](image))
+    hint = ''
+    if size[::-1] == stated:
+        hint = ', the same turned by 90 degrees, which the file has no EXIF tag for'
+    raise WrongSizeError(
+        f'the image is {size[0]} x {size[1]} pixels (width x height), but its '
+        f'annotations say {stated[0]} x {stated[1]}{hint}. Correct width and height '
+        'there if the boxes are of this image, else put the annotated image here'
+    )
+
+
+def is_unsettled(header: Header | None, size: Size) -> bool:
+    """Whether an image's size does not show if boxes are of it as EXIF turns it."""
+    if header is None or header.orientation == 1:
+        return False
+    return header.orientation not in SIDEWAYS or size[0] == size[1]
+
+
+def load_image(
     path: str,
     color_type: str = 'color',
     imdecode_backend: str | None = None,
     backend_args: dict | None = None,
     decode_twice: bool = False,
-) -> np.ndarray:
-    """Reads an image and makes sure that it is whole.
+    stated: Size | None = None,
+) -> Reading:
+    """Reads an image, makes sure that it can be used, and says what is odd about it.
 
     A JPEG or PNG without its end marker is refused, since OpenCV's older versions
-    return it half grey. One that goes on after the marker is decoded by Pillow too,
-    which refuses truncated files. Every other file costs a comparison of a few bytes.
+    return it half grey, unless it is a JPEG of whose rows at least 95 % are there. One
+    that goes on after the marker is decoded by Pillow too, which refuses truncated
+    files. Of every other file only the header is read besides.
 
     Args:
         path: File, local or of a backend that MMEngine knows.
@@ -44,132 +212,107 @@ def read_image(
         imdecode_backend: mmcv's decoder; mmcv's global one if ``None``.
         backend_args: MMEngine's file backend.
         decode_twice: Have Pillow decode every JPEG and PNG.
+        stated: Width and height in the annotations, if there are any. An image that
+            EXIF turns sideways comes in the orientation that has this size.
 
-    Returns:
-        Image of H x W x C (BGR) or H x W, usually uint8 in 0..255.
+    Raises:
+        BrokenImageError: It names the file and what is wrong with it.
+        WrongSizeError: It has another size than ``stated``.
+    """
+    try:
+        content = read_bytes(path, backend_args)
+        if not content:
+            raise BrokenImageError('the file is empty')
+        header = read_header(io.BytesIO(content))
+        cut = find_unread_part(content)
+        for start, end in END_MARKERS.items():
+            if (
+                content.startswith(start)
+                and not cut
+                and (decode_twice or not content.endswith(end))
+            ):
+                Image.open(io.BytesIO(content)).load()
+        image = mmcv.imfrombytes(
+            cut.content if cut else content,
+            flag=color_type,
+            # OpenCV would print a warning that does not name the file.
+            backend='pillow' if cut else imdecode_backend,
+        )
+        if image is None:
+            raise BrokenImageError('the image is truncated, or no image')
+        image = image if stated is None else orient(image, header, stated)
+    except UserError as error:
+        kind = type(error) if isinstance(error, BrokenImageError) else BrokenImageError
+        raise kind(error.problem, file=path) from error
+    except Exception as error:  # OpenCV and Pillow raise many types
+        raise BrokenImageError(
+            f'the image cannot be read: {tell(error)}', file=path
+        ) from error
+    remarks = ['cut'] if cut else []
+    if stated is not None and is_unsettled(header, stated):
+        remarks.append('turned')
+    return Reading(image, remarks, cut)
+
+
+def read_image(path: str, **kwargs: object) -> np.ndarray:
+    """The image that `load_image` reads; a warning names one that lacks its end.
+
+    Args:
+        path: The file.
+        kwargs: Those of `load_image`.
 
     Raises:
         BrokenImageError: It names the file and what is wrong with it.
     """
-    try:
-        content = fileio.get(path, backend_args=backend_args)
-        if not content:
-            raise BrokenImageError('the file is empty', file=path)
-        if not has_end(content):
-            raise BrokenImageError(
-                'the image is truncated: copy or download it again', file=path
-            )
-        for start, end in END_MARKERS.items():
-            if content.startswith(start) and (
-                decode_twice or not content.endswith(end)
-            ):
-                Image.open(io.BytesIO(content)).load()
-        img = mmcv.imfrombytes(content, flag=color_type, backend=imdecode_backend)
-    except (OSError, SyntaxError, cv2.error) as error:  # PNG faults are SyntaxErrors
-        raise BrokenImageError(
-            f'the image cannot be read: {error}', file=path
-        ) from error
-    if img is None:
-        raise BrokenImageError('the image is truncated, or no image', file=path)
-    return img
+    image, _, cut = load_image(path, **kwargs)
+    if cut:
+        print_log(
+            f'{path}: the file lacks its last bytes. {cut.rows} of {cut.height} rows '
+            'of the image are there, the others are grey',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return image
 
 
-@TRANSFORMS.register_module()
-class LoadVerifiedImage(LoadImageFromFile):
-    """Loads an image like mmcv's ``LoadImageFromFile``, and names it if it is broken.
-
-    `VerifiedDataMixin` puts it in the place of ``LoadImageFromFile``, so that configs
-    need not name it. If that dataset says ``skip_broken``, another image of the
-    dataset takes the broken one's place, inside Mosaic or MixUp too.
-
-    Raises:
-        BrokenImageError: An image is broken; the message has path and sample index.
-    """
-
-    def transform(self, results: dict) -> dict:
-        while True:
-            try:
-                img = read_image(
-                    results['img_path'],
-                    self.color_type,
-                    self.imdecode_backend,
-                    self.backend_args,
-                )
-                break
-            except BrokenImageError as error:
-                dataset: Any = results.get('dataset')
-                index = results.get('sample_idx')
-                if not getattr(dataset, 'skip_broken', False):
-                    raise BrokenImageError(
-                        f'{error.problem} (sample {index}). Repair the file or take it '
-                        'out of the annotations; skip_broken=True in the training '
-                        'dataset goes on without it, decode_all=True finds all such '
-                        'files before training',
-                        file=error.file,
-                    ) from error
-                results = dataset.replace_broken(index, error)
-        results['img'] = img.astype(np.float32) if self.to_float32 else img
-        results['img_shape'] = results['ori_shape'] = img.shape[:2]
-        return results
-
-
-def use_verified_loader(node: object) -> object:
-    """A copy of a pipeline's config in which `LoadVerifiedImage` loads the images."""
-    if isinstance(node, dict):
-        node = {key: use_verified_loader(value) for key, value in node.items()}
-        loader = node.get('type')
-        if isinstance(loader, str):
-            loader = loader.rpartition('.')[2]  # 'mmdet.LoadImageFromFile' is the same
-        if loader in ('LoadImageFromFile', LoadImageFromFile):
-            node['type'] = LoadVerifiedImage
-    elif isinstance(node, (list, tuple)):
-        node = type(node)(use_verified_loader(value) for value in node)
-    return node
-
-
-def find_missing_files(paths: Iterable[str]) -> list[str]:
-    """Those of ``paths`` that don't exist; each folder is listed once."""
-    folders: dict[str, dict[str, str]] = defaultdict(dict)
-    for path in paths:
-        folder, name = os.path.split(path)
-        folders[folder][name] = path
-    missing = []
-    for folder, files in folders.items():
-        if os.path.isdir(folder or '.'):
-            with os.scandir(folder or '.') as entries:
-                for entry in entries:
-                    files.pop(entry.name, None)
-        # Some file systems spell a name otherwise than the annotations do.
-        missing += [path for path in files.values() if not os.path.exists(path)]
-    return sorted(missing)
-
-
-def find_broken_images(
-    paths: Sequence[str], title: str, backend_args: dict | None = None
-) -> dict[str, BrokenImageError]:
-    """Decodes all images with a progress bar.
+def check_images(
+    infos: Sequence[dict], title: str, backend_args: dict | None = None
+) -> tuple[dict[str, BrokenImageError], dict[str, list[str]]]:
+    """Decodes all images with a progress bar, and compares their sizes.
 
     Args:
-        paths: Image files, local or of a backend that MMEngine knows.
+        infos: Path (``img_path``), ``width`` and ``height`` of each image. Files are
+            local or of a backend that MMEngine knows.
         title: What stands at the progress bar.
         backend_args: MMEngine's file backend.
 
     Returns:
-        The errors of those that are broken, by path.
+        The errors of those that cannot be used, by path; and the paths of others, by
+        the key of what `REMARKS` says of them.
     """
 
-    def find_fault(path: str) -> BrokenImageError | None:
+    def look_at(info: dict) -> BrokenImageError | list[str]:
         try:
-            read_image(path, backend_args=backend_args, decode_twice=True)
+            return load_image(
+                info['img_path'],
+                backend_args=backend_args,
+                decode_twice=True,
+                stated=(info['width'], info['height']),
+            ).remarks
         except BrokenImageError as error:
             return error
-        return None
 
     with ThreadPoolExecutor() as pool:
-        faults = track(
-            pool.map(find_fault, paths),
+        progress = track(
+            pool.map(look_at, infos),
             description=title,
-            total=len(paths),
+            total=len(infos),
             disable=get_rank() != 0,
         )
-        return {path: f for path, f in zip(paths, faults, strict=True) if f}
+        found = {i['img_path']: r for i, r in zip(infos, progress, strict=True)}
+    broken = {p: r for p, r in found.items() if isinstance(r, BrokenImageError)}
+    remarks = {
+        key: [p for p, r in found.items() if p not in broken and key in r]
+        for key in REMARKS
+    }
+    return broken, remarks

@@ -8,10 +8,12 @@ import mmcv
 import numpy as np
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 
-from ..utils.errors import MissingFileError
+from ..utils.errors import MissingFileError, UserError
+from ..utils.files import check_is_file
 from .images import BrokenImageError, read_image
 
 VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+MAX_RATE = 1000  # frames a second
 
 
 def find_files(source: str) -> list[Path]:
@@ -31,6 +33,8 @@ def find_files(source: str) -> list[Path]:
         files = [p for p in files if p.is_file()]
     if Path(source).is_file():
         files = [Path(source)]  # though its name may look like a pattern
+    if not files and Path(source).exists() and not Path(source).is_dir():
+        check_is_file(source)
     if not files:
         raise MissingFileError(
             f'There is no image or video in {source} ({", ".join(known)})'
@@ -45,14 +49,32 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_EXTENSIONS
 
 
+def open_video(path: Path) -> mmcv.VideoReader:
+    """A video to be read frame by frame.
+
+    Raises:
+        UserError: It is a FIFO or a device, whose reading may not end.
+    """
+    check_is_file(path)
+    return mmcv.VideoReader(str(path))
+
+
 def count_frames(path: Path) -> int:
     """How many images a file seems to hold: 1, unless it is a longer video."""
-    return max(len(mmcv.VideoReader(str(path))), 1) if is_video(path) else 1
+    try:
+        return max(len(open_video(path)), 1) if is_video(path) else 1
+    except (OSError, UserError):  # what reads it says what is wrong
+        return 1
 
 
 def read_frame_rate(path: Path) -> float:
-    """Frames a second of a video, 25 where it does not say."""
-    return mmcv.VideoReader(str(path)).fps or 25
+    """Frames a second of a video, 25 where it says none, or none that is possible.
+
+    Raises:
+        UserError: It is a FIFO or a device.
+    """
+    rate = open_video(path).fps
+    return rate if 0 < rate <= MAX_RATE else 25
 
 
 def read_frames(path: Path) -> Iterator[np.ndarray]:
@@ -68,7 +90,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
         yield read_image(str(path))
         return
     empty = True
-    for frame in mmcv.VideoReader(str(path)):
+    for frame in open_video(path):
         empty = False
         yield frame
     if empty:

@@ -4,8 +4,6 @@ import os
 from collections import Counter
 from typing import Any
 
-from mmengine import fileio
-
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few
 from .checks import (
@@ -15,10 +13,11 @@ from .checks import (
     warn,
     write_classes,
 )
+from .files import read_bytes
+from .images import Size, read_image_size
 from .mmdet_bases import XMLDataset
 from .values import read_lines
 from .voc_xml import build_instances, parse_voc
-from .yolo_scan import read_image_size
 
 
 class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
@@ -49,7 +48,7 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
 
     def _read_ids(self) -> list[str]:
         try:
-            return read_lines(fileio.get(self.ann_file, self.backend_args))
+            return read_lines(read_bytes(self.ann_file, self.backend_args))
         except UserError as error:
             error.file = self.ann_file
             raise
@@ -94,16 +93,16 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
         path = img_info['xml_path']
         image = os.path.join(self.sub_data_root, img_info['file_name'])
         try:
-            annotation = parse_voc(fileio.get(path, self.backend_args))
+            annotation = parse_voc(read_bytes(path, self.backend_args))
         except UserError as error:
             error.file = path
             raise
         self._name_counts.update(item.name for item in annotation.objects)
         labels = {name: label for label, name in enumerate(self._metainfo['classes'])}
         instances = build_instances(annotation.objects, labels, self.bbox_min_size)
-        width, height = annotation.size or read_image_size(image)
+        width, height = annotation.size or self._measure(image)
         faults = [find_box_fault(box['bbox'], width, height) for box in instances]
-        for fault in filter(None, faults):
+        for fault in filter(None, faults if width else ()):
             self.box_faults[fault].append(os.path.basename(path))
         return dict(
             img_path=image,
@@ -113,3 +112,10 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
             height=height,
             instances=[box for box, fault in zip(instances, faults) if not fault],
         )
+
+    def _measure(self, image: str) -> Size:
+        """An image's size; 0 where it cannot be read, as what reads it will say."""
+        try:
+            return read_image_size(image, self.backend_args)
+        except (OSError, UserError):
+            return 0, 0

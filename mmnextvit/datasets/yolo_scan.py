@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.dist import get_rank
-from PIL import Image
 from rich.progress import track
 
 from ..utils.errors import MissingFileError, UserError
 from ..utils.files import atomic_write_text
-from .checks import warn
-from .images import read_image
+from .faults import warn
+from .files import read_bytes
+from .images import read_image_size
 from .yolo_labels import Record, find_label_file, parse_labels
 
 CACHE_FORMAT = 1  # raise it with every change of what `parse_labels` returns
-ORIENTATION = 0x112  # EXIF's tag; 5 to 8 swap width and height
 
 # Size and time of an image file and of its label file, which may be absent.
 Signature = list[int | None]
@@ -35,28 +34,6 @@ class Scan(NamedTuple):
 
     records: dict[str, Record]
     faults: dict[str, UserError]
-
-
-def read_image_size(path: str) -> tuple[int, int]:
-    """Width and height that the loaded image has, from the file's header.
-
-    Raises:
-        BrokenImageError: It is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            # To look for EXIF that a header lacks, Pillow would decode a whole PNG.
-            has_exif = 'exif' in image.info or image.format == 'TIFF'
-            turned = has_exif and image.getexif().get(ORIENTATION, 1) > 4
-            if not turned:
-                return image.size
-            if image.format in ('JPEG', 'MPO'):
-                return image.size[::-1]
-    except Exception:  # Pillow raises many types; what loads the image decides
-        pass
-    # Whether OpenCV turns other formats depends on its version.
-    height, width = read_image(path).shape[:2]
-    return width, height
 
 
 def sign(image: str) -> Signature | None:
@@ -78,8 +55,7 @@ def read_record(image: str, has_labels: bool, num_classes: int) -> Record | User
     try:
         labels = None
         if has_labels:
-            content = Path(find_label_file(image)).read_bytes()
-            labels = parse_labels(content, num_classes)
+            labels = parse_labels(read_bytes(find_label_file(image)), num_classes)
         return Record(*read_image_size(image), labels)
     except UserError as error:
         return error
@@ -146,10 +122,10 @@ def _make_header(body: str, num_classes: int) -> dict:
 def load_cache(path: Path, num_classes: int) -> dict[str, list]:
     """What `save_cache` wrote; empty if it is absent, damaged or of another format."""
     try:
-        header, _, body = path.read_text(encoding='utf-8').partition('\n')
+        header, _, body = read_bytes(path).decode().partition('\n')
         if json.loads(header) == _make_header(body, num_classes):
             return json.loads(body)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # UserError, of a FIFO, is one
         pass
     return {}
 

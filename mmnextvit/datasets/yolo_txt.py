@@ -2,16 +2,18 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmdet.datasets import CocoDataset
 from mmengine.logging import print_log
 
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few, list_lines
-from .checks import VerifiedDataMixin, show_classes, warn, write_classes
+from .checks import VerifiedDataMixin, show_classes, write_classes
 from .data_yaml import find_images, find_sources, list_bases, read_data_yaml
+from .faults import Fault, settle, warn
 from .images import BrokenImageError
 from .yolo_labels import Record, Sample, build_sample, find_label_file
 from .yolo_scan import Scan, scan_images
@@ -19,23 +21,91 @@ from .yolo_scan import Scan, scan_images
 Records = Mapping[str, Record]  # by image
 
 
-def find_broken_lines(records: Records) -> list[UserError]:
-    """The lines of label files that cannot be read."""
-    return [
+def describe_unusable(scan: Scan, title: str) -> Fault | None:
+    """Of images that are missing or broken.
+
+    Args:
+        scan: What was read.
+        title: The data set's name, and so are the others.
+    """
+    if not scan.faults:
+        return None
+    count = len(scan.faults) + len(scan.records)
+    message = (
+        f'{len(scan.faults)} of the {count} images of {title} are missing or broken:\n'
+        f'  {list_lines(scan.faults.values())}\n'
+    )
+    missing = any(isinstance(f, MissingFileError) for f in scan.faults.values())
+    error = (MissingFileError if missing else BrokenImageError)(
+        f'{message}Repair them or take them out; skip_broken=True in the training '
+        'dataset goes on without them'
+    )
+    return Fault(error, f'{message}skipped' if scan.records else '')
+
+
+def describe_broken_lines(records: Records, title: str) -> Fault | None:
+    """Of lines of label files that cannot be read."""
+    broken = [
         UserError(reason, file=find_label_file(path), line=line)
         for path, record in records.items()
         for line, reason in (record.labels['broken'] if record.labels else ())
     ]
+    if not broken:
+        return None
+    message = (
+        f'{len(broken)} broken lines in the label files of {title}:\n'
+        f'  {list_lines(broken)}\n'
+    )
+    error = UserError(
+        f'{message}Repair them; skip_broken=True in the training dataset goes on '
+        'without these lines',
+        file=broken[0].file,
+        line=broken[0].line,
+    )
+    return Fault(error, f'{message}dropped')
 
 
-def find_boxes(records: Records) -> list[UserError]:
-    """The lines of label files that are boxes, where polygons are wanted."""
-    return [
+def describe_boxes(records: Records, title: str) -> Fault | None:
+    """Of lines of label files that are boxes, where polygons are wanted."""
+    boxes = [
         UserError('this is a box', file=find_label_file(path), line=row[0])
         for path, record in records.items()
         for row in record.rows
         if len(row) == 6
     ]
+    if not boxes:
+        return None
+    return Fault(
+        UserError(
+            f'{len(boxes)} lines in the label files of {title} are boxes, but masks '
+            'need polygons (class x1 y1 x2 y2 x3 y3 ...):\n'
+            f'  {list_lines(boxes)}\n'
+            'Write polygons, or use a detector of boxes',
+            file=boxes[0].file,
+            line=boxes[0].line,
+        )
+    )
+
+
+def describe_unlabelled(records: Records, title: str) -> Fault | None:
+    """Of label files, if there is none; images to predict need none."""
+    unlabelled = find_unlabelled(records)
+    if len(unlabelled) < len(records):
+        return None
+    message = (
+        f'None of the {len(records)} images of {title} has a label file: '
+        f'looked for {find_label_file(unlabelled[0])}'
+    )
+    return Fault(MissingFileError(message), message)
+
+
+def count_content(samples: Sequence[Sample], unlabelled: Sequence[str]) -> str:
+    """What a data set holds, in a line."""
+    boxes = [len(sample.info['instances']) for sample in samples]
+    return (
+        f'{len(boxes)} images, {sum(boxes)} boxes; {boxes.count(0)} images without a '
+        f'box are background, {len(unlabelled)} of them have no label file'
+    )
 
 
 def find_unlabelled(records: Records) -> list[str]:
@@ -87,6 +157,8 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         BrokenImageError: Files are no images.
     """
 
+    METAINFO = dict(palette=CocoDataset.METAINFO['palette'])  # to be joined with COCO's
+
     def __init__(
         self,
         *args: Any,
@@ -136,8 +208,11 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
             first.with_name(f'{first.name}.{self.split}.mmnextvit-cache.json'),
             f'Scanning {Path(self.ann_file).name} ({self.split})',
         )
-        self._check_images(scan)
-        self._check_lines(scan.records)
+        settle(describe_unusable(scan, self._title), self.skip_broken)
+        settle(describe_broken_lines(scan.records, self._title), self.skip_broken)
+        if self.polygons:
+            settle(describe_boxes(scan.records, self._title), self.skip_broken)
+        settle(describe_unlabelled(scan.records, self._title), self.test_mode)
         samples = [
             build_sample(number, path, record)
             for number, (path, record) in enumerate(scan.records.items())
@@ -146,66 +221,14 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         self._report(samples, repeated, find_unlabelled(scan.records))
         return [sample.info for sample in samples]
 
-    def _check_images(self, scan: Scan) -> None:
-        if not scan.faults:
-            return
-        count = len(scan.faults) + len(scan.records)
-        message = (
-            f'{len(scan.faults)} of the {count} images of {self._title} are missing or '
-            f'broken:\n  {list_lines(scan.faults.values())}\n'
-        )
-        if not self.skip_broken or not scan.records:
-            missing = any(isinstance(f, MissingFileError) for f in scan.faults.values())
-            raise (MissingFileError if missing else BrokenImageError)(
-                f'{message}Repair them or take them out; skip_broken=True in the '
-                'training dataset goes on without them'
-            )
-        warn(f'{message}skipped')
-
-    def _check_lines(self, records: Records) -> None:
-        broken = find_broken_lines(records)
-        if broken:
-            message = (
-                f'{len(broken)} broken lines in the label files of {self._title}:\n'
-                f'  {list_lines(broken)}\n'
-            )
-            if not self.skip_broken:
-                raise UserError(
-                    f'{message}Repair them; skip_broken=True in the training dataset '
-                    'goes on without these lines',
-                    file=broken[0].file,
-                    line=broken[0].line,
-                )
-            warn(f'{message}dropped')
-        boxes = find_boxes(records) if self.polygons else []
-        if boxes:
-            raise UserError(
-                f'{len(boxes)} lines in the label files of {self._title} are boxes, '
-                'but masks need polygons (class x1 y1 x2 y2 x3 y3 ...):\n'
-                f'  {list_lines(boxes)}\n'
-                'Write polygons, or use a detector of boxes',
-                file=boxes[0].file,
-                line=boxes[0].line,
-            )
-        unlabelled = find_unlabelled(records)
-        if len(unlabelled) == len(records):
-            message = (
-                f'None of the {len(records)} images of {self._title} has a label file: '
-                f'looked for {find_label_file(unlabelled[0])}'
-            )
-            if not self.test_mode:
-                raise MissingFileError(message)
-            warn(message)
-
     def _report(
         self, samples: list[Sample], repeated: list[str], unlabelled: list[str]
     ) -> None:
         """Says in one warning what is odd, and in one line what there is."""
-        for sample in samples:
-            for fault, place in sample.dropped:
-                self.box_faults[fault].append(place)
-            for remark, place in sample.remarks:
-                self.label_report[remark].append(place)
+        for fault, place in (d for sample in samples for d in sample.dropped):
+            self.box_faults[fault].append(place)
+        for remark, place in (r for sample in samples for r in sample.remarks):
+            self.label_report[remark].append(place)
         self.label_report['images listed twice, used once'] += repeated
         remarks = [
             f'{len(places)} {remark}: {first_few(places)}'
@@ -215,12 +238,7 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         if remarks:
             warn(f'{self._title}: {"; ".join(remarks)}')
         self.label_report['images without a label file'] += unlabelled
-        boxes = [len(sample.info['instances']) for sample in samples]
-        self._note(
-            f'{len(boxes)} images, {sum(boxes)} boxes; {boxes.count(0)} images '
-            f'without a box are background, {len(unlabelled)} of them have no label '
-            'file'
-        )
+        self._note(count_content(samples, unlabelled))
 
     def filter_data(self) -> list[dict]:
         if self.test_mode:

@@ -1,10 +1,11 @@
-"""A hook that compares the head with the data, and counts the images skipped."""
+"""A hook that compares the head with the data, and reports what images were odd."""
 
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..datasets.faults import describe_remarks
 from ..utils.errors import UserError
 from ..utils.messages import first_few
 from .runner import unwrap_model
@@ -19,7 +20,10 @@ def list_datasets(dataset: object) -> list:
 
 @HOOKS.register_module()
 class DataReportHook(Hook):
-    """Compares head and data before they meet, and counts the images skipped.
+    """Compares head and data before they meet, and reports what images were odd.
+
+    After each epoch it counts and names the images that were skipped as broken, those
+    that lack their last rows, and those whose orientation is not settled.
 
     Raises:
         UserError: ``num_classes`` of a box or mask head is not the number of classes
@@ -54,15 +58,21 @@ class DataReportHook(Hook):
                 )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        for dataset in list_datasets(runner.train_dataloader.dataset):
-            if not getattr(dataset, 'skip_broken', False):
-                continue
-            broken = dataset.broken.int()
-            all_reduce(broken, 'max')  # each process meets its own share
-            indices = broken.nonzero().flatten().tolist()
-            if indices:
-                names = (dataset.get_data_info(i)['img_path'] for i in indices)
-                runner.logger.warning(
-                    f'{len(indices)} of {len(dataset)} images of {dataset.ann_file} '
-                    f'are broken and have been skipped: {first_few(names)}'
-                )
+        self._report(runner, runner.train_dataloader.dataset)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._report(runner, runner.val_dataloader.dataset)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self._report(runner, runner.test_dataloader.dataset)
+
+    def _report(self, runner: Runner, dataset: object) -> None:
+        for part in list_datasets(dataset):
+            marked = {}
+            for key, marks in getattr(part, 'marks', {}).items():
+                marks = marks.int()
+                all_reduce(marks, 'max')  # each process meets its own share
+                indices = marks.nonzero().flatten().tolist()
+                marked[key] = [part.get_data_info(i)['img_path'] for i in indices]
+            for line in describe_remarks(marked, len(part), part.ann_file):
+                runner.logger.warning(line)

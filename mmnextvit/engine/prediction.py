@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
 from rich.progress import Progress
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..datasets.images import BrokenImageError
 from ..datasets.sources import count_frames, is_video, read_frame_rate, read_frames
-from ..utils.errors import Terminated
+from ..utils.errors import Terminated, UserError
 from ..utils.files import (
     atomic_write_text,
     check_new_folder,
@@ -26,6 +27,7 @@ from ..utils.files import (
     missing_folders,
     remove_empty_folders,
 )
+from ..utils.messages import tell
 from ..visualization.writers import open_drawing, write_feature_maps
 
 BOX_FORMAT = "x1, y1, x2, y2 in pixels, from the image's top left corner"
@@ -254,6 +256,25 @@ def predict_file(
             }
 
 
+def explain_failure(error: Exception, path: Path) -> str:
+    """Why there are no predictions on a file, where the file is at fault.
+
+    Images may be too long to be resized or drawn, and too large for the memory.
+
+    Raises:
+        Exception: The error, where another file would meet it too.
+    """
+    if isinstance(error, BrokenImageError):
+        return str(error)
+    out_of_memory = isinstance(error, RuntimeError) and 'memory' in str(error)
+    of_image = (cv2.error, MemoryError, ValueError)
+    if isinstance(error, UserError) or not (
+        isinstance(error, of_image) or out_of_memory
+    ):
+        raise error
+    return f'{path}: no predictions can be made on this image: {tell(error)}'
+
+
 def predict_files(
     predictor: FramePredictor,
     files: Sequence[Path],
@@ -288,6 +309,6 @@ def predict_files(
                 ):
                     yield entry
                     progress.advance(task)
-            except BrokenImageError as error:
-                yield Unreadable(str(path), str(error))
+            except Exception as error:
+                yield Unreadable(str(path), explain_failure(error, path))
                 progress.advance(task)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 from .errors import FULL, MissingFileError, UserError
 
 PICKLES = ('.pkl', '.pickle')  # what MMEngine's `dump` writes as pickle
+
+KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket'}
 
 
 def existing_file(path: str, what: str) -> str:
@@ -125,6 +128,19 @@ def make_numbered_folder(path: Path) -> Path:
         except FileExistsError:
             continue
     raise UserError(f'{path} to {folder} exist all: remove some')
+
+
+def check_is_file(path: str | os.PathLike) -> None:
+    """Refuses what is there but no plain file: reading a FIFO or a device may not end.
+
+    Raises:
+        UserError: It is a folder, a FIFO, a socket or a device.
+        OSError: It does not exist, or cannot be looked at.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), 'a device')
+        raise UserError(f'this is {kind}, not a file', file=path)
 
 
 @contextmanager

@@ -69,6 +69,11 @@ def first_few(items: Iterable[object], max_items: int = 5) -> str:
     return ', '.join(texts) + (f' and {rest} more' if rest > 0 else '')
 
 
+def tell(error: BaseException) -> str:
+    """A library's error in one line of bounded length."""
+    return shorten(' '.join(str(error).split())) or type(error).__name__
+
+
 def list_lines(items: Iterable[object], max_lines: int = 20) -> str:
     """The first of many items, each shortened, on an indented line of its own."""
     items = list(items)

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from .errors import MissingFileError, UserError
+from .files import check_is_file
 from .messages import shorten
 
 MAX_BYTES = 1 << 18  # the longest list of class names in use is an eighth of it
@@ -67,8 +68,9 @@ def read_yaml(path: str | Path) -> YAMLFile:
         UserError: It is not such a file; the error has file and line.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise MissingFileError('the file does not exist', file=path)
+    check_is_file(path)
     if path.stat().st_size > MAX_BYTES:
         raise UserError(
             f'files of more than {MAX_BYTES >> 10} KiB are not read', file=path

@@ -1,5 +1,6 @@
 """Images of a detector's predictions beside the truth."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch.nn.functional import interpolate
 
+from ..datasets.images import load_image
 from ..utils.files import atomic_write
 from .sheets import draw_contact_sheet
 
@@ -109,6 +111,52 @@ def draw_pair(
     return np.vstack([caption, pair])
 
 
+def read_drawn(sample: DetDataSample) -> np.ndarray:
+    """The image that a sample's boxes are of, (H, W, 3), RGB, to be drawn on.
+
+    Raises:
+        BrokenImageError: It cannot be read.
+    """
+    # The shape that it had when it was loaded shows how it was turned.
+    shape = sample.get('ori_shape')
+    stated = None if shape is None else (shape[1], shape[0])
+    return load_image(sample.img_path, stated=stated).image[..., ::-1].copy()
+
+
+@HOOKS.register_module()
+class DrawTestHook(Hook):
+    """Draws the predictions on each tested image beside the truth, into a folder.
+
+    As MMDetection's ``DetVisualizationHook`` does, which reads images by itself and
+    turns them by EXIF, though their boxes may not be turned.
+
+    Args:
+        out_dir: The folder.
+        score_thr: Minimum score of a prediction that is drawn.
+    """
+
+    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+        self.out_dir = out_dir
+        self.score_thr = score_thr
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence[DetDataSample] = (),
+    ) -> None:
+        for sample in outputs:
+            name = Path(sample.img_path).name
+            runner.visualizer.add_datasample(
+                name,
+                read_drawn(sample),
+                sample,
+                pred_score_thr=self.score_thr,
+                out_file=str(Path(self.out_dir, name)),
+            )
+
+
 @HOOKS.register_module()
 class ContactSheetHook(Hook):
     """Draws the first images of every validation and test into one file.
@@ -142,7 +190,7 @@ class ContactSheetHook(Hook):
     ) -> None:
         if mode != 'train' and is_main_process():  # MMEngine's visualizer draws there
             for sample in outputs[: self.count - len(self._pairs)]:
-                image = mmcv.imread(sample.img_path, channel_order='rgb')
+                image = read_drawn(sample)
                 self._pairs.append(
                     draw_pair(image, sample, self._visualizer, self.score_thr)
                 )
