@@ -22,7 +22,7 @@ def read(work_dir: str) -> tuple[dict, dict, list]:
     if not files:
         raise FileNotFoundError(f'{work_dir} holds no log of a training run')
     for file in files:
-        for entry in map(json.loads, file.read_text().splitlines()):
+        for entry in map(json.loads, file.read_text(encoding='utf-8').splitlines()):
             if 'coco/bbox_mAP' in entry:
                 found[entry['step']] = entry
             elif 'loss' in entry:

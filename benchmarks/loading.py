@@ -68,7 +68,7 @@ def load_ours(path: str, model: torch.nn.Module) -> object:
 
 def memory(key: str) -> float:
     """MB of this process, by a key of Linux's ``/proc/self/status``."""
-    lines = Path('/proc/self/status').read_text().splitlines()
+    lines = Path('/proc/self/status').read_text(encoding='utf-8').splitlines()
     return next(int(x.split()[1]) for x in lines if x.startswith(key)) / 1024
 
 
@@ -76,7 +76,7 @@ def measure(how: str, path: str) -> None:
     """Prints the seconds and the peak (MB) of one load, as JSON."""
     model = build(Path(path).stem)
     Path(path).read_bytes()
-    Path('/proc/self/clear_refs').write_text('5')  # the peak from here on
+    Path('/proc/self/clear_refs').write_bytes(b'5')  # the peak from here on
     before, start = memory('VmRSS'), time.perf_counter()
     kept = load_alone(path) if how == 'alone' else load_ours(path, model)
     seconds = time.perf_counter() - start

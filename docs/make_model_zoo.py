@@ -37,9 +37,9 @@ fetch the file and give its path to `load_from` or to a tool. AP in %.
 
 def metafiles() -> dict[str, list[dict]]:
     """Name of each metafile of the index, and its models."""
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))
     files = [ROOT / path for path in index['Import']]
-    return {f.stem: yaml.safe_load(f.read_text())['Models'] for f in files}
+    return {f.stem: yaml.safe_load(f.read_bytes())['Models'] for f in files}
 
 
 def sources(models: list[dict]) -> list[str]:

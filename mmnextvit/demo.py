@@ -66,10 +66,10 @@ def run_demo(
     config = Path(config_file('yolov5_nextvit_s_demo'))
     options = ['--cfg-options', f'data_root={show_path(data)}', *options]
     run_command('train', config, '--work-dir', run, *options)
-    checkpoint = Path((run / 'last_checkpoint').read_text())
+    checkpoint = Path((run / 'last_checkpoint').read_text(encoding='utf-8'))
     run_command('test', config, checkpoint, '--work-dir', test, *options)
     return DemoRun(
-        metrics=json.loads(next(test.glob('*/*.json')).read_text()),
+        metrics=json.loads(next(test.glob('*/*.json')).read_text(encoding='utf-8')),
         image=test / 'predictions.jpg',
         checkpoint=checkpoint,
         log=next(run.glob('*/*.log')),

@@ -135,9 +135,9 @@ def _weights(config: str) -> str:
     root = mim_folder()
     named: dict[str, str] = {}
     index = root / 'model-index.yml'
-    imported = yaml.safe_load(index.read_text())['Import'] if index.is_file() else []
+    imported = yaml.safe_load(index.read_bytes())['Import'] if index.is_file() else []
     for metafile in imported:
-        for entry in yaml.safe_load((root / metafile).read_text())['Models']:
+        for entry in yaml.safe_load((root / metafile).read_bytes())['Models']:
             if entry.get('Config') and entry.get('Weights'):
                 path = str((root / entry['Config']).resolve())
                 named.setdefault(path, entry['Weights'])

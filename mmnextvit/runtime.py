@@ -1111,7 +1111,7 @@ def new_file(path: str) -> Iterator[TextIO]:
         OSError: It cannot be written, which ``filename`` says. Half of a line, or none,
             does not stay to stand in the way of the next try.
     """
-    file = open(path, 'x')  # noqa: SIM115  (closing may fail, too)
+    file = open(path, 'x', encoding='utf-8')  # noqa: SIM115  (closing may fail, too)
     try:
         yield file
         file.close()

@@ -43,7 +43,11 @@ def measure_peak_here(suite: str, name: str, settings: Settings) -> Peak:
 def read_memory(key: str) -> float:
     """MB of this process, by a key of Linux's ``/proc/self/status``; elsewhere NaN."""
     status = Path('/proc/self/status')
-    lines = status.read_text().splitlines() if status.is_file() else [f'{key} nan']
+    lines = (
+        status.read_text(encoding='utf-8').splitlines()
+        if status.is_file()
+        else [f'{key} nan']
+    )
     return next(float(x.split()[1]) for x in lines if x.startswith(key)) / 1024
 
 
@@ -53,7 +57,9 @@ def measure_allocated(step: Callable[[], object]) -> float:
         step()
     with tempfile.TemporaryDirectory() as folder:
         record.export_chrome_trace(f'{folder}/trace.json')
-        events = json.loads(Path(folder, 'trace.json').read_text())['traceEvents']
+        events = json.loads(Path(folder, 'trace.json').read_text(encoding='utf-8'))[
+            'traceEvents'
+        ]
     changes = [(e['ts'], e['args']['Bytes']) for e in events if e['name'] == '[memory]']
     now = peak = 0
     for _, change in sorted(changes, key=lambda entry: entry[0]):

@@ -163,7 +163,7 @@ def make_startup_table(result: Startup, arch: str) -> Table:
 def describe_machine(device: str) -> str:
     """The machine and the versions, in a line."""
     info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding='utf-8').splitlines() if info.is_file() else []
     names = [x.partition(': ')[2] for x in lines if x.startswith('model name')]
     parts = [
         f'{names[0] if names else platform.processor()} '

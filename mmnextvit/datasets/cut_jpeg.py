@@ -21,7 +21,8 @@ MARKER = re.compile(rb'\xff+([^\x00\xff])', re.S)
 RESTARTS = range(0xD0, 0xD8)
 RESTART_INTERVAL, SCAN = 0xDD, 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-COEFFICIENTS = 64  # of a block
+BLOCK = 8  # pixels, high and wide
+COEFFICIENTS = BLOCK * BLOCK
 ENDINGS = 4  # more find no earlier difference in the tests
 
 
@@ -30,7 +31,7 @@ class Cut(NamedTuple):
 
     Attributes:
         content: The file with an end, which decoders read without complaint.
-        rows: How many rows, from the top, all data are there of.
+        rows: How many rows, from the top, all data are there of, in whole blocks.
         height: How many rows the image has; both before EXIF turns it. 0 if the file
             ends before that.
     """
@@ -125,15 +126,21 @@ def measure_cut(content: bytes) -> Cut:
     # A last byte of 0xFF may be half a marker.
     content = content.rstrip(b'\0').rstrip(b'\xff')
     segments = list(list_segments(content))
-    heights = [int.from_bytes(s.body[1:3], 'big') for s in segments if is_frame(s)]
+    frame = next((s.body for s in segments if is_frame(s)), b'')
+    height = int.from_bytes(frame[1:3], 'big')
     if not has_every_scan(segments) or segments[-1].marker != SCAN:
-        return Cut(content + END, 0, *heights[:1])
+        return Cut(content + END, 0, height)
     pixels = _decode(content + END)
-    rows = len(pixels)
+    rows = [height]
     for ending in make_endings(content, segments):
         differs = pixels != _decode(content + ending + END)
-        rows = min([rows, *differs.nonzero()[0][:1].tolist()])
-    return Cut(content + END, rows, len(pixels))
+        rows += differs.nonzero()[0][:1].tolist()
+    if min(rows) == height:
+        return Cut(content + END, height, height)
+    block = BLOCK * max(sampling & 15 for sampling in frame[7::3])
+    # Colours of half the size are smoothed with the row of blocks below.
+    whole = (min(rows) + 1) // block * block
+    return Cut(content + END, min(whole, height), height)
 
 
 def _decode(content: bytes) -> np.ndarray:

@@ -117,7 +117,7 @@ def make_demo_data(out: Path, train: int, val: int, size: int, seed: int) -> boo
             for number, split in enumerate(counts):
                 content = write_split(scratch / split, info[split], number)
                 file = scratch / 'annotations' / f'{split}.json'
-                file.write_text(json.dumps(content))
+                file.write_text(json.dumps(content), encoding='utf-8')
     except FileExistsError:
         if not _holds(out, info):
             raise

@@ -53,9 +53,12 @@ def open_video(path: Path) -> mmcv.VideoReader:
     """A video to be read frame by frame.
 
     Raises:
-        UserError: It is a FIFO or a device, whose reading may not end.
+        BrokenImageError: It is a FIFO or a device, whose reading may not end.
     """
-    check_is_file(path)
+    try:
+        check_is_file(path)
+    except UserError as error:
+        raise BrokenImageError(error.problem, file=path) from error
     return mmcv.VideoReader(str(path))
 
 
@@ -63,7 +66,7 @@ def count_frames(path: Path) -> int:
     """How many images a file seems to hold: 1, unless it is a longer video."""
     try:
         return max(len(open_video(path)), 1) if is_video(path) else 1
-    except (OSError, UserError):  # what reads it says what is wrong
+    except (OSError, BrokenImageError):  # what reads it says what is wrong
         return 1
 
 
@@ -71,7 +74,7 @@ def read_frame_rate(path: Path) -> float:
     """Frames a second of a video, 25 where it says none, or none that is possible.
 
     Raises:
-        UserError: It is a FIFO or a device.
+        BrokenImageError: It is a FIFO or a device.
     """
     rate = open_video(path).fps
     return rate if 0 < rate <= MAX_RATE else 25

@@ -116,7 +116,7 @@ def describe_last_checkpoint(runner: Runner) -> str:
     last = Path(runner.work_dir, LAST)  # written after a save
     if not last.is_file():
         return 'No checkpoint was saved.'
-    path = Path(last.read_text().strip())
+    path = Path(last.read_text(encoding='utf-8').strip())
     moved = Path(runner.work_dir, path.name)  # as the folder may have been
     return f'The last checkpoint is {moved if moved.is_file() else path}.'
 

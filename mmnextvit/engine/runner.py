@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import ctypes
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device, is_cuda_available
+from mmengine.logging import MMLogger
 from mmengine.model import (
     MMDistributedDataParallel,
     is_model_wrapper,
@@ -157,6 +159,13 @@ class ResumableRunner(Runner):
 
     ``ResumeHook`` brings a runner back there.
     """
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):  # UTF-8 in every locale
+                handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
+        return logger
 
     def save_checkpoint(
         self,

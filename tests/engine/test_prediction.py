@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 from mmnextvit.engine import prediction
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from PIL import Image
 
 
 class GreyPredictor:
@@ -304,3 +306,57 @@ def test_processes_in_the_same_second(source, tmp_path, monkeypatch):
     contents = [read_json(Path(folder)) for folder in ended]
     assert sorted(content['config'] for content in contents) == [0, 1, 2, 3]
     assert all(len(content['predictions']) == 2 for content in contents)
+
+
+def test_one_odd_image_costs_no_other_result(source, tmp_path, monkeypatch):
+    """Each is one line; what is found on the others is kept."""
+
+    class Fussy(GreyPredictor):
+        def detect(self, image, score_thr):
+            if image.shape[1] == 30000:
+                cv2.resize(image, (640, 0))
+            if image.shape[1] == 300:
+                raise MemoryError
+            if image.shape[1] == 301:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().detect(image, score_thr)
+
+        def draw(self, image, sample):
+            if image.shape[1] == 70000:
+                raise ValueError('Image size of 70000x2 pixels is too large.')
+            return super().draw(image, sample)
+
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10**6)
+    Image.new('1', (2000, 2000)).save(source / 'bits.png')
+    (source / 'head.png').write_bytes((source / 'a.png').read_bytes()[:20])
+    os.mkfifo(source / 'pipe.png')
+    os.mkfifo(source / 'pipe.avi')
+    for width in (30000, 300, 301, 70000):
+        cv2.imwrite(f'{source}/{width}.png', np.zeros((2, width, 3), np.uint8))
+    odd = [path for path in source.iterdir() if path.name not in ('a.png', 'inner')]
+    files = [source / 'a.png', *sorted(odd), source / 'inner' / 'b.jpg']
+    files.remove(source / 'film.avi')
+    predictions = Predictions()
+    for found in predict_files(Fussy(), files, tmp_path / 'out', show_progress=False):
+        predictions.add(found)
+    assert [Path(entry['file']).name for entry in predictions.entries] == [
+        'a.png', 'b.jpg'
+    ]  # fmt: skip
+    assert [*predictions.unreadable] == [str(path) for path in files[1:-1]]
+    for path, reason in predictions.unreadable.items():
+        assert reason.startswith(f'{path}: ') and '\n' not in reason
+        assert len(reason) < 500
+
+
+@pytest.mark.parametrize('error', [TypeError('a bug'), UserError('of all files')])
+def test_faults_of_no_single_image_end_the_run(source, tmp_path, error):
+    class Faulty(GreyPredictor):
+        def detect(self, image, score_thr):
+            raise error
+
+    with pytest.raises(type(error)):
+        list(
+            predict_files(
+                Faulty(), [source / 'a.png'], tmp_path / 'out', show_progress=False
+            )
+        )
