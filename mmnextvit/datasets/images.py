@@ -2,10 +2,12 @@
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import cv2
 import mmcv
 import numpy as np
 from mmengine.dist import get_rank
@@ -22,6 +24,7 @@ from .files import is_local, read_bytes
 
 MIN_SHARE = 0.95  # of the rows of a JPEG without an end, for it to be used
 ORIENTATION = 0x112  # EXIF's tag
+LOG_LEVEL = cv2.getLogLevel()  # before several threads change it
 
 # What EXIF's orientations do to an image as it is stored, to show it upright.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -102,9 +105,10 @@ def read_header(file: str | io.BytesIO) -> Header | None:
                 image.size, orientation if orientation in TURNS else 1, image.format
             )
     except Image.DecompressionBombError as error:
+        limit = str(error).partition(',')[0]
         raise BrokenImageError(
-            f'the image is too large: {error}. Scale it down; '
-            'PIL.Image.MAX_IMAGE_PIXELS sets the limit, at half of it'
+            f'the image is too large: {limit}. Scale it down, or set half of the limit '
+            'that you need as PIL.Image.MAX_IMAGE_PIXELS'
         ) from error
     except Exception:  # Pillow raises many types; what loads the image decides
         return None
@@ -191,6 +195,16 @@ def is_unsettled(header: Header | None, size: Size) -> bool:
     return header.orientation not in SIDEWAYS or size[0] == size[1]
 
 
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keeps OpenCV's own messages back, which do not name the file."""
+    cv2.setLogLevel(0)
+    try:
+        yield
+    finally:
+        cv2.setLogLevel(LOG_LEVEL)
+
+
 def load_image(
     path: str,
     color_type: str = 'color',
@@ -232,12 +246,13 @@ def load_image(
                 and (decode_twice or not content.endswith(end))
             ):
                 Image.open(io.BytesIO(content)).load()
-        image = mmcv.imfrombytes(
-            cut.content if cut else content,
-            flag=color_type,
-            # OpenCV would print a warning that does not name the file.
-            backend='pillow' if cut else imdecode_backend,
-        )
+        with quiet_opencv():
+            image = mmcv.imfrombytes(
+                cut.content if cut else content,
+                flag=color_type,
+                # In OpenCV, libjpeg would print a warning that does not name the file.
+                backend='pillow' if cut else imdecode_backend,
+            )
         if image is None:
             raise BrokenImageError('the image is truncated, or no image')
         image = image if stated is None else orient(image, header, stated)

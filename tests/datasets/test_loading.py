@@ -1,4 +1,4 @@
-"""The verified loader is there whoever built the pipeline, and data sets can be joined."""
+"""The verified loader is in every pipeline; joined data sets; masks."""
 
 import pickle
 

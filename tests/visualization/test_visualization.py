@@ -6,6 +6,7 @@ from mmnextvit.visualization.predictions import (
     ContactSheetHook,
     PairVisualizer,
     draw_pair,
+    read_drawn,
 )
 from mmnextvit.visualization.sheets import draw_captioned, draw_contact_sheet
 from mmnextvit.visualization.writers import open_drawing
@@ -17,6 +18,8 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
+
+from tests.helpers.turned_images import SIDEWAYS, find_red, write_turned
 
 METAINFO = dict(classes=('cat', 'dog'), palette=[(255, 0, 0), (0, 255, 0)])
 
@@ -137,3 +140,14 @@ def test_a_video_that_cannot_be_made_is_an_error(tmp_path):
     with open_drawing(path, fps=5) as write:
         write(frame)
     assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_boxes_are_drawn_on_the_image_that_they_are_of(tmp_path, orientation):
+    """As it was turned, or not, when it was loaded; `ori_shape` shows that."""
+    path = tmp_path / 'a.jpg'
+    as_stored, as_shown = write_turned(path, orientation)
+    for image in (as_shown, as_stored) if orientation in SIDEWAYS else (as_shown,):
+        one = sample([find_red(image)], [], [], str(path))
+        one.set_metainfo(dict(ori_shape=image.shape[:2]))
+        assert find_red(read_drawn(one)) == find_red(image)
