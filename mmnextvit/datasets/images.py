@@ -24,7 +24,7 @@ from .files import is_local, read_bytes
 
 MIN_SHARE = 0.95  # of the rows of a JPEG without an end, for it to be used
 ORIENTATION = 0x112  # EXIF's tag
-LOG_LEVEL = cv2.getLogLevel()  # before several threads change it
+LOG_LEVEL = cv2.utils.logging.getLogLevel()  # before several threads change it
 
 # What EXIF's orientations do to an image as it is stored, to show it upright.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -198,11 +198,11 @@ def is_unsettled(header: Header | None, size: Size) -> bool:
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Keeps OpenCV's own messages back, which do not name the file."""
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(0)
     try:
         yield
     finally:
-        cv2.setLogLevel(LOG_LEVEL)
+        cv2.utils.logging.setLogLevel(LOG_LEVEL)
 
 
 def load_image(

@@ -12,7 +12,7 @@ from mmengine.dist import get_rank
 from rich.progress import track
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.files import atomic_write_text
+from ..utils.files import atomic_write_text, check_is_file
 from .faults import warn
 from .files import read_bytes
 from .images import read_image_size
@@ -141,9 +141,12 @@ def save_cache(path: Path, entries: dict[str, list], num_classes: int) -> None:
     body = json.dumps(entries)
     header = json.dumps(_make_header(body, num_classes))
     try:
+        if path.exists() and not path.is_dir():
+            check_is_file(path)  # a FIFO would wait for a reader
         atomic_write_text(path, f'{header}\n{body}')
-    except OSError as error:
+    except (OSError, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.problem
         warn(
             f'The scan is not kept for the next start: {path} cannot be written '
-            f'({error.strerror})'
+            f'({reason})'
         )
