@@ -203,7 +203,7 @@ def remove_interrupted(runner: Runner) -> None:
     path = checkpoint_folder(runner) / NAME
     if not is_main_process() or not path.exists() or not last.is_file():
         return
-    if not last.read_text(errors='replace').strip().endswith(NAME):
+    if not last.read_text(encoding='utf-8', errors='replace').strip().endswith(NAME):
         path.unlink()
 
 

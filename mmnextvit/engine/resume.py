@@ -77,7 +77,11 @@ def naming_checkpoint(runner: Runner) -> Iterator[None]:
 def read_last_validation(runner: Runner) -> int:
     """The iteration after which a run was last validated, 0 for none."""
     path = Path(runner.work_dir, LAST_VALIDATION)
-    text = path.read_text(errors='replace').strip() if path.is_file() else ''
+    text = (
+        path.read_text(encoding='utf-8', errors='replace').strip()
+        if path.is_file()
+        else ''
+    )
     return int(text) if text.isdecimal() and text.isascii() else 0
 
 

@@ -7,6 +7,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmengine import fileio
 
 from ..datasets.coco import check_coco_classes, clean_coco, index_coco, parse_coco
+from ..datasets.files import read_bytes
 from ..datasets.values import Identifier
 from ..utils.errors import MissingFileError, UserError
 from .results import decode_rle
@@ -35,7 +36,7 @@ def read_truth(
             file=ann_file,
         )
     try:
-        content = parse_coco(fileio.get(ann_file, backend_args), False)
+        content = parse_coco(read_bytes(ann_file, backend_args), False)
     except UserError as error:
         error.file = ann_file
         raise
