@@ -767,7 +767,10 @@ class ONNXSession:
         if wanted in has:
             provider = (wanted, {'device_id': index} if index else {})
             with name_file(path, self.package):
-                self.session = ort.InferenceSession(str(path), options, [provider])
+                # It would try the CPU next, and print that; there is no other for it.
+                self.session = ort.InferenceSession(
+                    str(path), options, [provider], enable_fallback=name != 'cpu'
+                )
             has = self.session.get_providers()  # without those that do not start
         if wanted not in has:
             raise OptionError(

@@ -190,6 +190,7 @@ def test_signals(here, run_export, monkeypatch, number, said, code, place):
 # ---------------------------------------------------------------- broken weights
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite(here, run_export):
     checkpoint = torch.load('best.pth', weights_only=False)
     checkpoint['state_dict']['bbox_head.head_module.convs_pred.0.bias'][4] = np.nan

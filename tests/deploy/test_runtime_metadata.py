@@ -412,7 +412,7 @@ def test_sizes_that_cannot_be(tmp_path):
 # ----------------------------------------------------------------- hostile files
 
 
-def test_metadata_that_are_no_text(tmp_path):
+def test_metadata_that_are_no_text(tmp_path, capfd):
     """Bytes that are no UTF-8 in ONNX, an object in OpenVINO, a huge file in a zip."""
     path = write_onnx(tmp_path / 'm.onnx', metadata())
     content = path.read_bytes()
@@ -421,6 +421,7 @@ def test_metadata_that_are_no_text(tmp_path):
     path.write_bytes(content.replace(text, b'\xff' * len(text)))
     with pytest.raises(ModelFileError, match=r'm\.onnx'):
         Detector(path)
+    assert capfd.readouterr() == ('', '')  # one message, by us
 
     folder = write_openvino(tmp_path / 'ov', metadata())
     xml = (folder / 'model.xml').read_text()
