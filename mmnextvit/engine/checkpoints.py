@@ -27,6 +27,8 @@ from ..weights.reader import read_checkpoint
 
 write_checkpoint = mmengine.runner.checkpoint.save_checkpoint  # MMEngine's
 LAST = 'last_checkpoint'  # file in a work dir that names its last checkpoint
+# What else is written in a work dir while a run trains.
+OTHERS = (LAST, 'last_validation', 'interrupted.pth')
 OUTDATED = 'outdated_ckpts'  # what a run is about to remove, among its information
 TRAINING_STATE = 'meta', 'message_hub', 'optimizer'
 
@@ -123,13 +125,14 @@ class WholeCheckpointHook(CheckpointHook):
     def _is_own(self, name: str) -> bool:
         """Whether this hook gives files such a name."""
         own = self.filename_tmpl.format('*')
-        return any(fnmatch(name, pattern) for pattern in (own, f'best_*_{own}', LAST))
+        return fnmatch(name, own) or fnmatch(name, f'best_*_{own}')
 
     def _remove_scratch(self, runner: Runner) -> None:
         """Removes what a killed process had begun to write."""
         for folder in {runner.work_dir, self.out_dir}:
             for scratch in Path(folder).glob('.*.????????'):  # of `atomic_write`
-                if self._is_own(scratch.name[1:-9]):
+                name = scratch.name[1:-9]
+                if self._is_own(name) or name in OTHERS:
                     rmtree(scratch, ignore_errors=True)
 
     def _remove_outdated(self, runner: Runner) -> None:
