@@ -129,10 +129,11 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _remove_scratch(self, runner: Runner) -> None:
         """Removes what a killed process had begun to write."""
+        others = (*OTHERS, os.path.basename(runner.cfg.filename or ''))
         for folder in {runner.work_dir, self.out_dir}:
             for scratch in Path(folder).glob('.*.????????'):  # of `atomic_write`
                 name = scratch.name[1:-9]
-                if self._is_own(name) or name in OTHERS:
+                if self._is_own(name) or name in others:
                     rmtree(scratch, ignore_errors=True)
 
     def _remove_outdated(self, runner: Runner) -> None:

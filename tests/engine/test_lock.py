@@ -36,6 +36,7 @@ def refused_elsewhere(folder: Path) -> bool:
     return not run_until(Moment(), try_it, folder)
 
 
+@pytest.mark.slow
 def test_a_second_training_is_refused(tmp_path):
     folder = tmp_path / 'runs' / 'one'
     assert not refused_elsewhere(tmp_path)
@@ -50,6 +51,7 @@ def test_a_second_training_is_refused(tmp_path):
     assert not refused_elsewhere(folder)
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_lock_behind(tmp_path):
     """Also where a data-loader worker of the process that was killed lives on."""
     told = tmp_path / 'worker'
@@ -72,6 +74,7 @@ def test_a_kill_leaves_no_lock_behind(tmp_path):
         os.kill(worker, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'launcher, variable',
     [
