@@ -8,12 +8,14 @@ OpenMMLab's packages they import in ``run``, so that help comes at once.
 
 import argparse
 import contextlib
+import gc
 import importlib
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
@@ -131,18 +133,19 @@ def _exit_codes(command: str) -> Iterator[None]:
         finally:
             print(end='', flush=True)  # a closed pipe shows here, not after the end
     except KeyboardInterrupt as interrupt:
+        _tear_down(interrupt)
         _end_interrupted(command, interrupt)
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
         sys.exit(141)  # as a shell reports a process that a closed pipe has ended
     except Exception as error:
-        interrupt = _find_interrupt(error)
+        interrupt, found = _find_interrupt(error), user_error(error)
+        if interrupt is None and found is None:
+            raise
+        _tear_down(error)
         if interrupt is not None:
             _end_interrupted(command, interrupt)
-        found = user_error(error)
-        if found is None:
-            raise
         _end(f'mmnextvit {command}: {_message(found)}', 1)
 
 
@@ -180,6 +183,24 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _tear_down(error: BaseException) -> None:
+    """Lets go of all that a command had in hand, before its message is printed.
+
+    What fails meanwhile, as a half-made data loader of torch's does, is not shown: the
+    message says why the command ends.
+    """
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda args: None
+    try:
+        link: BaseException | None = error
+        while link is not None:
+            traceback.clear_frames(link.__traceback__)
+            link = link.__cause__ or link.__context__
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
 
 
 def _find_interrupt(error: BaseException) -> KeyboardInterrupt | None:

@@ -123,13 +123,11 @@ def read_config(path: str) -> 'Config':
 
 
 def load_config(args: argparse.Namespace) -> 'Config':
-    """The config with the command line's changes, fit for the machine.
+    """The config with the command line's changes.
 
     Raises:
         UserError: As :func:`read_config`.
     """
-    from mmengine.device import is_cuda_available
-
     cfg = read_config(args.config)
     data_root = cfg.get('data_root')
     cfg.merge_from_dict(args.cfg_options)
@@ -139,10 +137,6 @@ def load_config(args: argparse.Namespace) -> 'Config':
         cfg.launcher = args.launcher
         name = Path(args.config).stem
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{name}'
-    if not is_cuda_available():
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            if cfg.get(loader):
-                cfg[loader].pin_memory = False  # torch warns at every epoch
     return cfg
 
 

@@ -23,12 +23,14 @@ from mmengine.model import (
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..weights.contents import read_dataset_meta
 from ..weights.loading import adapt, check
 from .progress import collect_progress
+from .shared_batches import SharedBatches
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -157,7 +159,8 @@ class RunConfig(Config):
 class ResumableRunner(Runner):
     """MMEngine's runner, whose checkpoints say where in an epoch and a step it was.
 
-    ``ResumeHook`` brings a runner back there.
+    ``ResumeHook`` brings a runner back there. The workers of its data loaders end with
+    an error where the shared memory is full.
     """
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
@@ -166,6 +169,17 @@ class ResumableRunner(Runner):
             if isinstance(handler, logging.FileHandler):  # UTF-8 in every locale
                 handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         return logger
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, *args: Any, **kwargs: Any
+    ) -> DataLoader:
+        if isinstance(dataloader, dict) and not is_cuda_available():
+            dataloader = dict(dataloader, pin_memory=False)  # torch would warn
+        loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        if not isinstance(loader.collate_fn, SharedBatches):
+            loader.collate_fn = SharedBatches(loader.collate_fn)
+        return loader
 
     def save_checkpoint(
         self,
@@ -247,9 +261,13 @@ def build_runner(cfg: Config) -> Runner:
     """The runner for the config's launcher and this machine.
 
     Raises:
-        UserError: The launcher did not start this process.
+        UserError: There is no such launcher, or it did not start this process.
     """
     launcher = cfg.get('launcher', 'none')
+    if launcher not in ('none', *LAUNCHERS):
+        raise UserError(
+            f'launcher {launcher} (--launcher): there are none, {", ".join(LAUNCHERS)}'
+        )
     variable, command = LAUNCHERS.get(launcher, ('', ''))
     if variable and variable not in os.environ:
         raise UserError(

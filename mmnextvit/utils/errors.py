@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import signal
+import traceback
 from typing import overload
 
 from .messages import escape, shorten
@@ -20,6 +21,14 @@ WORKER_ERROR = re.compile(
 
 # What writing fails with, without a file's name, where there is no space for more.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+SHARED_MEMORY_FULL = (
+    'there is no space left in the shared memory (/dev/shm), through which data-loader '
+    'workers hand over their batches. Give it more (docker run --shm-size=8g), or load '
+    'without workers: --cfg-options train_dataloader.num_workers=0 '
+    'train_dataloader.persistent_workers=False, and likewise for val_dataloader and '
+    'test_dataloader'
+)
 
 
 class UserError(ValueError):
@@ -102,7 +111,8 @@ def user_error(error: BaseException) -> UserError | OSError | None:
     original, which has the fields; of one that torch raised again for a data-loader
     worker, with the worker's traceback in its text, it has the text alone. Without any,
     it is the first ``OSError`` that names a file, as that of a missing permission does,
-    or that is about a full disk.
+    or that is about a full disk. A full shared memory, of which torch says so in other
+    words each time, has a message of its own.
 
     Another exception that is raised while such an error is handled, and not ``from``
     it, is a bug.
@@ -119,8 +129,21 @@ def user_error(error: BaseException) -> UserError | OSError | None:
         error = next((e for e in ours if not _is_repetition(e)), ours[-1])
         worker = WORKER_ERROR.fullmatch(str(error))
         return type(error)(worker[1]) if worker else error
+    if any(map(_is_shared_memory_full, chain)):
+        return UserError(SHARED_MEMORY_FULL)
     of_system = (e for e in chain if isinstance(e, OSError))
     return next((e for e in of_system if e.filename or e.errno in FULL), None)
+
+
+def _is_shared_memory_full(error: BaseException) -> bool:
+    """Whether torch, or Python for a lock, found no space in the shared memory."""
+    if isinstance(error, RuntimeError):
+        return 'shared memory' in str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    of_locks = (
+        bool(frames) and os.path.basename(frames[-1].filename) == 'synchronize.py'
+    )
+    return of_locks and isinstance(error, OSError) and error.errno in FULL
 
 
 def _is_repetition(error: UserError) -> bool:

@@ -293,6 +293,7 @@ def test_signals_that_a_program_ignores_or_handles_stay_so(handler, command, cap
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_a_forked_worker_ends_as_it_always_does(command, capfd):
     """Silently, by the signal itself: pools end theirs with SIGTERM."""
 

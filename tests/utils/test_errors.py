@@ -1,9 +1,11 @@
 """One exception type for what a user can mend, with its fields."""
 
 import errno
+import multiprocessing.synchronize
 import pickle
 
 from mmnextvit.utils.errors import (
+    SHARED_MEMORY_FULL,
     MissingFileError,
     MissingPackageError,
     UserError,
@@ -133,3 +135,34 @@ def test_messages():
     assert first_few(range(9), 2) == '0, 1 and 7 more'
     assert did_you_mean('trian', ['train', 'test']) == 'did you mean train?'
     assert did_you_mean('xyz', ['train']) == ''
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'unable to allocate shared memory(shm) for file </torch_1_2_3>: Success (0)',
+        'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that '
+        "dataloader's workers are out of shared memory. Please try to raise your "
+        'shared memory limit.',
+        'Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most '
+        'recent call last):\n...\nRuntimeError: unable to allocate shared memory(shm)',
+    ],
+)
+def test_a_full_shared_memory_has_a_message_of_its_own(text):
+    try:
+        raise TypeError('in its place') from RuntimeError(text)
+    except TypeError as error:
+        assert str(user_error(error)) == SHARED_MEMORY_FULL
+    assert user_error(RuntimeError('another')) is None
+
+
+def test_a_lock_without_space_is_about_the_shared_memory():
+    # `SemLock` is of C, so that the last frame is the one that calls it.
+    code = compile('raise OSError(28, "No space left on device")', 'x', 'exec')
+    lock = code.replace(co_filename=multiprocessing.synchronize.__file__)
+    with pytest.raises(OSError) as error:
+        exec(lock)
+    assert str(user_error(error.value)) == SHARED_MEMORY_FULL
+    with pytest.raises(OSError) as error:
+        exec(code)
+    assert user_error(error.value) is error.value
