@@ -19,12 +19,12 @@ from mmengine.runner import Runner
 
 from ..utils.errors import Terminated
 from ..utils.files import atomic_write_text
+from .checkpoints import INTERRUPTED, LAST
 from .hooks import DeployHook
 from .loops import ResumableLoop
 from .progress import collect_progress
 from .runner import unwrap_model
 
-NAME = 'interrupted.pth'  # what is saved, in the folder of the checkpoints
 # What comes within so many seconds is the same signal: a launcher, or a command such as
 # timeout, hands it on to processes that may have had it already.
 SAME_SIGNAL = 0.2
@@ -179,12 +179,12 @@ class InterruptHook(Hook):
             self._end(runner, iteration, {})
 
     def _end(self, runner: Runner, iteration: int, meta: dict[str, Any]) -> None:
-        path = checkpoint_folder(runner) / NAME
+        path = checkpoint_folder(runner) / INTERRUPTED
         meta = dict(meta, epoch=runner.epoch, iter=iteration)
         runner.save_checkpoint(str(path.parent), path.name, meta=meta, by_epoch=False)
         if not is_main_process():
             sys.exit(128 + self.signals.number)  # the first process says all
-        atomic_write_text(Path(runner.work_dir, 'last_checkpoint'), str(path))
+        atomic_write_text(Path(runner.work_dir, LAST), str(path))
         raise interrupt(
             self.signals.number,
             f'{iteration} iterations are saved in {path}, from where --resume goes on',
@@ -192,18 +192,22 @@ class InterruptHook(Hook):
 
 
 def checkpoint_folder(runner: Runner) -> Path:
-    """Where a run's checkpoints are."""
-    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    return Path(hooks[0].out_dir if hooks else runner.work_dir)
+    """The local folder of a run's checkpoints, else its own."""
+    folders = [
+        hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)
+    ]
+    local = [folder for folder in folders if '://' not in folder]
+    return Path(*local[:1] or [runner.work_dir])
 
 
 def remove_interrupted(runner: Runner) -> None:
     """Removes the checkpoint of an interruption once a later one is the last."""
-    last = Path(runner.work_dir, 'last_checkpoint')
-    path = checkpoint_folder(runner) / NAME
+    last = Path(runner.work_dir, LAST)
+    path = checkpoint_folder(runner) / INTERRUPTED
     if not is_main_process() or not path.exists() or not last.is_file():
         return
-    if not last.read_text(encoding='utf-8', errors='replace').strip().endswith(NAME):
+    named = last.read_text(encoding='utf-8', errors='replace').strip()
+    if not named.endswith(INTERRUPTED):
         path.unlink()
 
 

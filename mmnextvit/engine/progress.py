@@ -114,6 +114,7 @@ def _list_checks(progress: Progress) -> Iterator[bool]:
         yield isinstance(gradients, dict)
         for name, grad in gradients.items():
             yield isinstance(name, str) and isinstance(grad, Tensor)
+            yield grad.is_floating_point()
     yield isinstance(progress.input_sizes, list)
     for size in progress.input_sizes:
         yield isinstance(size, list) and len(size) in (0, 2) and counts(*size)

@@ -89,6 +89,6 @@ def name_last_checkpoint(runner: Runner) -> None:
     """Tells hooks that save which checkpoint to save again after a new best."""
     resumed = Path(runner._load_from).resolve()
     for hook in runner.hooks:
-        saves = isinstance(hook, CheckpointHook)
+        saves = isinstance(hook, CheckpointHook) and '://' not in hook.out_dir
         if saves and resumed.parent == Path(hook.out_dir).resolve():
             hook.last_ckpt = str(resumed)

@@ -239,6 +239,7 @@ GOOD = dict(
         ('gradients', [[]]),
         ('gradients', [{1: torch.ones(1)}]),
         ('gradients', [dict(weight=1)]),
+        ('gradients', [dict(weight=torch.ones(2, dtype=torch.int64))]),
         ('input_sizes', [32, 64]),
         ('input_sizes', [[32]]),
         ('input_sizes', [['a', 'b']]),
