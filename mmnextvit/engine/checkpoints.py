@@ -89,7 +89,8 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         super()._save_best_checkpoint(runner, metrics)
-        self._remove_outdated(runner)
+        if self.save_best:  # otherwise `Runner.val` may come without a training
+            self._remove_outdated(runner)
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, int]
