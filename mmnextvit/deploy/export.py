@@ -139,7 +139,8 @@ def export(
             )
     mean_ap = {}
     if options.precision != 'float32' and drift.images and options.with_map:
-        mean_ap = compare_map(cfg, out, checkpoint, say)
+        with explain_full_disk(out.parent, 1 << 20):
+            mean_ap = compare_map(cfg, out, checkpoint, say)
     return Report(
         out,
         options,

@@ -26,17 +26,19 @@ def explain_full_disk(folder: Path, size: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for place in (folder, Path(tempfile.gettempdir())):
+        for place in (folder, None):
             try:
                 reserve(place, size)
             except OSError as full:
-                full.filename = None if place == folder else str(place)
+                # Where there is no space at all, no folder is the system's.
+                system = tempfile.tempdir or 'the folder for temporary files (TMPDIR)'
+                full.filename = system if place is None else None
                 raise full from error
         raise
 
 
-def reserve(folder: Path, size: int) -> None:
-    """Takes space on a disk and gives it back.
+def reserve(folder: Path | None, size: int) -> None:
+    """Takes space in a folder, or in the system's for temporary files, for a moment.
 
     Raises:
         OSError: There is not as much, or nothing may be written there.
