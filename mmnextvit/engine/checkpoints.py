@@ -23,6 +23,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..utils.errors import MissingFileError, UserError
 from ..utils.files import atomic_write, atomic_write_text
+from ..utils.messages import shorten
 from ..weights.reader import read_checkpoint
 
 write_checkpoint = mmengine.runner.checkpoint.save_checkpoint  # MMEngine's
@@ -292,7 +293,7 @@ def find_last_checkpoint(work_dir: Path, folder: Path) -> tuple[Path, list[str]]
         if not name:
             skipped.append(f'{last} is empty')
         elif not named.is_file():
-            skipped.append(f'{last} names {name}, which is not in {folder}')
+            skipped.append(f'{last} names {shorten(name)}, which is not in {folder}')
         else:
             return read_whole(named).path, []
     except UserError as error:

@@ -234,7 +234,7 @@ def test_weights_that_are_not_finite(copy, trained, capfd):
     for command, *args in (
         ('test', 'tiny.py', 'nan.pth'),
         ('predict', 'tiny.py', 'nan.pth', image, '--out-dir', 'found'),
-        ('export', 'tiny.py', 'nan.pth', '--format', 'onnx'),
+        ('export', 'tiny.py', 'nan.pth', '--to', 'onnx'),
         ('train', 'tiny.py', '--resume', 'nan.pth', '--work-dir', 'resumed'),
     ):
         printed = run_here(command, *args, cwd=copy, capfd=capfd, code=1)

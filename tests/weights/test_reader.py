@@ -930,7 +930,7 @@ def test_every_command_is_safe(hostile, tmp_path, capfd):
         ('test', config, x),
         ('predict', config, x, image),
         ('convert_weights', x, 'converted.pth'),
-        ('export', config, x),
+        ('export', config, x, '--to', 'onnx'),
         ('import_yolov5', 'm.yaml', '-o', 'imported.py', '--weights', x),
     ]
     write_yaml(Path('m.yaml'), document_model())
