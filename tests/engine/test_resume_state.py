@@ -169,6 +169,7 @@ def test_what_a_run_saves_is_accepted(tmp_path, options):
 
 def test_several_optimizers_and_a_schedule_that_looks_at_metrics(tmp_path):
     one = make_run(tmp_path)
+    one.hooks = []
     one.param_schedulers = {
         'a': [ReduceOnPlateauLR(one.optim_wrapper, monitor='loss')],
         'b': [],

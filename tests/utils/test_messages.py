@@ -17,7 +17,8 @@ def test_text_is_escaped():
     assert escape('é 中 文', '\n') == 'é 中 文' and escape('a\nb', '\n') == 'a\nb'
     assert first_few([EVIL] * 9, 2) == f'{SAFE}, {SAFE} and 7 more'
     error = UserError(f'wrong {EVIL}', file=f'{EVIL}.pth', key=EVIL)
-    assert str(error) == f'{SAFE}.pth: {SAFE}: wrong {SAFE}'.replace(r'\n', '\n')
+    wrong = SAFE.replace(r'\n', '\n')  # a problem may have several lines
+    assert str(error) == f'{SAFE}.pth: {SAFE}: wrong {wrong}'
 
 
 def test_long_names_are_cut():
