@@ -225,9 +225,7 @@ def find_own_file(folder: Path, name: str) -> str | None:
 # ---------------------------------------------------------------- schedules, averages
 
 
-def check_schedulers(
-    states: object, own: object, key: str = 'param_schedulers'
-) -> None:
+def check_schedulers(states: Any, own: Any, key: str = 'param_schedulers') -> None:
     """Checks the states of schedules against a run's.
 
     Args:

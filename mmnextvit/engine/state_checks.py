@@ -72,7 +72,8 @@ def is_number(value: object, low: float = -math.inf) -> bool:
         value = value.item() if value.numel() == 1 and not value.is_complex() else None
     if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
         return False
-    return -1e18 < value < 1e18 and value >= low
+    number: Any = value  # types know no order of all numbers
+    return -1e18 < number < 1e18 and number >= low
 
 
 def is_count(value: object, high: int = MAX_COUNT) -> bool:
@@ -94,7 +95,7 @@ def check_mapping(value: object, key: str) -> dict[str, Any]:
     return value
 
 
-def check_like(value: object, own: object, key: str) -> None:
+def check_like(value: object, own: Any, key: str) -> None:
     """Checks that a value of a checkpoint can take the place of a run's own.
 
     Args:
@@ -111,7 +112,7 @@ def check_like(value: object, own: object, key: str) -> None:
             if not isinstance(value, bool | None):
                 raise make_fault(key, value, 'True or False')
         case Real():
-            low = 0 if 0 <= own < math.inf else -math.inf
+            low = 0 if is_number(own, 0) else -math.inf
             unset = isinstance(value, float) and value == own  # infinity
             if not is_number(value, low) and not unset:
                 raise make_fault(
