@@ -25,7 +25,7 @@ from .faults import describe_broken, describe_missing, describe_remarks, settle,
 from .files import find_missing_files, is_local
 from .images import REMARKS, BrokenImageError, check_images
 from .loading import verify_loading
-from .masks import describe_masks
+from .masks import describe_lost, describe_masks
 from .mmdet_bases import DetDataset
 
 MAX_CLASS_CHARS = 2000  # COCO's 80 names have 900, to be copied into a config
@@ -231,6 +231,9 @@ class VerifiedDataMixin(DetDataset):
             )
         if not self.test_mode:
             settle(describe_masks(data_list, self.pipeline, self.ann_file), False)
+            lost = describe_lost(data_list, self.pipeline)
+            if lost:
+                warn(f'{self.ann_file}: {lost}')
         unusable = self._find_unusable_images(data_list)
         return [data for data in data_list if data['img_path'] not in unusable]
 

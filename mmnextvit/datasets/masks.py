@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from mmengine.dataset import Compose
 
 from ..utils.errors import UserError
-from ..utils.messages import list_lines
+from ..utils.messages import first_few, list_lines
 from .faults import Fault
 from .loading import list_transforms
 
@@ -13,7 +13,7 @@ from .loading import list_transforms
 def find_mask_fault(
     mask: object, width: int, height: int, takes_codes: bool
 ) -> str | None:
-    """What makes a mask unusable, or ``None``.
+    """What a pipeline cannot do with a mask, or ``None``.
 
     Args:
         mask: COCO's ``segmentation``: polygons, or a run-length code.
@@ -21,21 +21,36 @@ def find_mask_fault(
         height: The image's height.
         takes_codes: Whether the pipeline can load run-length codes.
     """
-    if isinstance(mask, list):
-        return None  # a polygon that is useless is ignored
+    if (
+        mask is None and takes_codes
+    ):  # MMYOLO, which takes none, leaves such objects out
+        return 'no segmentation'
     if not isinstance(mask, dict):
-        return 'no mask'
+        return None
     if not takes_codes:
         return 'a run-length code (RLE), where polygons are needed'
-    counts, size = mask.get('counts'), mask.get('size')
+    size = mask.get('size')
     if size != [height, width]:
         return f'a run-length code of size {size}, not [{height}, {width}]'
-    if isinstance(counts, list):
-        whole = all(type(n) is int and n >= 0 for n in counts)
-        if not whole or sum(counts) != width * height:
-            return 'a run-length code whose counts do not add up to its size'
-        return None
-    return None if isinstance(counts, str) else 'a run-length code without counts'
+    return None
+
+
+def describe_lost(data_list: Iterable[dict], pipeline: Compose) -> str:
+    """Of objects that are left out since they have no mask; an empty text of none."""
+    if not any(getattr(t, 'with_mask', False) for t in list_transforms(pipeline)):
+        return ''
+    lost = [
+        data['img_path']
+        for data in data_list
+        for instance in data['instances']
+        if not instance['ignore_flag'] and not any(instance.get('mask') or ())
+    ]
+    if not lost:
+        return ''
+    return (
+        f'{len(lost)} objects have no mask that can be read, and are left out: '
+        f'{first_few(dict.fromkeys(lost))}'
+    )
 
 
 def describe_masks(
@@ -59,7 +74,7 @@ def describe_masks(
         f'{data["img_path"]}: {fault}'
         for data in data_list
         for instance in data['instances']
-        if not instance['ignore_flag'] and (takes_codes or 'mask' in instance)
+        if not instance['ignore_flag']
         for fault in [
             find_mask_fault(
                 instance.get('mask'), data['width'], data['height'], takes_codes
