@@ -62,7 +62,7 @@ def prepare_mmcv() -> None:
             )
 
 
-def _keep_a_pixel(mmcv: ModuleType) -> None:
+def _keep_a_pixel(mmcv: Any) -> None:
     """Has mmcv resize no side of an image to less than a pixel.
 
     Scaled to 640 pixels, 30000 x 2 pixels would have no height. OpenCV fails there, and

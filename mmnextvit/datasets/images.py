@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import mmcv
@@ -269,7 +269,7 @@ def load_image(
     return Reading(image, remarks, cut)
 
 
-def read_image(path: str, **kwargs: object) -> np.ndarray:
+def read_image(path: str, **kwargs: Any) -> np.ndarray:
     """The image that `load_image` reads; a warning names one that lacks its end.
 
     Args:

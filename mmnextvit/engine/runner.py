@@ -166,8 +166,10 @@ class ResumableRunner(Runner):
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler):  # UTF-8 in every locale
-                handler.stream.reconfigure(encoding='utf-8', errors='backslashreplace')
+            stream = getattr(handler, 'stream', None)
+            if isinstance(handler, logging.FileHandler) and stream:
+                # In every locale, whatever the names of the classes are.
+                stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         return logger
 
     @staticmethod
