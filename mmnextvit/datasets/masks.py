@@ -21,9 +21,7 @@ def find_mask_fault(
         height: The image's height.
         takes_codes: Whether the pipeline can load run-length codes.
     """
-    if (
-        mask is None and takes_codes
-    ):  # MMYOLO, which takes none, leaves such objects out
+    if mask is None and takes_codes:  # MMYOLO leaves such objects out
         return 'no segmentation'
     if not isinstance(mask, dict):
         return None

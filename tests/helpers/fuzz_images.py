@@ -134,9 +134,8 @@ def run(count: int, folder: Path, seed: int = 0) -> tuple[Counter[str], list[str
     kinds = {kind: encode(kind) for kind in KINDS}
     outcomes: Counter[str] = Counter()
     wrong = []
-    context = multiprocessing.get_context(
-        'fork'
-    )  # spawned, it would import for seconds
+    # Spawned, a process would import for seconds.
+    context = multiprocessing.get_context('fork')
     pool = context.Pool(1)
     try:
         for number in track(range(count), description='Reading damaged images'):
