@@ -158,7 +158,7 @@ def average_by_class(precisions: np.ndarray, settings: Settings) -> np.ndarray:
     counts = list(settings.max_detections)
     of_map = counts.index(MAP_DETECTIONS) if MAP_DETECTIONS in counts else -1
     close = [np.isclose(settings.iou_thresholds, value) for value in (0.5, 0.75)]
-    everywhere = np.ones(len(settings.iou_thresholds), bool)
+    everywhere: np.ndarray = np.ones(len(settings.iou_thresholds), bool)
     parts = [(everywhere, 0, of_map), (close[0], 0, -1), (close[1], 0, -1)]
     parts += [(everywhere, area, -1) for area in (1, 2, 3)]
 

@@ -62,9 +62,9 @@ class VerifiedCocoMetric(CocoMetric):
             self._coco_api = index_coco(content)
 
     @property
-    def dataset_meta(self) -> dict | None:
+    def dataset_meta(self) -> dict:
         """The dataset's meta information, which the runner sets before it starts."""
-        return self._dataset_meta
+        return self._dataset_meta or {}
 
     @dataset_meta.setter
     def dataset_meta(self, meta: dict) -> None:
@@ -102,7 +102,7 @@ class VerifiedCocoMetric(CocoMetric):
             logger.info(f'Predictions are in {self.outfile_prefix}.*.json')
             return {}
         numbers = number_ids(content, category_ids)
-        self._check_images(numbers.images.keys(), predictions)
+        self._check_images(set(numbers.images), predictions)
         truth = number_truth(content, classes, numbers)
         metrics: dict[str, float] = {}
         for metric in self.metrics:
