@@ -197,7 +197,7 @@ def _scratch(path: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as left:
         left.callback(remove_empty_folders, made)
         folder = _make_hidden(path)
-        left.callback(shutil.rmtree, folder, ignore_errors=True)
+        left.callback(_remove_folder, folder)
         new = folder / 'new'
         try:
             new.mkdir()
@@ -237,6 +237,15 @@ def _name_target(error: OSError, path: Path, new: Path) -> None:
     else:
         return
     del error.filename2  # where it was to go to, which has the same name
+
+
+def _remove_folder(folder: Path) -> None:
+    """Removes a folder, also where a signal interrupts that."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _make_hidden(path: Path) -> Path:

@@ -14,7 +14,7 @@ from ..models.yolov5_row_rules import (
     parse_activation,
 )
 from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import did_you_mean
+from ..utils.messages import did_you_mean, first_few
 from ..utils.yaml_reader import YAMLFile
 from .notes import Note
 from .render import is_plain
@@ -381,10 +381,14 @@ def _read_head_outputs(
         UserError: They or the rows that it reads are wrong.
     """
     levels = len(head.sources)
-    if not 1 <= levels <= MAX_LEVELS or not all(
-        0 <= i < head.number for i in head.sources
-    ):
-        raise head.error(f'a head reads one to {MAX_LEVELS} rows before it')
+    if not 1 <= levels <= MAX_LEVELS:
+        raise head.error(f'a head reads one to {MAX_LEVELS} rows, not {levels}')
+    outside = [i for i in head.sources if not 0 <= i < head.number]
+    if outside:
+        raise head.error(
+            f'it reads {first_few(outside)}, and a head reads rows before it: 0 to '
+            f'{head.number - 1}'
+        )
     classes_arg, anchors_arg = _fill_defaults(head.args)[:2]
     if classes_arg != 'nc':
         if not _is_count(classes_arg, MAX_CLASSES):

@@ -1,9 +1,14 @@
 """Testing and predicting as a user does, with a checkpoint of a tiny run."""
 
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +23,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from tests.helpers.commands import call_here, refusal, run_here
-from tests.helpers.tiny_run import run_tool
+from tests.helpers.tiny_run import ROOT, run_tool
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +147,41 @@ def test_predict_as_a_script(tested):
     output = run_tool('predict.py', *args, cwd=tested.folder)
     assert re.search(r'\d+ objects in 1 files: by_script', output)
     assert (tested.folder / 'by_script' / 'drawn' / image.name).is_file()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_process_leaves_what_it_found(number, trained, tmp_path):
+    """The signal comes when three drawings are there; hundreds would follow."""
+    image = sorted((trained.folder / 'data' / 'val').iterdir())[0]
+    source = tmp_path / 'source'
+    source.mkdir()
+    for i in range(500):
+        (source / f'{i:03}{image.suffix}').symlink_to(image)
+    out = tmp_path / 'out'
+    args = 'tiny.py', CHECKPOINT, source, '--device', 'cpu', '--out-dir', out
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'mmnextvit', 'predict', *map(str, args)],
+        cwd=trained.folder,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    third = out / 'drawn' / f'002{image.suffix}'
+    while process.poll() is None and not third.is_file():
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=100)
+    content = json.loads((out / 'predictions.json').read_text())
+    word = {signal.SIGINT: 'interrupted', signal.SIGTERM: 'terminated'}[number]
+    assert content['partial'].startswith(word)
+    drawn = {entry['drawn'] for entry in content['predictions'] if 'drawn' in entry}
+    assert 0 < len(content['predictions']) < 500
+    assert drawn <= {f'drawn/{p.name}' for p in out.glob('drawn/*')}
+    assert not [*out.rglob('.*')]
+    found = re.escape(f'found, and are in {out}/predictions.json')
+    line = rf'mmnextvit predict: {word}; \d+ objects in \d+ files were {found}\n'
+    assert process.returncode == 128 + number and re.fullmatch(line, errors), errors
 
 
 def test_what_is_drawn(trained, monkeypatch):

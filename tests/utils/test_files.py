@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -232,6 +233,21 @@ def test_folders_that_nothing_came_into_are_removed(tmp_path):
     with pytest.raises(OSError, match='File name too long'):
         atomic_write_text(tmp_path / 'there' / 'a' / long / 'x', '')
     assert everything(tmp_path) == ['there']
+
+
+def test_a_signal_while_the_scratch_folder_is_removed(tmp_path, monkeypatch):
+    real, calls = shutil.rmtree, []
+
+    def interrupted_once(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(shutil, 'rmtree', interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write_text(tmp_path / 'x', 'text')
+    assert everything(tmp_path) == ['x']
 
 
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT, errno.EIO])
