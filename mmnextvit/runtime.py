@@ -318,7 +318,7 @@ def parse_metadata(text: Any, path: str | os.PathLike) -> Metadata:
             a value in it is none that it can have.
     """
     try:
-        metadata = json.loads(text) if len(text) <= MAX_METADATA else None
+        metadata: Any = json.loads(text) if len(text) <= MAX_METADATA else None
         number, keys = metadata['format'], metadata.keys()
         newer = type(number) is int and number > FORMAT
         complete = {'classes', 'strides', 'input', 'resize', 'nms'} <= keys
@@ -595,7 +595,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
 # ------------------------------------------------------------------------ outputs
 
 # The shape of each output for B images and C classes. K and N are any numbers.
-SHAPES = {
+SHAPES: dict[bool, dict[str, tuple[str | int, ...]]] = {
     True: {
         'num_detections': ('B', 1),
         'boxes': ('B', 'K', 4),

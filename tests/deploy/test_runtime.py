@@ -40,6 +40,7 @@ from PIL import Image
 from torchvision.ops import batched_nms
 
 from tests.conftest import ROOT
+from tests.helpers.full_disk import limit_file_size
 from tests.helpers.toy_exports import (
     BOXES,
     CLASSES,
@@ -555,6 +556,48 @@ def test_command_line(write, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(['none.onnx', good])
     assert 'none.onnx does not exist' in capsys.readouterr().err
+
+
+def test_command_line_without_space(tmp_path, capsys):
+    """One line, and nothing that is in the way of the next try."""
+    model = str(write_onnx(tmp_path / 'm.onnx', metadata()))
+    image, out = str(tmp_path / 'image.png'), tmp_path / 'found.json'
+    cv2.imwrite(image, grey(255))
+    command = [model, image, '-o', str(out)]
+    with limit_file_size(20), pytest.raises(SystemExit, match='1'):
+        main(command)
+    assert capsys.readouterr() == ('', f"[Errno 27] File too large: '{out}'\n")
+    assert not out.exists()
+    assert main(command) == 0 and out.read_text().count('\n') == 1
+    with pytest.raises(SystemExit, match='1'):
+        main([*command[:-1], str(tmp_path / 'none' / 'found.json')])
+    assert 'No such file or directory' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), ModelFileError('it is broken')])
+@pytest.mark.parametrize('whole', [0, 2])
+def test_command_line_that_is_ended(tmp_path, capsys, monkeypatch, error, whole):
+    """Ctrl-C keeps the lines so far; a file without any does not stay."""
+    model = str(write_onnx(tmp_path / 'm.onnx', metadata()))
+    image, out = str(tmp_path / 'image.png'), tmp_path / 'found.json'
+    cv2.imwrite(image, grey(255))
+    detect, images = Detector.__call__, []
+
+    def detect_some(detector, file, score_thr):
+        images.append(file)
+        if len(images) > whole:
+            raise error
+        return detect(detector, file, score_thr)
+
+    monkeypatch.setattr(Detector, '__call__', detect_some)
+    ctrl_c = isinstance(error, KeyboardInterrupt)
+    with pytest.raises(SystemExit, match='130' if ctrl_c else '1'):
+        main([model, image, image, image, '-o', str(out)])
+    said = 'interrupted' if ctrl_c else 'it is broken'
+    assert capsys.readouterr() == ('', f'{said}\n')
+    assert out.exists() == (ctrl_c and whole > 0)
+    if out.exists():
+        assert [json.loads(line)['file'] for line in out.open()] == [image] * whole
 
 
 # --------------------------------------------------------------- bare environments
