@@ -519,7 +519,7 @@ def test_resuming_removes_nothing_that_a_file_names(begun, tmp_path, capfd, guar
     file = tmp_path / 'run/epoch_1.pth'
     options = list(VALIDATED)
     if guarded_by == 'TrainingStateHook':  # a config without ours
-        options.append('default_hooks.checkpoint_fit=None')
+        options.append('default_hooks.checkpoint_fit.type=EmptyCacheHook')
     for target in (victims[0], victims[1].parent):
         info.update(best_ckpt=str(target), best_score=-1.0)
         torch.save(dict(content), file)

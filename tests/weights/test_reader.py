@@ -9,6 +9,7 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -918,7 +919,8 @@ def test_every_command_is_safe(hostile, tmp_path, capfd):
     config, x = str(write_tiny_run(tmp_path)), str(hostile)
     image = str(next((tmp_path / 'data/val').iterdir()))
     Path('resumed').mkdir()
-    Path('resumed/last_checkpoint').write_text(x)
+    shutil.copy(x, 'resumed/x.pth')
+    Path('resumed/last_checkpoint').write_text('x.pth')
     option = '--cfg-options'
     init = 'model.backbone.init_cfg'
     runs = [
@@ -937,7 +939,9 @@ def test_every_command_is_safe(hostile, tmp_path, capfd):
     for command, *args in runs:
         printed = run_here(command, *args, cwd=tmp_path, capfd=capfd, code=1)
         last = printed.strip().splitlines()[-1]
-        assert re.search(f'{command}.*: {x}: {REFUSED}', last), printed
+        assert re.search(f'{command}.*[:.] ({x}|resumed/x.pth): {REFUSED}', last), (
+            printed
+        )
         assert 'Traceback' not in printed
     assert not Path('converted.pth').exists()
 
