@@ -30,7 +30,7 @@ write_checkpoint = mmengine.runner.checkpoint.save_checkpoint  # MMEngine's
 LAST = 'last_checkpoint'  # file in a work dir that names its last checkpoint
 INTERRUPTED = 'interrupted.pth'  # what a signal has saved, beside the checkpoints
 # What else is written in a work dir while a run trains.
-OTHERS = (LAST, 'last_validation', INTERRUPTED)
+OTHERS = (LAST, 'last_validation', INTERRUPTED, 'predictions.jpg')
 OUTDATED = 'outdated_ckpts'  # what a run is about to remove, among its information
 TRAINING_STATE = 'meta', 'message_hub', 'optimizer'
 

@@ -73,7 +73,8 @@ def kill_training(
         reached = now
     assert not run_until(Moment(), partial(train, killed), killed)
 
-    assert not list(killed.glob('.*'))
+    left = [path.name for path in killed.glob('.*')]
+    assert not left, left
     assert len(list(killed.glob('best_*.pth'))) == 1
     last = f'epoch_{moments + 2}.pth'
     (ended,) = (whole for whole in check_whole(killed) if whole.path.name == last)
