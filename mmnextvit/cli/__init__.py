@@ -132,9 +132,9 @@ def _exit_codes(command: str) -> Iterator[None]:
             yield
         finally:
             print(end='', flush=True)  # a closed pipe shows here, not after the end
-    except KeyboardInterrupt as interrupt:
-        _tear_down(interrupt)
-        _end_interrupted(command, interrupt)
+    except KeyboardInterrupt as error:
+        _tear_down(error)
+        _end_interrupted(command, error)
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
@@ -146,7 +146,8 @@ def _exit_codes(command: str) -> Iterator[None]:
         _tear_down(error)
         if interrupt is not None:
             _end_interrupted(command, interrupt)
-        _end(f'mmnextvit {command}: {_message(found)}', 1)
+        if found is not None:
+            _end(f'mmnextvit {command}: {_message(found)}', 1)
 
 
 @contextlib.contextmanager

@@ -77,12 +77,12 @@ class PeerWatch:
         """Waits for the end of another, for as long as this process lives."""
         with selectors.DefaultSelector() as selector:
             for peer in self._peers:
-                selector.register(peer, selectors.EVENT_READ)
+                selector.register(peer, selectors.EVENT_READ, data=peer)
             while True:
                 for key, _ in selector.select(timeout=1):
-                    self._hear(key.fileobj)
-                    if key.fileobj not in self._peers:
-                        selector.unregister(key.fileobj)
+                    self._hear(key.data)
+                    if key.data not in self._peers:
+                        selector.unregister(key.data)
                 if self._parent is not None and os.getppid() != self._parent:
                     self._end_after_launcher()
                     self._parent = None

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,7 +282,7 @@ def predict_files(
     score_thr: float = 0.3,
     with_maps: bool = False,
     show_progress: bool = True,
-) -> Iterator[Entry | Unreadable]:
+) -> Generator[Entry | Unreadable, None, None]:
     """Predicts on images and videos; files that cannot be read are left out.
 
     Args:
