@@ -140,12 +140,13 @@ def _exit_codes(command: str) -> Iterator[None]:
             raise
         sys.exit(141)  # as a shell reports a process that a closed pipe has ended
     except Exception as error:
-        interrupt, found = _find_interrupt(error), user_error(error)
-        if interrupt is None and found is None:
+        cause = _find_interrupt(error)
+        found = user_error(error)
+        if cause is None and found is None:
             raise
         _tear_down(error)
-        if interrupt is not None:
-            _end_interrupted(command, interrupt)
+        if cause is not None:
+            _end_interrupted(command, cause)
         if found is not None:
             _end(f'mmnextvit {command}: {_message(found)}', 1)
 
