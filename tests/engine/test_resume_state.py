@@ -541,13 +541,11 @@ def test_resuming_a_wrong_file_is_one_message(begun, tmp_path, capfd):
     file = tmp_path / 'x.pth'
     for path, value, message in (
         ('meta/epoch', 'x', "meta.epoch: this is 'x', not a number"),
-        ('message_hub/log_scalars', ..., 'message_hub.log_scalars: this is missing'),
         (
             'optimizer/param_groups/0/lr',
             NAN,
             r'optimizer.param_groups\[0\].lr: this is n',
         ),
-        ('optimizer/state/0/momentum_buffer', torch.ones(2), r'its shape is \(2,\)'),
         ('ema_state_dict/steps', 'x', "ema_state_dict.steps: this is 'x'"),
     ):
         wrong = copy.deepcopy(content)

@@ -116,14 +116,15 @@ def test_messages_of_commands_are_printable(tmp_path, capfd):
         {'state_dict': {'backbone.x': tensor}, 'meta': {'dataset_meta': {evil: 1}}},
         {'state_dict': {f'stem.{evil}': tensor, f'stages.{evil}': tensor}},
     ]
-    for content in contents:
+    commands = [
+        ('convert_weights', 'x.pth', 'y.pth', '--to', 'timm'),
+        ('predict', config, 'x.pth', image),
+        ('test', config, 'x.pth'),
+        ('train', config, '--cfg-options', 'load_from=x.pth'),
+    ]
+    for i, content in enumerate(contents):
         torch.save(content, tmp_path / 'x.pth')
-        for command, *args in (
-            ('predict', config, 'x.pth', image),
-            ('test', config, 'x.pth'),
-            ('convert_weights', 'x.pth', 'y.pth', '--to', 'timm'),
-            ('train', config, '--cfg-options', 'load_from=x.pth'),
-        ):
+        for command, *args in commands[: 2 if i else 4]:
             printed = run_here(command, *args, cwd=tmp_path, capfd=capfd, code=1)
             assert not re.search('[\x07\x1b\x80-\x9f\ud800]', printed), printed
             assert 'Traceback' not in printed
