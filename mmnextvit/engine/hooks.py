@@ -53,9 +53,9 @@ class CheckpointFitHook(Hook):
             switch = 'default_hooks.checkpoint_fit.partial=True'
             check(receipt, 'backbone.', self.partial, switch)
         else:
+            check(receipt, None)
             if training:
                 accept_training_state(checkpoint, runner, receipt.source)
-            check(receipt, None)
 
 
 @HOOKS.register_module()

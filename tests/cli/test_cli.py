@@ -193,6 +193,7 @@ def test_what_a_user_can_mend_is_one_line(error, text, command, capfd):
     assert ends(capfd, 'fake') == (1, '', f'mmnextvit fake: {text}\n')
 
 
+@pytest.mark.slow
 def test_errors_of_the_system_are_one_line(command, tmp_path, capfd):
     (tmp_path / 'file').touch()
     for path, text in [

@@ -24,6 +24,8 @@ from tests.helpers.commands import call_here, run_here
 from tests.helpers.full_disk import limit_file_size
 from tests.helpers.yolov5_models import write_yaml, yolov5_model
 
+pytestmark = pytest.mark.slow
+
 
 def everything(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob('*'))

@@ -119,6 +119,7 @@ def test_headers_that_are_cut(tmp_path, length):
         read_image(str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('progressive', [False, True])
 def test_enough_rows_are_used_and_reported(coco, log, progressive):
     whole = encode(400, progressive=progressive, quality=95)

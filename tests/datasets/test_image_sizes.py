@@ -69,6 +69,7 @@ def test_voc_boxes(voc, orientation, stated):
     assert (sample['height'], sample['width']) == sample['ori_shape']
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp', 'tiff'])
 def test_yolo_boxes_are_of_the_image_as_it_is_read(yolo, orientation, suffix):
@@ -161,6 +162,7 @@ def test_replaced_image_of_a_yolo_dataset(yolo):
         dataset[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('orientation', 'size', 'unsettled'),
     [(1, (64, 64), False), (2, (64, 48), True), (3, (64, 48), True),

@@ -19,6 +19,8 @@ from mmyolo.registry import DATASETS
 
 from tests.helpers.bad_data import CLASSES, LOAD, Yolo, fake_runner, list_infos
 
+pytestmark = pytest.mark.slow
+
 ANNOTATIONS = dict(type='LoadAnnotations', with_bbox=True)
 MASKS = dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)
 

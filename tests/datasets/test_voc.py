@@ -195,6 +195,7 @@ def test_files_that_are_no_voc_annotation(voc, text):
     assert len(str(e.value)) < 700
 
 
+@pytest.mark.slow
 def test_voc_boxes_that_are_not_counted(voc):
     write(voc, SIZE, make_object(more='<difficult>1</difficult>'),
           make_object(box=(5, 5, 8, 40)))  # fmt: skip
@@ -204,6 +205,7 @@ def test_voc_boxes_that_are_not_counted(voc):
     assert [box['ignore_flag'] for box in boxes] == [1, 0]
 
 
+@pytest.mark.slow
 def test_voc_data_are_those_of_mmyolo(voc):
     voc.write(3, name='dog', difficult=1)
     ours, theirs = voc.build(), voc.build(type='YOLOv5VOCDataset')
@@ -238,6 +240,7 @@ def test_what_is_no_list_of_voc_names(voc, content, message):
     assert len(str(error.value)) < 1200
 
 
+@pytest.mark.slow
 def test_names_of_voc_objects_are_shortened(voc, log):
     for i in range(4):
         write(voc, SIZE, *(make_object(f'{LONG}{i}{j}') for j in range(30)), number=i)

@@ -623,6 +623,7 @@ def test_what_is_no_list_of_images(yolo, content, message):
     assert len(str(error.value)) < 1200 and '\x1b' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_messages_about_sources_and_labels_are_bounded(yolo):
     yolo.yaml(f'train: "{LONG}\\x1b"\nnames: [cat, dog]')
     with pytest.raises(FileNotFoundError, match='longlong.* does not exist') as source:

@@ -18,6 +18,8 @@ from tests.helpers.full_disk import limit_file_size
 from tests.helpers.kills import Moment, run_until
 from tests.helpers.scripted_run import build_scripted_run
 
+pytestmark = pytest.mark.slow
+
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     paths = [p for p in folder.rglob('*') if p.is_file() and p.suffix != '.log']

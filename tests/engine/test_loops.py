@@ -23,6 +23,8 @@ from torch import nn
 from tests.helpers.commands import fresh_process_state
 from tests.helpers.random_run import find_differences
 
+pytestmark = pytest.mark.slow
+
 _numbers = itertools.count()
 
 

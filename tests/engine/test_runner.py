@@ -85,6 +85,7 @@ def test_a_launcher_that_did_not_start_this_process(launcher, monkeypatch):
         runner.build_runner(Config(dict(launcher=launcher)))
 
 
+@pytest.mark.slow
 def test_a_run_formats_its_config_once(load_config, monkeypatch, tmp_path):
     """MMEngine asks for its text in the log, in each checkpoint and so on."""
     plain = load_config('yolov5_nextvit_s')

@@ -16,6 +16,8 @@ from pycocotools import mask as mask_utils
 from tests.helpers.bad_data import list_infos, write_image
 from tests.helpers.pycocotools_reference import list_expected, without_minus_one
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 240, 320
 FAST, SLOW = (100, 1, 10), (100, 300, 1000)  # faster_coco_eval; pycocotools
 

@@ -221,6 +221,7 @@ def test_frozen_parts_are_in_eval_mode_and_do_not_train(backbone, lively):
             assert (param.grad is not None) == param.requires_grad, (how_much, name)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_frozen_is_refused(backbone):
     for how_much in (min(backbone.frozen) - 1, max(backbone.frozen) + 1):
         message = f'{backbone.freeze}.*{how_much}.*allowed'

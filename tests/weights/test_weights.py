@@ -365,6 +365,7 @@ def test_convert_weights_as_a_script(tmp_path, best):
     assert all(torch.equal(v, ours[k]) for k, v in best.state_dict().items())
 
 
+@pytest.mark.slow
 def test_convert_weights(tmp_path, best, capfd):
     here = dict(cwd=tmp_path, capfd=capfd)
     printed = run_here('convert_weights', 'best.pt', 'ours.pth', **here)
