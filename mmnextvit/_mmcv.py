@@ -130,11 +130,11 @@ class _StandIn(MetaPathFinder, Loader):
             # Environment reports, such as the Runner's, print these two.
             get_compiler_version=lambda: f'n/a ({__name__})',
             get_compiling_cuda_version=lambda: f'n/a ({__name__})',
-            __getattr__=_missing_op,
+            __getattr__=_make_missing_op,
         )
 
 
-def _missing_op(name: str) -> Callable[..., NoReturn]:
+def _make_missing_op(name: str) -> Callable[..., NoReturn]:
     if name.startswith('_'):  # asked by the import system and inspection, not by mmcv
         raise AttributeError(f"module 'mmcv._ext' has no attribute {name!r}")
 
@@ -160,7 +160,7 @@ def _nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> T
     """
     from torchvision.ops import nms
 
-    bboxes, scores = _at_least_float(bboxes), _at_least_float(scores)
+    bboxes, scores = _widen_to_float(bboxes), _widen_to_float(scores)
     if offset:
         bboxes = bboxes + bboxes.new_tensor([0, 0, offset, offset])
     # As exact as the overlaps, or an overlap of just the threshold may exceed it.
@@ -194,11 +194,11 @@ def _roi_align_forward(
     from torchvision.ops import roi_align
 
     if pool_mode != 1:
-        _missing_op("roi_align_forward with pool_mode='max'")()
+        _make_missing_op("roi_align_forward with pool_mode='max'")()
     output.copy_(
         roi_align(
-            _at_least_float(input),
-            _at_least_float(rois).to(_at_least_float(input).dtype),
+            _widen_to_float(input),
+            _widen_to_float(rois).to(_widen_to_float(input).dtype),
             (aligned_height, aligned_width),
             spatial_scale,
             sampling_ratio,
@@ -224,8 +224,8 @@ def _roi_align_backward(
     import torchvision  # noqa: F401  (defines the op)
 
     if pool_mode != 1:
-        _missing_op("roi_align_backward with pool_mode='max'")()
-    grad_output = _at_least_float(grad_output)
+        _make_missing_op("roi_align_backward with pool_mode='max'")()
+    grad_output = _widen_to_float(grad_output)
     grad_input += torch.ops.torchvision._roi_align_backward(
         grad_output,
         rois.to(grad_output.dtype),
@@ -238,6 +238,6 @@ def _roi_align_backward(
     )
 
 
-def _at_least_float(x: Tensor) -> Tensor:
+def _widen_to_float(x: Tensor) -> Tensor:
     """`x`, in float32 if it is narrower: torchvision's CPU ops have no half."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

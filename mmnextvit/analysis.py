@@ -223,7 +223,7 @@ def find_called(module: nn.Module, called: Container[nn.Module]) -> Iterator[nn.
 
 
 @contextmanager
-def hooked(
+def call_around(
     modules: Iterable[nn.Module],
     before: Callable[[nn.Module], None] | None,
     after: Callable[[nn.Module, object], None],
@@ -263,7 +263,7 @@ def measure_growth(
     def after(module: nn.Module, output: object) -> None:
         grown[module] = grown.get(module, 0) + read() - begun[module]
 
-    with hooked(modules, before, after):
+    with call_around(modules, before, after):
         forward()
     return grown
 
@@ -296,7 +296,7 @@ def count_operations(
     counter = FlopCounterMode(display=False)
     # The counter has no formula for the CPU's fused attention; it has for what this is
     # made of.
-    with sdpa_kernel(SDPBackend.MATH), counter, hooked(last, None, keep_size):
+    with sdpa_kernel(SDPBackend.MATH), counter, call_around(last, None, keep_size):
         flops = measure_growth(model.modules(), counter.get_total_flops, forward)
     called = [
         [m for x in layer.modules for m in find_called(x, flops)] for layer in layers

@@ -74,13 +74,13 @@ def run_demo(
         checkpoint=checkpoint,
         log=next(run.glob('*/*.log')),
         curves=next(run.glob('*/vis_data/scalars.json')),
-        next_command=command_line('predict', config, checkpoint, data / 'val'),
+        next_command=build_command_line('predict', config, checkpoint, data / 'val'),
     )
 
 
 def run_command(command: str, *args: str | Path) -> None:
     """Prints a command as a user would type it, and runs it in a process."""
-    print(f'\n$ {shlex.join(command_line(command, *args))}\n', flush=True)
+    print(f'\n$ {shlex.join(build_command_line(command, *args))}\n', flush=True)
     # Threads that spin while they wait are many times slower on busy cores.
     env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
     words = [show_path(arg) if isinstance(arg, Path) else arg for arg in args]
@@ -88,13 +88,13 @@ def run_command(command: str, *args: str | Path) -> None:
     subprocess.run(started, check=True, env=env)
 
 
-def command_line(command: str, *args: str | Path) -> list[str]:
+def build_command_line(command: str, *args: str | Path) -> list[str]:
     """The words of one of our commands as a user would type it here."""
     words = [show_path(arg) if isinstance(arg, Path) else arg for arg in args]
-    return [*console_script(), command, *words]
+    return [*find_console_script(), command, *words]
 
 
-def console_script() -> list[str]:
+def find_console_script() -> list[str]:
     """How this environment's ``mmnextvit`` is called from the current folder."""
     script = Path(sys.executable).with_name('mmnextvit')
     on_path = shutil.which('mmnextvit')

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parent
 
 
-def mim_folder() -> Path:
+def find_mim_folder() -> Path:
     """The folder of ``configs``, ``tools`` and ``model-index.yml``.
 
     ``.mim`` inside the package where it is installed, otherwise the repository.
@@ -37,13 +37,13 @@ def mim_folder() -> Path:
     )
 
 
-def config_folder() -> Path:
+def find_config_folder() -> Path:
     """The folder of our configs.
 
     Raises:
         MissingFileError: The package has been installed without them.
     """
-    return (mim_folder() / 'configs').resolve()
+    return (find_mim_folder() / 'configs').resolve()
 
 
 def config_file(name: str) -> str:
@@ -59,7 +59,7 @@ def config_file(name: str) -> str:
     Raises:
         MissingFileError: There is none of that name; the message has near ones.
     """
-    folder = config_folder()
+    folder = find_config_folder()
     path = folder / f'{str(name).removesuffix(".py")}.py'
     if path.is_file():
         return str(path)
@@ -84,7 +84,7 @@ def get_config(name: str, pretrained: bool = False) -> 'Config':
     from mmengine.config import Config
 
     path = config_file(name)
-    weights = _weights(path) if pretrained else None
+    weights = _find_weights(path) if pretrained else None
     with explain_missing_mmyolo():
         cfg = Config.fromfile(path)
     if pretrained:
@@ -124,7 +124,7 @@ def get_model(name: str, pretrained: bool = False, **kwargs: object) -> 'nn.Modu
     return model
 
 
-def _weights(config: str) -> str:
+def _find_weights(config: str) -> str:
     """The weights that the metafiles name for a config.
 
     Raises:
@@ -132,7 +132,7 @@ def _weights(config: str) -> str:
     """
     import yaml
 
-    root = mim_folder()
+    root = find_mim_folder()
     named: dict[str, str] = {}
     index = root / 'model-index.yml'
     imported = yaml.safe_load(index.read_bytes())['Import'] if index.is_file() else []

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from mmnextvit.cli import arguments
-from mmnextvit.demo import DemoRun, console_script
+from mmnextvit.demo import DemoRun, find_console_script
 from mmnextvit.utils.files import make_numbered_folder
 
 import cv2
@@ -58,11 +58,11 @@ def test_how_the_command_is_called(tmp_path, monkeypatch):
         path.touch(mode=0o755)
     monkeypatch.setattr('sys.executable', str(tmp_path / 'bin' / 'python'))
     monkeypatch.setenv('PATH', str(script.parent))
-    assert console_script() == ['mmnextvit']
+    assert find_console_script() == ['mmnextvit']
     monkeypatch.setenv('PATH', str(other.parent))
-    assert console_script() == ['bin/mmnextvit']
+    assert find_console_script() == ['bin/mmnextvit']
     script.unlink()
-    assert console_script() == ['bin/python', '-m', 'mmnextvit']
+    assert find_console_script() == ['bin/python', '-m', 'mmnextvit']
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def test_unknown_names_suggest_near_ones(get):
 def test_a_package_without_its_configs_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, 'PACKAGE', tmp_path / 'mmnextvit')
     with pytest.raises(MissingFileError, match='Install it again'):
-        hub.config_folder()
+        hub.find_config_folder()
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_wheel_in_an_empty_folder(python, tmp_path):
     code = """
         import mmnextvit
         from mmengine.config import Config
-        folder = mmnextvit.hub.config_folder()
+        folder = mmnextvit.hub.find_config_folder()
         assert folder.parent.name == '.mim', folder
         cfg = mmnextvit.get_config('yolov5_nextvit_s')
         assert Config.fromfile('mine.py').to_dict() == cfg.to_dict()
