@@ -77,7 +77,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if command is None:
         command = argv.pop(0) if argv else ''
-    with _signals_raise(), _exit_codes(command):
+    with _signals_raise(), _set_exit_codes(command):
         if command in ('-h', '--help'):
             print(format_help())
         elif command == '--version':
@@ -93,7 +93,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
                 _end(f'mmnextvit: {error}', 2)
             run_script(script, argv)
         elif command.removesuffix('.py').replace('-', '_') not in COMMANDS:
-            _end(f'mmnextvit: {_unknown(command)}', 2)
+            _end(f'mmnextvit: {_describe_unknown(command)}', 2)
         else:
             call(command, *argv)
 
@@ -111,7 +111,7 @@ def call(command: str, *argv: object) -> object:
     """
     command = command.removesuffix('.py').replace('-', '_')
     if command not in COMMANDS:
-        raise UserError(_unknown(command))
+        raise UserError(_describe_unknown(command))
     module = importlib.import_module(f'.{command}', __name__)
     parser = argparse.ArgumentParser(
         prog=f'mmnextvit {command}', description=describe(command)
@@ -121,7 +121,7 @@ def call(command: str, *argv: object) -> object:
 
 
 @contextlib.contextmanager
-def _exit_codes(command: str) -> Iterator[None]:
+def _set_exit_codes(command: str) -> Iterator[None]:
     """Turns what a command raises into a message and an exit code; see :func:`main`."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal without the characters of a path or a class must not end a run.
@@ -148,7 +148,7 @@ def _exit_codes(command: str) -> Iterator[None]:
         if cause is not None:
             _end_interrupted(command, cause)
         if found is not None:
-            _end(f'mmnextvit {command}: {_message(found)}', 1)
+            _end(f'mmnextvit {command}: {_describe_error(found)}', 1)
 
 
 @contextlib.contextmanager
@@ -231,7 +231,7 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _message(error: UserError | OSError) -> str:
+def _describe_error(error: UserError | OSError) -> str:
     """The text of an error, without the number that ``OSError`` puts before its own."""
     if isinstance(error, UserError):
         return str(error)
@@ -239,7 +239,7 @@ def _message(error: UserError | OSError) -> str:
     return escape(': '.join([*names, error.strerror or type(error).__name__]))
 
 
-def _unknown(command: str) -> str:
+def _describe_unknown(command: str) -> str:
     hint = did_you_mean(command, COMMANDS) or f'there are {", ".join(COMMANDS)}'
     return f'there is no command {command!r}: {hint}'
 

@@ -151,11 +151,11 @@ def move_data_root(cfg: 'Config', before: str) -> None:
         before: The one that the file was read with.
     """
 
-    def moved(node: object) -> object:
+    def move(node: object) -> object:
         if isinstance(node, dict):
-            return {key: moved(value) for key, value in node.items()}
+            return {key: move(value) for key, value in node.items()}
         if isinstance(node, (list, tuple)):
-            return type(node)(moved(value) for value in node)
+            return type(node)(move(value) for value in node)
         if isinstance(node, str) and Path(node).is_relative_to(before):
             return str(Path(cfg.data_root, Path(node).relative_to(before)))
         return node
@@ -163,4 +163,4 @@ def move_data_root(cfg: 'Config', before: str) -> None:
     for part in ('dataloader', 'evaluator'):
         for mode in ('train', 'val', 'test'):
             if cfg.get(f'{mode}_{part}'):
-                cfg[f'{mode}_{part}'] = moved(cfg[f'{mode}_{part}'])
+                cfg[f'{mode}_{part}'] = move(cfg[f'{mode}_{part}'])

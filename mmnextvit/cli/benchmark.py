@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel('ERROR')
     settings = Settings(args.arch, args.device, args.size, args.batch, args.rounds)
     suites = args.suites or [x for x in SUITES if x != 'loops' or args.config]
-    with exact_products():
-        texts = [f'    {command_line(args)}\n\n{describe_machine(args.device)}']
+    with force_exact_products():
+        texts = [f'    {build_command_line(args)}\n\n{describe_machine(args.device)}']
         for suite in suites:
             texts.append(measure(suite, settings, args).to_markdown())
             if args.out:  # after each: a run takes minutes
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def exact_products() -> Iterator[None]:
+def force_exact_products() -> Iterator[None]:
     """Convolutions in float32 as products are, whose rate is measured."""
     import torch
 
@@ -120,7 +120,7 @@ def exact_products() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def command_line(args: argparse.Namespace) -> str:
+def build_command_line(args: argparse.Namespace) -> str:
     """The command with all that it was told to measure."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
