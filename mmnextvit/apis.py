@@ -50,7 +50,7 @@ from .engine.runner import (
     read_test_metainfo,
     unwrap_model,
 )
-from .engine.training import config_to_train
+from .engine.training import make_training_config
 from .models.fold import fold_batchnorms, set_memory_format
 from .runtime import list_objects
 from .utils.errors import UserError
@@ -95,7 +95,7 @@ def train(
     cfg = copy.deepcopy(cfg)
     cfg.work_dir = str(work_dir or choose_work_dir(cfg))
     with training_lock(cfg), catch_signals() as signals:
-        runner = build_runner(config_to_train(cfg, resume, amp, auto_scale_lr))
+        runner = build_runner(make_training_config(cfg, resume, amp, auto_scale_lr))
         runner.register_hook(InterruptHook(signals))
         with watch_peers(runner.launcher):
             runner.train()

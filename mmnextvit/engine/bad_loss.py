@@ -68,7 +68,7 @@ def watch_losses(runner: Runner) -> Callable[[], None]:
     batches: list[tuple[tuple, dict]] = []  # the one whose pass has begun
 
     def keep_batch(model: nn.Module, args: tuple, kwargs: dict) -> None:
-        batches[:] = [(args, with_copied_labels(kwargs))]
+        batches[:] = [(args, copy_labels(kwargs))]
 
     def check_losses(model: nn.Module, args: tuple, losses: Losses) -> None:
         args, kwargs = batches.pop()
@@ -121,7 +121,7 @@ def describe_last_checkpoint(runner: Runner) -> str:
     return f'The last checkpoint is {moved if moved.is_file() else path}.'
 
 
-def with_copied_labels(kwargs: dict[str, object]) -> dict[str, object]:
+def copy_labels(kwargs: dict[str, object]) -> dict[str, object]:
     """Arguments of a model with a copy of its labels, where MMYOLO's heads write."""
     samples = kwargs.get('data_samples')
     if not isinstance(samples, dict):
@@ -135,13 +135,13 @@ def with_copied_labels(kwargs: dict[str, object]) -> dict[str, object]:
 
 def find_bad_loss(losses: Losses) -> tuple[str, float] | None:
     """Name and value of the first loss that is NaN or infinite, if any is."""
-    means = {k: mean_loss(v) for k, v in losses.items() if 'loss' in k}
+    means = {k: compute_mean_loss(v) for k, v in losses.items() if 'loss' in k}
     if torch.stack([*means.values()]).isfinite().all():
         return None
     return next((k, v.item()) for k, v in means.items() if not v.isfinite())
 
 
-def mean_loss(loss: Tensor | list[Tensor]) -> Tensor:
+def compute_mean_loss(loss: Tensor | list[Tensor]) -> Tensor:
     """The number that MMEngine adds to the total."""
     parts = [loss] if isinstance(loss, Tensor) else loss
     return torch.stack([part.detach().float().mean() for part in parts]).sum()

@@ -156,7 +156,7 @@ class Results:
                 error.args = (f'{found} were found, and are in {self.json}',)
 
 
-def new_folder(path: str | os.PathLike | None) -> Path:
+def make_new_folder(path: str | os.PathLike | None) -> Path:
     """An empty folder, named by the time if ``path`` is ``None``.
 
     Raises:
@@ -181,7 +181,7 @@ def open_results(
     has what was found until then. Where that is nothing, nothing is left.
 
     Args:
-        path: As of :func:`new_folder`.
+        path: As of :func:`make_new_folder`.
         about: As of :class:`Results`.
 
     Raises:
@@ -190,7 +190,7 @@ def open_results(
         OSError: Nothing can be written into it.
     """
     made = [] if path is None else missing_folders(Path(path))
-    folder = new_folder(path)
+    folder = make_new_folder(path)
     results = Results(folder, about)
     try:
         results.write('the run has not ended, or was killed', overwrite=False)

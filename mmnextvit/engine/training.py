@@ -70,7 +70,7 @@ def find_checkpoint_folder(cfg: Config) -> Path:
     return Path(out_dir, work_dir.resolve().name) if out_dir else work_dir
 
 
-def config_to_train(
+def make_training_config(
     cfg: Config,
     resume: str | None = None,
     amp: bool = False,

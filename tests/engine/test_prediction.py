@@ -9,7 +9,7 @@ from mmnextvit.engine import prediction
 from mmnextvit.engine.prediction import (
     Predictions,
     Unreadable,
-    new_folder,
+    make_new_folder,
     open_results,
     predict_file,
     predict_files,
@@ -129,13 +129,13 @@ def test_no_files():
 
 def test_a_new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert new_folder('a/b').is_dir()
-    assert new_folder('a/b') == Path('a/b')  # it is empty
+    assert make_new_folder('a/b').is_dir()
+    assert make_new_folder('a/b') == Path('a/b')  # it is empty
     Path('a/b/mine.txt').touch()
     for path, problem in [('a/b', 'empty'), ('a/b/mine.txt', 'a folder')]:
         with pytest.raises(UserError, match=f'{path} is not {problem}: choose a new'):
-            new_folder(path)
-    assert new_folder(None).parent == Path('predictions')
+            make_new_folder(path)
+    assert make_new_folder(None).parent == Path('predictions')
 
 
 # What ends early, and who is first
@@ -231,17 +231,17 @@ def test_the_json_is_valid_and_partial_while_it_is_made(tmp_path):
 def test_the_same_folder_at_once_is_of_the_first(tmp_path, monkeypatch):
     """The second has looked before the first claims it: the latest possible moment."""
     out = tmp_path / 'out'
-    real, firsts = prediction.new_folder, []
+    real, firsts = prediction.make_new_folder, []
 
     def new_folder_and_another_process(path: Path) -> Path:
         folder = real(path)
-        monkeypatch.setattr(prediction, 'new_folder', real)
+        monkeypatch.setattr(prediction, 'make_new_folder', real)
         first = open_results(path, dict(config='first.py'))
         first.__enter__().predictions.add(Unreadable('x.png', 'broken'))
         firsts.append(first)
         return folder
 
-    monkeypatch.setattr(prediction, 'new_folder', new_folder_and_another_process)
+    monkeypatch.setattr(prediction, 'make_new_folder', new_folder_and_another_process)
     with pytest.raises(FileExistsError) as error, open_results(out, {}):
         raise AssertionError('both write into one folder')
     assert error.value.filename == str(out / 'predictions.json')

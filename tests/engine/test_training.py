@@ -3,7 +3,7 @@
 import copy
 from pathlib import Path
 
-from mmnextvit.engine.training import config_to_train, find_checkpoint_to_resume
+from mmnextvit.engine.training import find_checkpoint_to_resume, make_training_config
 
 import pytest
 import torch
@@ -54,14 +54,14 @@ def cfg(load_config, tmp_path):
 
 def test_options_change_a_copy_of_the_config(cfg):
     before = copy.deepcopy(cfg._cfg_dict)
-    changed = config_to_train(cfg, amp=True, auto_scale_lr=True)
+    changed = make_training_config(cfg, amp=True, auto_scale_lr=True)
     assert cfg._cfg_dict == before
     assert changed.optim_wrapper.type == 'AnyDeviceAmpOptimWrapper'
     batch_size = changed.optim_wrapper.optimizer.batch_size_per_gpu
     assert batch_size == cfg.train_dataloader.batch_size
     assert changed.auto_scale_lr.enable and not cfg.auto_scale_lr.enable
     assert changed.default_hooks.param_scheduler.nominal_batch_size is None
-    plain = config_to_train(cfg)
+    plain = make_training_config(cfg)
     assert plain.optim_wrapper.type == 'SummingOptimWrapper'
     assert plain.default_hooks.param_scheduler.nominal_batch_size == 64
     assert plain.resume is False and not plain.auto_scale_lr.enable
@@ -73,22 +73,22 @@ def test_the_configs_own_resume_counts(cfg, tmp_path):
     save_state(checkpoint)
     (tmp_path / 'run' / 'last_checkpoint').write_text(str(checkpoint))
     cfg.resume = True
-    resumed = config_to_train(cfg)
+    resumed = make_training_config(cfg)
     assert (resumed.resume, resumed.load_from) == (True, str(checkpoint))
     cfg.load_from = str(tmp_path / 'no.pth')
     with pytest.raises(FileNotFoundError, match=r'checkpoint .*no\.pth does not exist'):
-        config_to_train(cfg)
+        make_training_config(cfg)
 
 
 def test_what_does_not_fit_is_refused(cfg):
     cfg.load_from = 'no.pth'
     message = 'load_from: checkpoint no.pth does not exist'
     with pytest.raises(FileNotFoundError, match=message):
-        config_to_train(cfg)
+        make_training_config(cfg)
     cfg.load_from = cfg.auto_scale_lr = None
     message = (
         r'yolov5_nextvit_s\.py: auto_scale_lr\.base_batch_size: the config does not '
         r'say .* Add auto_scale_lr = dict'
     )
     with pytest.raises(ValueError, match=message):
-        config_to_train(cfg, auto_scale_lr=True)
+        make_training_config(cfg, auto_scale_lr=True)
