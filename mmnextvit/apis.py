@@ -35,7 +35,7 @@ from .deploy.exported import (
     is_exported,
     open_exported,
     to_instances,
-    with_exported,
+    use_exported,
 )
 from .deploy.finite import check_finite
 from .engine.interrupt import InterruptHook, catch_signals
@@ -141,7 +141,7 @@ def test(
         raise UserError('--amp: an exported file computes as it was exported')
     if exported and cfg.get('launcher', 'none') != 'none':
         raise UserError('launcher (--launcher): one process tests an exported file')
-    cfg = with_exported(cfg, checkpoint) if exported else copy.deepcopy(cfg)
+    cfg = use_exported(cfg, checkpoint) if exported else copy.deepcopy(cfg)
     if exported:
         check_finite(checkpoint)
     else:

@@ -157,7 +157,7 @@ def check_classes(cfg: Config, detector: Detector) -> dict[str, Any]:
     return metainfo
 
 
-def with_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
+def use_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     """A copy of a config that tests an exported file.
 
     Args:

@@ -11,7 +11,7 @@ from ..engine.hooks import DeployHook
 from ..engine.runner import build_dataset, build_runner
 from ..utils.errors import UserError
 from .choices import Say
-from .exported import with_exported
+from .exported import use_exported
 
 
 def compare_map(
@@ -26,19 +26,19 @@ def compare_map(
     except (OSError, UserError) as error:
         say(f'mAP is not measured, without the test data of {cfg.filename}: {error}')
         return {}
-    ours = measure_map(with_exported(cfg, str(path)))
+    ours = measure_map(use_exported(cfg, str(path)))
     theirs = measure_in_torch(cfg, checkpoint)
     return {name: (value, ours[name]) for name, value in theirs.items()}
 
 
 def measure_in_torch(cfg: Config, checkpoint: str) -> dict[str, float]:
     """As :func:`measure_map`, of a checkpoint in torch, with every BatchNorm."""
-    cfg = without_deploy_hook(cfg)
+    cfg = remove_deploy_hook(cfg)
     cfg.load_from = checkpoint
     return measure_map(cfg)
 
 
-def without_deploy_hook(cfg: Config) -> Config:
+def remove_deploy_hook(cfg: Config) -> Config:
     """A copy of a config whose runner tests the model itself, not a folded copy."""
 
     def is_wanted(hook: object) -> bool:

@@ -339,11 +339,11 @@ class Outcome:
             if layout is not None:
                 kept |= (far <= pixels) & (apart <= self.score)
             elif kept.any():
-                worst = iou(boxes[kept], boxes[i : i + 1]).max()
+                worst = compute_iou(boxes[kept], boxes[i : i + 1]).max()
                 drift.overlapping += bool(worst > threshold + SCORE)
             kept[i] = True
         lost = (scores > min_score + self.score) & ~kept
-        covers = iou(boxes[lost], boxes[kept]) > threshold - SCORE
+        covers = compute_iou(boxes[lost], boxes[kept]) > threshold - SCORE
         covers &= scores[kept] >= scores[lost, None] - self.score
         drift.missing += int((~covers.any(1)).sum())
         return drift
@@ -355,7 +355,7 @@ def allow_rounding(drift: Drift, output: str, limit: float) -> float:
     return float(np.clip(2 * np.nan_to_num(difference), limit / 1000, limit))
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def compute_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Overlaps (N, M) of boxes (N, 4) and (M, 4), in float64."""
     return box_iou(Tensor(a).double(), Tensor(b).double()).numpy()
 

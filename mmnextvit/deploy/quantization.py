@@ -111,18 +111,18 @@ def list_float_layers(network: 'ModelProto') -> list[str]:
     """
     source = map_sources(network)
 
-    def in_8_bits(name: str) -> bool:
+    def is_in_8_bits(name: str) -> bool:
         node = source.get(name)
         if node is None:
             return False
         if node.op_type in MOVES:
             inputs = node.input if node.op_type == 'Concat' else node.input[:1]
-            return all(map(in_8_bits, inputs))
+            return all(map(is_in_8_bits, inputs))
         return node.op_type == 'DequantizeLinear'
 
     return [
         node.name
         for node in network.graph.node
         if node.op_type in ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
-        and not all(map(in_8_bits, node.input[:2]))
+        and not all(map(is_in_8_bits, node.input[:2]))
     ]

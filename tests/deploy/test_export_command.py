@@ -170,7 +170,7 @@ def test_exported_detector(here, monkeypatch):
     )
     monkeypatch.setattr(exported_module, 'check_classes', lambda cfg, detector: {})
     cfg = Config.fromfile('tiny.py')
-    cfg = exported_module.with_exported(cfg, 'best.onnx', 'cuda:1')
+    cfg = exported_module.use_exported(cfg, 'best.onnx', 'cuda:1')
     assert opened == ['cuda:1'] and cfg.model.device == 'cuda:1'
     detector = exported_module.ExportedDetector('best.onnx')
     with pytest.raises(UserError, match='predicts only: it cannot be trained'):
