@@ -70,7 +70,7 @@ def fit(model_state: Mapping[str, Tensor], file_state: Mapping[str, Tensor]) -> 
     counters of BatchNorm are left out: nothing depends on them.
     """
     ours, theirs = _select(model_state), _select(file_state)
-    model, file = _shapes(ours), _shapes(theirs)
+    model, file = _read_shapes(ours), _read_shapes(theirs)
     both = [name for name in model if name in file]
     reshaped = {n: (file[n], model[n]) for n in both if file[n] != model[n]}
     fitting = [name for name in both if name not in reshaped]
@@ -93,7 +93,7 @@ def _select(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+def _read_shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
