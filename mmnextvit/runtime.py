@@ -959,7 +959,7 @@ class Detector:
         self.path = find_model(Path(path))
         self._use(SESSIONS[self.path.suffix](self.path, device, threads))
         if imgsz is not None:
-            self.steps = self._steps_for(*imgsz)
+            self.steps = self._list_steps(*imgsz)
 
     def _use(self, session: Session) -> None:
         self.session = session
@@ -967,7 +967,7 @@ class Detector:
         self.classes = tuple(self.metadata['classes'])
         self.steps = self.metadata['resize']
 
-    def _steps_for(self, height: int, width: int) -> list[ResizeStep]:
+    def _list_steps(self, height: int, width: int) -> list[ResizeStep]:
         """The metadata's ``resize`` for another size of the network's input."""
         own, stride = self.metadata['input'], max(self.metadata['strides'])
         wrong = f'imgsz=({height}, {width}): {self.path}'
