@@ -59,7 +59,7 @@ from .utils.files import (
     atomic_write,
     check_folder,
     check_new_file,
-    existing_file,
+    require_file,
 )
 from .visualization.feature_maps import collect_feature_maps
 
@@ -145,7 +145,7 @@ def test(
     if exported:
         check_finite(checkpoint)
     else:
-        cfg.load_from = existing_file(checkpoint, 'checkpoint')
+        cfg.load_from = require_file(checkpoint, 'checkpoint')
     cfg.resume = False
     cfg.work_dir = str(work_dir or Path(choose_work_dir(cfg), 'test'))
     if amp:
@@ -266,7 +266,7 @@ class Predictor(ImagePredictor):
         device: str | None = None,
         amp: bool = False,
     ) -> None:
-        existing_file(os.fspath(checkpoint), 'checkpoint')
+        require_file(os.fspath(checkpoint), 'checkpoint')
         model = load_detector(
             copy.deepcopy(cfg), os.fspath(checkpoint), choose_device(device)
         )

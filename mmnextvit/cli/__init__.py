@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from ..utils.errors import MissingFileError, Terminated, UserError, user_error
+from ..utils.errors import MissingFileError, Terminated, UserError, find_user_error
 from ..utils.messages import did_you_mean, escape
 from .package_tools import find_tool, is_package_tool, run_script
 
@@ -141,7 +141,7 @@ def _set_exit_codes(command: str) -> Iterator[None]:
         sys.exit(141)  # as a shell reports a process that a closed pipe has ended
     except Exception as error:
         cause = _find_interrupt(error)
-        found = user_error(error)
+        found = find_user_error(error)
         if cause is None and found is None:
             raise
         _tear_down(error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..utils.errors import UserError
-from ..utils.files import check_new_file, existing_file
+from ..utils.files import check_new_file, require_file
 from ..utils.packages import explain_missing_mmyolo
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def read_config(path: str) -> 'Config':
     """
     from mmengine.config import Config
 
-    existing_file(path, 'config')
+    require_file(path, 'config')
     if Path(path).suffix == '.py':
         try:
             ast.parse(Path(path).read_bytes(), path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
-from ..utils.files import atomic_write, atomic_write_text, check_new_file, existing_file
+from ..utils.files import atomic_write, atomic_write_text, check_new_file, require_file
 from .arguments import add_cfg_options, load_config
 
 if TYPE_CHECKING:
@@ -163,6 +163,6 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
             argparse.Namespace(**vars(args), work_dir=folder, launcher='none')
         )
         if args.checkpoint:
-            cfg.load_from = existing_file(args.checkpoint, 'checkpoint')
+            cfg.load_from = require_file(args.checkpoint, 'checkpoint')
         costs, shape = measure_loops(cfg, settings)
     return report.make_loops_table(costs, Path(args.config).stem, shape)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..deploy.formats import FORMATS, check_format
 from ..utils.errors import UserError
-from ..utils.files import existing_file
+from ..utils.files import require_file
 from .arguments import add_config, load_config
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> 'Report':
         out=args.out,
     )
     cfg = load_config(args)
-    existing_file(args.checkpoint, 'checkpoint')
+    require_file(args.checkpoint, 'checkpoint')
     report = export(cfg, args.checkpoint, options, partial(print, flush=True))
     print(report)
     return report

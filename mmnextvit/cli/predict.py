@@ -22,7 +22,7 @@ from contextlib import closing
 
 from ..utils.errors import UserError
 from ..utils.files import check_folder, check_new_folder
-from .arguments import add_config, existing_file, load_config, to_share
+from .arguments import add_config, load_config, require_file, to_share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
     cfg = load_config(args)
     if not is_exported(args.checkpoint):
-        existing_file(args.checkpoint, 'checkpoint')
+        require_file(args.checkpoint, 'checkpoint')
     elif args.feature_maps:
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from ..datasets.images import BrokenImageError, read_image
 from ..datasets.sources import IMG_EXTENSIONS, find_files
 from ..engine.runner import build_dataset
-from ..utils.errors import MissingFileError, UserError, user_error
+from ..utils.errors import MissingFileError, UserError, find_user_error
 from .formats import FORMATS, check_format, require
 from .metadata import read_input_size, round_up
 
@@ -163,7 +163,8 @@ def choose_images(cfg: Config, options: Options) -> list[str]:
         chosen = take_evenly(range(len(dataset)), MAX_COMPARED)
         images = [dataset.get_data_info(i)['img_path'] for i in chosen]
     except (OSError, UserError) as error:
-        reason = user_error(error) or error  # without what a registry put before it
+        # Without what a registry put before it
+        reason = find_user_error(error) or error
         raise UserError(
             'What is exported is compared with torch on real images, and the test '
             f'images cannot be read: {reason}. Name other images (--images FOLDER)',

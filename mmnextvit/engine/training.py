@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..utils.errors import UserError
-from ..utils.files import existing_file
+from ..utils.files import require_file
 from .checkpoints import LAST, find_last_checkpoint, read_whole
 from .hooks import CheckpointFitHook
 from .loops import resumable
@@ -45,7 +45,7 @@ def find_checkpoint_to_resume(
             print(*(f'- {reason}' for reason in skipped), sep='\n', flush=True)
         return str(path)
     if resume:
-        existing_file(resume, 'checkpoint')
+        require_file(resume, 'checkpoint')
     own = resume and Path(resume).resolve().parent == folder.resolve()
     if held and not own and first:
         raise UserError(
@@ -100,7 +100,7 @@ def make_training_config(
     if checkpoint:
         cfg.load_from = checkpoint
     elif cfg.get('load_from'):
-        existing_file(cfg.load_from, 'load_from: checkpoint')
+        require_file(cfg.load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
     cfg.train_cfg = resumable(cfg.train_cfg)
     custom = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]

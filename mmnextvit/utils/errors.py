@@ -96,14 +96,14 @@ class Terminated(KeyboardInterrupt):
 
 
 @overload
-def user_error(error: UserError) -> UserError: ...
+def find_user_error(error: UserError) -> UserError: ...
 
 
 @overload
-def user_error(error: BaseException) -> UserError | OSError | None: ...
+def find_user_error(error: BaseException) -> UserError | OSError | None: ...
 
 
-def user_error(error: BaseException) -> UserError | OSError | None:
+def find_user_error(error: BaseException) -> UserError | OSError | None:
     """The error behind another that a user can mend, or ``None``.
 
     It is the first :class:`UserError` of the chain. Where MMEngine's registries raised

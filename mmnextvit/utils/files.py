@@ -17,7 +17,7 @@ PICKLES = ('.pkl', '.pickle')  # what MMEngine's `dump` writes as pickle
 KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket'}
 
 
-def existing_file(path: str, what: str) -> str:
+def require_file(path: str, what: str) -> str:
     """``path``, if it is a file or an address.
 
     Raises:

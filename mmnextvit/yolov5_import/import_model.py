@@ -12,8 +12,8 @@ from ..datasets.anchors import compute_anchors, measure_boxes
 from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import get_timm_mean_std
-from ..utils.errors import UserError, user_error
-from ..utils.files import atomic_write, check_new_file, existing_file
+from ..utils.errors import UserError, find_user_error
+from ..utils.files import atomic_write, check_new_file, require_file
 from ..utils.yaml_reader import read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
 from ..weights.conversion import save_checkpoint
@@ -158,7 +158,7 @@ def import_model(options: Options) -> Report:
     content: dict = {}
     metadata: dict[str, object] = {}
     if options.weights:
-        source = existing_file(options.weights, 'weights')
+        source = require_file(options.weights, 'weights')
         content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
         metadata = extract_weights(content, options.weights).metadata
         model, more = _take_trained_anchors(model, metadata, options.weights)
@@ -169,7 +169,7 @@ def import_model(options: Options) -> Report:
     try:
         cfg, detector = build(make_config_text(model, settings))
     except UserError as error:
-        raise model.add_line(user_error(error)) from error
+        raise model.add_line(find_user_error(error)) from error
     strides = list(detector.neck.strides)
     size = _round_up(options.img_size, max(strides))
     settings = replace(settings, strides=strides, img_size=size)

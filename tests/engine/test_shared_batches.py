@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from mmnextvit.engine.shared_batches import SharedBatches
-from mmnextvit.utils.errors import SHARED_MEMORY_FULL, user_error
+from mmnextvit.utils.errors import SHARED_MEMORY_FULL, find_user_error
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_a_full_memory_is_an_error_at_once(monkeypatch):
     )
     with pytest.raises(RuntimeError) as error:
         list(loader)
-    assert str(user_error(error.value)) == SHARED_MEMORY_FULL
+    assert str(find_user_error(error.value)) == SHARED_MEMORY_FULL
 
 
 # What it prints for each size: the exit code and the messages of a child, which has in

@@ -6,7 +6,7 @@ from mmnextvit.models.yolov5_graph import RowGraph
 from mmnextvit.models.yolov5_row_rules import parse_activation
 from mmnextvit.models.yolov5_rows import FeatureMap, RowError
 from mmnextvit.models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
-from mmnextvit.utils.errors import UserError, user_error
+from mmnextvit.utils.errors import UserError, find_user_error
 
 import pytest
 import torch
@@ -213,7 +213,7 @@ def test_a_rows_number_is_known_where_a_registry_built_it():
     cfg = dict(rows=changed(1, [-1, 1, 'Cov', [512]]), out_rows=(13, 16, 19))
     with pytest.raises(ValueError, match='did you mean Conv') as error:
         MODELS.build(dict(cfg, type='YOLOv5YAMLNeck', in_channels=CHANNELS))
-    assert user_error(error.value).row == 6
+    assert find_user_error(error.value).row == 6
 
 
 @pytest.mark.parametrize(

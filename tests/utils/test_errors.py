@@ -9,7 +9,7 @@ from mmnextvit.utils.errors import (
     MissingFileError,
     MissingPackageError,
     UserError,
-    user_error,
+    find_user_error,
 )
 from mmnextvit.utils.messages import did_you_mean, first_few
 
@@ -44,7 +44,7 @@ def test_the_text_is_made_of_the_fields(fields, text):
 def test_standard_types(kind, base):
     with pytest.raises(base, match='^x: is missing$'):
         raise kind('is missing', file='x')
-    assert user_error(kind('is missing')) is not None
+    assert find_user_error(kind('is missing')) is not None
 
 
 def test_the_error_behind_what_mmengine_raises():
@@ -57,7 +57,7 @@ def test_the_error_behind_what_mmengine_raises():
 
     with pytest.raises(ValueError) as raised:
         registry.build(dict(type='Part'))
-    found = user_error(raised.value)
+    found = find_user_error(raised.value)
     assert str(found) == 'row 7: is wrong' and found.row == 7
 
 
@@ -68,7 +68,7 @@ def test_an_error_that_a_registry_repeats():
             raise UserError('is wrong', row=7)
         except UserError as error:
             raise type(error)(f'class `Part` in pack/part.py: {error}')  # noqa: B904
-    found = user_error(raised.value)
+    found = find_user_error(raised.value)
     assert str(found) == 'row 7: is wrong' and found.row == 7
 
 
@@ -84,7 +84,7 @@ class BrokenData(Dataset):
 def test_an_error_of_a_data_loader_worker():
     with pytest.raises(UserError, match='Traceback') as raised:
         next(iter(DataLoader(BrokenData(), num_workers=1)))
-    assert str(user_error(raised.value)) == 'a.jpg: is broken: see here'
+    assert str(find_user_error(raised.value)) == 'a.jpg: is broken: see here'
 
 
 def test_a_better_message_counts():
@@ -93,26 +93,26 @@ def test_a_better_message_counts():
             raise UserError('a detail')
         except UserError as error:
             raise UserError(f'what to do: {error}') from error
-    assert user_error(raised.value) is raised.value
+    assert find_user_error(raised.value) is raised.value
     with pytest.raises(UserError) as raised:
         try:
             raise UserError('a detail')
         except UserError:
             raise UserError('what to do instead of a detail') from None
-    assert user_error(raised.value) is raised.value
+    assert find_user_error(raised.value) is raised.value
 
 
 def test_errors_of_the_system_count_where_they_name_a_file(tmp_path):
     with pytest.raises(OSError) as raised:
         (tmp_path / 'no').read_text()
-    assert user_error(raised.value) is raised.value
-    assert user_error(OSError('no name')) is None
-    assert user_error(ValueError('a bug')) is None
+    assert find_user_error(raised.value) is raised.value
+    assert find_user_error(OSError('no name')) is None
+    assert find_user_error(ValueError('a bug')) is None
 
 
 def test_a_full_disk_counts_without_a_file():
     full = OSError(errno.ENOSPC, 'No space left on device')
-    assert user_error(full) is full
+    assert find_user_error(full) is full
 
 
 def test_a_bug_in_the_handling_of_an_error_is_a_bug():
@@ -121,13 +121,13 @@ def test_a_bug_in_the_handling_of_an_error_is_a_bug():
             raise UserError('is wrong')
         except UserError:
             dict()['missing']
-    assert user_error(raised.value) is None
+    assert find_user_error(raised.value) is None
     with pytest.raises(RuntimeError) as raised:
         try:
             raise UserError('is wrong')
         except UserError as error:
             raise RuntimeError('wrapped on purpose') from error
-    assert str(user_error(raised.value)) == 'is wrong'
+    assert str(find_user_error(raised.value)) == 'is wrong'
 
 
 def test_messages():
@@ -152,8 +152,8 @@ def test_a_full_shared_memory_has_a_message_of_its_own(text):
     try:
         raise TypeError('in its place') from RuntimeError(text)
     except TypeError as error:
-        assert str(user_error(error)) == SHARED_MEMORY_FULL
-    assert user_error(RuntimeError('another')) is None
+        assert str(find_user_error(error)) == SHARED_MEMORY_FULL
+    assert find_user_error(RuntimeError('another')) is None
 
 
 def test_a_lock_without_space_is_about_the_shared_memory():
@@ -162,7 +162,7 @@ def test_a_lock_without_space_is_about_the_shared_memory():
     lock = code.replace(co_filename=multiprocessing.synchronize.__file__)
     with pytest.raises(OSError) as error:
         exec(lock)
-    assert str(user_error(error.value)) == SHARED_MEMORY_FULL
+    assert str(find_user_error(error.value)) == SHARED_MEMORY_FULL
     with pytest.raises(OSError) as error:
         exec(code)
-    assert user_error(error.value) is error.value
+    assert find_user_error(error.value) is error.value

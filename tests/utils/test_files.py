@@ -13,8 +13,8 @@ from mmnextvit.utils.files import (
     atomic_write_text,
     check_new_file,
     check_writable,
-    existing_file,
     make_numbered_folder,
+    require_file,
 )
 
 import pytest
@@ -394,7 +394,7 @@ def test_a_file_where_a_folder_is_wanted(tmp_path):
 
 def test_a_folder_where_a_file_is_wanted(tmp_path):
     with pytest.raises(MissingFileError, match='config .* is a folder, not a file'):
-        existing_file(str(tmp_path), 'config')
+        require_file(str(tmp_path), 'config')
     with pytest.raises(MissingFileError, match='config .*x does not exist'):
-        existing_file(str(tmp_path / 'x'), 'config')
-    assert existing_file('timm://x', 'weights') == 'timm://x'
+        require_file(str(tmp_path / 'x'), 'config')
+    assert require_file('timm://x', 'weights') == 'timm://x'

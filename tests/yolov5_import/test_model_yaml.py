@@ -7,7 +7,7 @@ from copy import deepcopy
 from datetime import date
 
 from mmnextvit.cli import call
-from mmnextvit.utils.errors import UserError, user_error
+from mmnextvit.utils.errors import UserError, find_user_error
 from mmnextvit.utils.yaml_reader import MAX_BYTES, read_yaml
 from mmnextvit.yolov5_import.model_yaml import read_model
 
@@ -99,7 +99,7 @@ def test_a_mistake_names_file_line_and_row(path, value, message, tmp_path):
     file = write_yaml(tmp_path / 'model.yaml', change(path, value))
     with pytest.raises(UserError, match=f'model.yaml.*{message}') as raised:
         call('import_yolov5', file, '-o', tmp_path / 'x.py')
-    error = user_error(raised.value)
+    error = find_user_error(raised.value)
     place, row = re.search(':([0-9]+)', message), re.search('row ([0-9]+)', message)
     assert error.file == file
     assert error.line == int(place[1]) if place else error.line > 0
