@@ -102,7 +102,7 @@ def _read_class_names(file: YAMLFile) -> tuple[str, ...]:
     number = _read_key(file.content.get('nc', len(names)))
     if type(number) is not int or number != len(names):
         raise file.error(
-            f'it is {show(number)}, but names (line {file.line("names")}) has '
+            f'it is {show(number)}, but names (line {file.find_line("names")}) has '
             f'{len(names)}: write nc: {len(names)}',
             'nc',
         )

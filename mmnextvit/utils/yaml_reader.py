@@ -29,21 +29,21 @@ class YAMLFile:
     content: dict
     lines: dict[tuple, int]
 
-    def line(self, *keys: object) -> int | None:
+    def find_line(self, *keys: object) -> int | None:
         """The line of the nearest known part of a path of keys."""
         ends = range(len(keys), 0, -1)
         known = (self.lines[keys[:end]] for end in ends if keys[:end] in self.lines)
         return next(known, None)
 
-    def where(self, *keys: object) -> str:
+    def describe_place(self, *keys: object) -> str:
         """``file:line`` of the nearest known part of a path of keys."""
-        line = self.line(*keys)
+        line = self.find_line(*keys)
         return str(self.path) if line is None else f'{self.path}:{line}'
 
     def error(self, problem: str, *keys: object) -> UserError:
         """An error about what stands at a path of keys, to be raised."""
         key = str(keys[0]) if len(keys) == 1 else None
-        return UserError(problem, file=self.path, line=self.line(*keys), key=key)
+        return UserError(problem, file=self.path, line=self.find_line(*keys), key=key)
 
 
 class Loader(yaml.SafeLoader):

@@ -129,7 +129,7 @@ def _read_number(file: YAMLFile, key: object, value: object) -> float:
         return UserError(
             f'{join_lines(value)} {problem}',
             file=file.path,
-            line=file.line(str(key)),
+            line=file.find_line(str(key)),
             key=join_lines(key),
         )
 

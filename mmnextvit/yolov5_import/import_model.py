@@ -109,9 +109,9 @@ class Report:
     notes: tuple[Note, ...]
 
     def __str__(self) -> str:
-        return '\n'.join(self.lines())
+        return '\n'.join(self.list_lines())
 
-    def lines(self) -> list[str]:
+    def list_lines(self) -> list[str]:
         """The report as text, a line each; a receipt has several in one."""
         lines = []
         if self.img_size != self.asked_img_size:

@@ -220,7 +220,7 @@ def _read_scaling(file: YAMLFile) -> dict[str, Any]:
         try:
             SCALING[key](value)
         except UserError as error:
-            error.file, error.line, error.key = file.path, file.line(key), key
+            error.file, error.line, error.key = file.path, file.find_line(key), key
             raise
     return scaling
 
@@ -233,7 +233,7 @@ def _read_rows(file: YAMLFile) -> list[Row]:
         if not isinstance(contents, list) or not contents:
             raise file.error('it is not a list of rows', part)
         for i, content in enumerate(contents):
-            row = Row(len(rows), content, file.path, file.line(part, i))
+            row = Row(len(rows), content, file.path, file.find_line(part, i))
             rows.append(_check_row(row))
     return rows
 
@@ -399,7 +399,7 @@ def _read_head_outputs(
     if not isinstance(anchors, int) and len(anchors) != levels:
         raise head.error(
             f'it reads {levels} rows, but there are anchors for {len(anchors)} levels '
-            f'at {file.where("anchors")}'
+            f'at {file.describe_place("anchors")}'
         )
     return num_classes, anchors
 

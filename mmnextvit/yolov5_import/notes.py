@@ -34,7 +34,7 @@ class Note:
         cls, file: YAMLFile, key: object, value: object, more: str = ''
     ) -> 'Note':
         """A note about a key at the top of a YAML file."""
-        return cls(file.path, file.line(str(key)), f'{key}: {value}{more}')
+        return cls(file.path, file.find_line(str(key)), f'{key}: {value}{more}')
 
     def __str__(self) -> str:
         place = str(self.file) if self.line is None else f'{self.file}:{self.line}'
