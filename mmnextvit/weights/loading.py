@@ -1,10 +1,13 @@
 """Brings weights of any known layout into a model, completely or with an error."""
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 from mmengine.fileio import register_handler
+from mmengine.infer import BaseInferencer
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -35,7 +38,8 @@ def register_loaders() -> None:
       in which its other loaders end, such as ``torchvision://`` and ``s3://``;
     - MMEngine's handlers of pickles and of YAML files, which become those of
       :mod:`~mmnextvit.weights.handlers`;
-    - the initialiser ``Pretrained``, which becomes :class:`Pretrained`.
+    - the initialiser ``Pretrained``, which becomes :class:`Pretrained`;
+    - MMEngine's inferencers, which run no config out of a checkpoint.
     """
     register_handler(['pkl', 'pickle'])(PlainPickleHandler)
     register_handler(['yaml', 'yml'])(PlainYamlHandler)
@@ -46,6 +50,28 @@ def register_loaders() -> None:
     for prefix, read in SCHEMES.items():
         CheckpointLoader.register_scheme(prefix, read, force=True)
     WEIGHT_INITIALIZERS.register_module('Pretrained', force=True, module=Pretrained)
+    init_model = require_config(BaseInferencer._init_model)
+    BaseInferencer._init_model = init_model  # type: ignore[method-assign]
+
+
+def require_config(
+    init_model: Callable[..., nn.Module],
+) -> Callable[..., nn.Module]:
+    """An inferencer's ``_init_model`` that builds nothing without a config."""
+
+    @functools.wraps(init_model)
+    def init_with_config(
+        self: BaseInferencer, cfg: Any, weights: str | None, device: str = 'cpu'
+    ) -> nn.Module:
+        if not cfg:
+            raise UserError(
+                'the config inside a checkpoint is a program, which is not run: give '
+                'the file of the config too (model=CONFIG)',
+                file=weights,
+            )
+        return init_model(self, cfg, weights, device)
+
+    return init_with_config
 
 
 def adapt(

@@ -74,11 +74,21 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = None) -
             f'{type(error).__name__}: {reason}). Copy or download it again.',
             file=path,
         ) from error
-    metadata = content.get('meta')
-    if isinstance(metadata, dict):
-        # MMEngine's runner would execute this one as a Python config on resuming.
-        metadata.pop('config', None)
+    _remove_configs(content)
     return content
+
+
+def _remove_configs(content: dict) -> None:
+    """Takes a run's config out of its checkpoint, in each place that MMEngine runs.
+
+    Its runner runs ``meta.config`` on resuming, and its inferencers the others.
+    """
+    hub = content.get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, dict) else None
+    for part, names in ((content.get('meta'), ('config', 'cfg')), (info, ('cfg',))):
+        if isinstance(part, dict):
+            for name in names:
+                part.pop(name, None)
 
 
 def _choose_reader(head: bytes) -> Callable[[str, MapLocation], object]:

@@ -32,6 +32,7 @@ import mmengine.runner.checkpoint as mmengine_checkpoint_module
 import numpy as np
 import pytest
 import torch
+from mmdet.apis import DetInferencer
 from mmengine.fileio.backends import PetrelBackend
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
@@ -106,7 +107,7 @@ def mmengine_checkpoint() -> dict:
         big_endian=np.arange(3, dtype='>i4'),
     )
     return dict(
-        meta=dict(epoch=1, iter=2, cfg='a = 1', time=b'x'),
+        meta=dict(epoch=1, iter=2, experiment_name='a = 1', time=b'x'),
         state_dict=net.state_dict(),
         message_hub=dict(log_scalars={'train/loss': history}, runtime_info=info),
         optimizer=optimizer.state_dict(),
@@ -436,12 +437,17 @@ def test_models_that_are_no_yolov5(tmp_path, model, message):
 
 
 def test_a_config_inside_a_checkpoint_is_left_out(tmp_path):
-    """MMEngine's runner would execute it as Python on resuming."""
+    """MMEngine would execute it as Python, on resuming and for an inferencer."""
     content = mmengine_checkpoint()
-    content['meta'].update(config='raise SystemExit', cfg='kept = 1')
+    program = 'raise SystemExit'
+    content['meta'].update(config=program, cfg=program)
+    content['message_hub']['runtime_info']['cfg'] = program
     torch.save(content, tmp_path / 'x.pth')
-    meta = load(tmp_path / 'x.pth')['meta']
-    assert 'config' not in meta and meta['cfg'] == 'kept = 1'
+    read = load(tmp_path / 'x.pth')
+    assert not {'config', 'cfg'} & read['meta'].keys()
+    assert 'cfg' not in read['message_hub']['runtime_info']
+    with pytest.raises(UserError, match=r'x.pth: .* not run: give .*model=CONFIG'):
+        DetInferencer(weights=str(tmp_path / 'x.pth'), device='cpu')
 
 
 # ---------------------------------------------------------------- hostile pickles
