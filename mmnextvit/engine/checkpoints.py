@@ -257,11 +257,7 @@ def read_whole(path: Path) -> Whole:
     checkpoint = read_checkpoint(path)
     check_parts(checkpoint, str(path))
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            problem = f'the file is damaged: {damaged} is not what was saved'
-            raise UserError(problem, file=path)
+        check_sums(path)
     meta = checkpoint['meta'] if isinstance(checkpoint['meta'], dict) else {}
     iteration = meta.get('iter')
     return Whole(
@@ -269,6 +265,23 @@ def read_whole(path: Path) -> Whole:
         str(meta.get('time', '')),
         iteration if isinstance(iteration, int) else 0,
     )
+
+
+def check_sums(path: Path) -> None:
+    """Compares the parts of a zip file with their checksums.
+
+    Raises:
+        UserError: One is not what was saved, or cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # whatever the bytes lead to
+        problem = f'the file is damaged ({type(error).__name__}: {shorten(error)})'
+        raise UserError(problem, file=path) from error
+    if damaged is not None:
+        problem = f'the file is damaged: {shorten(damaged)} is not what was saved'
+        raise UserError(problem, file=path)
 
 
 def find_last_checkpoint(work_dir: Path, folder: Path) -> tuple[Path, list[str]]:

@@ -28,6 +28,7 @@ from .unpickler import Unpickler
 
 LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # what torch.save before torch 1.6 began
 LEGACY_VERSION = 1001
+ENCODED = 0x61  # flags of an entry of a zip file: encrypted (in two ways), or a patch
 
 MapLocation: TypeAlias = str | torch.device | Mapping[str, str] | Callable | None
 Place = Callable[[UntypedStorage, str], UntypedStorage]
@@ -178,6 +179,8 @@ def _check_archive(entries: list[zipfile.ZipInfo], size: int) -> None:
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > size:
         raise ValueError('the zip file is compressed')
+    if any(entry.flag_bits & ENCODED for entry in entries):
+        raise ValueError('the zip file is encrypted or patched')
 
 
 class ZipStorages:

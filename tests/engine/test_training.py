@@ -1,9 +1,13 @@
 """Which checkpoint a run continues from, and what options make of a config."""
 
 import copy
+import re
 from pathlib import Path
 
+from mmnextvit.engine.checkpoints import check_sums
 from mmnextvit.engine.training import find_checkpoint_to_resume, make_training_config
+from mmnextvit.utils.errors import UserError
+from mmnextvit.weights.reader import read_checkpoint
 
 import pytest
 import torch
@@ -43,6 +47,31 @@ def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
         FileNotFoundError, match='checkpoint nowhere.pth does not exist'
     ):
         resume(run, 'nowhere.pth')
+
+
+def set_flag(path: Path, bit: int) -> None:
+    """Sets a flag of the first entry in the central directory of a zip file."""
+    content = bytearray(path.read_bytes())
+    flags = content.index(b'PK\1\2') + 8
+    content[flags] |= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('bit', [0, 5, 6])
+def test_a_checkpoint_whose_parts_are_flagged_as_encoded(tmp_path, capsys, bit):
+    """It is read as it lies there, but `zipfile` cannot check its sums."""
+    for i in (1, 2):
+        save_state(tmp_path / f'epoch_{i}.pth')
+    (tmp_path / 'last_checkpoint').write_text('epoch_2.pth')
+    set_flag(tmp_path / 'epoch_2.pth', bit)
+    message = r'epoch_2\.pth: the file is damaged'
+    with pytest.raises(UserError, match=message):
+        check_sums(tmp_path / 'epoch_2.pth')
+    with pytest.raises(UserError, match=f'{message}.*encrypted or patched'):
+        read_checkpoint(tmp_path / 'epoch_2.pth')
+    found = find_checkpoint_to_resume(tmp_path, 'latest')
+    assert found == str(tmp_path / 'epoch_1.pth')
+    assert re.search(message, capsys.readouterr().out)
 
 
 @pytest.fixture
