@@ -162,7 +162,7 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
         cfg = load_config(
             argparse.Namespace(**vars(args), work_dir=folder, launcher='none')
         )
-        if args.checkpoint:
+        if args.checkpoint is not None:
             cfg.load_from = require_file(args.checkpoint, 'checkpoint')
         costs, shape = measure_loops(cfg, settings)
     return report.make_loops_table(costs, Path(args.config).stem, shape)

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from ..weights.loading import find_numbering
 
     numbering = Numbering()
-    if args.config:
+    if args.config is not None:
         numbering = find_numbering(build_model(read_config(args.config)))
     done = convert_file(args.src, args.dst, args.to, numbering)
     weights = done.weights

@@ -29,7 +29,8 @@ from .metadata import find_resizing
 
 def is_exported(path: str) -> bool:
     """Whether a path is an exported file or folder, by its name."""
-    return Path(path).is_dir() or Path(path).suffix in SESSIONS
+    is_folder = bool(path) and Path(path).is_dir()  # no name is not the current folder
+    return is_folder or Path(path).suffix in SESSIONS
 
 
 def open_exported(path: str | os.PathLike, device: str = 'cpu') -> Detector:

@@ -44,7 +44,7 @@ def find_checkpoint_to_resume(
             print(f'Resuming {path}, the newest whole checkpoint of {folder}, since:')
             print(*(f'- {reason}' for reason in skipped), sep='\n', flush=True)
         return str(path)
-    if resume:
+    if resume is not None:
         require_file(resume, 'checkpoint')
     own = resume and Path(resume).resolve().parent == folder.resolve()
     if held and not own and first:
@@ -92,15 +92,16 @@ def make_training_config(
         MissingFileError: A checkpoint does not exist.
     """
     cfg = copy.deepcopy(cfg)
-    if cfg.get('resume') and not resume:
-        resume = cfg.get('load_from') or 'latest'
+    load_from = cfg.get('load_from')
+    if cfg.get('resume') and resume is None:
+        resume = 'latest' if load_from is None else load_from
     checkpoint = find_checkpoint_to_resume(
         Path(cfg.work_dir), resume, find_checkpoint_folder(cfg)
     )
     if checkpoint:
         cfg.load_from = checkpoint
-    elif cfg.get('load_from'):
-        require_file(cfg.load_from, 'load_from: checkpoint')
+    elif load_from is not None:
+        require_file(load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
     cfg.train_cfg = resumable(cfg.train_cfg)
     custom = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]

@@ -23,6 +23,8 @@ def require_file(path: str, what: str) -> str:
     Raises:
         MissingFileError: It is neither; the message says ``what`` was looked for.
     """
+    if not path:  # as where a script's variable is not set
+        raise MissingFileError(f'{what}: its name is empty. Give a file')
     if '://' not in path and not Path(path).expanduser().is_file():
         is_folder = Path(path).expanduser().is_dir()
         problem = 'is a folder, not a file' if is_folder else 'does not exist'

@@ -200,6 +200,13 @@ def build(text: str) -> tuple[Config, nn.Module]:
 
 
 def _check_options(options: Options) -> None:
+    for flag, path in (
+        ('--data', options.data),
+        ('--hyp', options.hyp),
+        ('--weights', options.weights),
+    ):
+        if path == '':
+            require_file(path, flag)
     check_new_file(options.out)
     if options.weights:
         check_new_file(options.weights_out)

@@ -2,10 +2,15 @@
 
 import argparse
 
+from mmnextvit import config_file
 from mmnextvit.cli.arguments import check_new_config, read_config, to_share
 from mmnextvit.utils.errors import UserError
 
 import pytest
+
+from tests.helpers.commands import refusal
+
+NEXTVIT_S = config_file('yolov5_nextvit_s')
 
 
 @pytest.mark.parametrize(
@@ -55,3 +60,22 @@ def test_scores_are_shares(text):
     assert to_share('0.3') == 0.3
     with pytest.raises(argparse.ArgumentTypeError, match=f'{text} is not from 0 to 1'):
         to_share(text)
+
+
+@pytest.mark.parametrize(
+    'command, args, what',
+    [
+        ('train', (NEXTVIT_S, '--resume', ''), 'checkpoint'),
+        ('test', (NEXTVIT_S, ''), 'checkpoint'),
+        ('predict', (NEXTVIT_S, '', 'x.jpg'), 'checkpoint'),
+        ('export', (NEXTVIT_S, '', '--to', 'onnx'), 'checkpoint'),
+        ('convert_weights', ('a.pth', 'b.pth', '--config', ''), 'config'),
+        ('import_yolov5', ('m.yaml', '-o', 'x.py', '--data', ''), '--data'),
+        ('import_yolov5', ('m.yaml', '-o', 'x.py', '--hyp', ''), '--hyp'),
+        ('import_yolov5', ('m.yaml', '-o', 'x.py', '--weights', ''), '--weights'),
+    ],
+)
+def test_an_empty_name_of_a_file(command, args, what, tmp_path):
+    """As a script's variable gives it that is not set: it does not mean none."""
+    assert f'{what}: its name is empty' in refusal(command, *args, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())

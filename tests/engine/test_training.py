@@ -47,6 +47,8 @@ def test_which_checkpoint_is_resumed(tmp_path, monkeypatch, capsys):
         FileNotFoundError, match='checkpoint nowhere.pth does not exist'
     ):
         resume(run, 'nowhere.pth')
+    with pytest.raises(FileNotFoundError, match='checkpoint: its name is empty'):
+        resume(tmp_path / 'new', '')  # a script's variable that is not set
 
 
 def set_flag(path: Path, bit: int) -> None:
@@ -104,6 +106,11 @@ def test_the_configs_own_resume_counts(cfg, tmp_path):
     cfg.resume = True
     resumed = make_training_config(cfg)
     assert (resumed.resume, resumed.load_from) == (True, str(checkpoint))
+    for name in ('resume', 'load_from'):
+        empty = {name: ''}
+        cfg.load_from = empty.get('load_from')
+        with pytest.raises(FileNotFoundError, match='its name is empty'):
+            make_training_config(cfg, empty.get('resume'))
     cfg.load_from = str(tmp_path / 'no.pth')
     with pytest.raises(FileNotFoundError, match=r'checkpoint .*no\.pth does not exist'):
         make_training_config(cfg)
@@ -113,6 +120,9 @@ def test_what_does_not_fit_is_refused(cfg):
     cfg.load_from = 'no.pth'
     message = 'load_from: checkpoint no.pth does not exist'
     with pytest.raises(FileNotFoundError, match=message):
+        make_training_config(cfg)
+    cfg.load_from = ''
+    with pytest.raises(FileNotFoundError, match='load_from: .* its name is empty'):
         make_training_config(cfg)
     cfg.load_from = cfg.auto_scale_lr = None
     message = (

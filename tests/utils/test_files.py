@@ -397,4 +397,6 @@ def test_a_folder_where_a_file_is_wanted(tmp_path):
         require_file(str(tmp_path), 'config')
     with pytest.raises(MissingFileError, match='config .*x does not exist'):
         require_file(str(tmp_path / 'x'), 'config')
+    with pytest.raises(MissingFileError, match='weights: its name is empty'):
+        require_file('', 'weights')
     assert require_file('timm://x', 'weights') == 'timm://x'
