@@ -1,5 +1,6 @@
 """Stops training at the first loss that is NaN or infinite, and says why."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
-from .checkpoints import LAST
+from ..utils.files import read_short_text
+from ..utils.messages import shorten
+from .checkpoints import LAST, name_of
 from .runner import unwrap_model
 
 Losses = dict[str, Tensor | list[Tensor]]
@@ -116,9 +119,11 @@ def describe_last_checkpoint(runner: Runner) -> str:
     last = Path(runner.work_dir, LAST)  # written after a save
     if not last.is_file():
         return 'No checkpoint was saved.'
-    path = Path(last.read_text(encoding='utf-8').strip())
-    moved = Path(runner.work_dir, path.name)  # as the folder may have been
-    return f'The last checkpoint is {moved if moved.is_file() else path}.'
+    path = read_short_text(last)
+    # The folder may have been moved.
+    moved = os.path.join(runner.work_dir, name_of(path))
+    found = moved if os.path.isfile(moved) else path
+    return f'The last checkpoint is {shorten(found, 400)}.'
 
 
 def copy_labels(kwargs: dict[str, object]) -> dict[str, object]:

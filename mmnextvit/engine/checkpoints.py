@@ -22,15 +22,18 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.files import atomic_write, atomic_write_text
+from ..utils.files import atomic_write, atomic_write_text, read_short_text
 from ..utils.messages import shorten
 from ..weights.reader import read_checkpoint
 
 write_checkpoint = mmengine.runner.checkpoint.save_checkpoint  # MMEngine's
 LAST = 'last_checkpoint'  # file in a work dir that names its last checkpoint
+# Names the iteration after which a run was last validated. The checkpoint is older: it
+# is saved before the validation, and again only after one that brought a new best.
+LAST_VALIDATION = 'last_validation'
 INTERRUPTED = 'interrupted.pth'  # what a signal has saved, beside the checkpoints
 # What else is written in a work dir while a run trains.
-OTHERS = (LAST, 'last_validation', INTERRUPTED, 'predictions.jpg')
+OTHERS = (LAST, LAST_VALIDATION, INTERRUPTED, 'predictions.jpg')
 OUTDATED = 'outdated_ckpts'  # what a run is about to remove, among its information
 TRAINING_STATE = 'meta', 'message_hub', 'optimizer'
 
@@ -301,10 +304,12 @@ def find_last_checkpoint(work_dir: Path, folder: Path) -> tuple[Path, list[str]]
     last = work_dir / LAST
     skipped = []
     try:
-        name = name_of(last.read_bytes()[:5000].decode().strip())
+        name = name_of(read_short_text(last))
         named = folder / name
         if not name:
             skipped.append(f'{last} is empty')
+        elif {'\0', '\ufffd'} & set(name):  # U+FFFD is what was not UTF-8
+            skipped.append(f'{last} does not name a file ({shorten(name)})')
         elif not named.is_file():
             skipped.append(f'{last} names {shorten(name)}, which is not in {folder}')
         else:
@@ -313,8 +318,6 @@ def find_last_checkpoint(work_dir: Path, folder: Path) -> tuple[Path, list[str]]
         skipped.append(str(error))
     except OSError as error:
         skipped.append(f'{last}: {error.strerror}')
-    except ValueError as error:  # no text, or a NUL in it
-        skipped.append(f'{last} does not name a file ({error})')
     paths = sorted(folder.glob('*.pth'))
     best = [path for path in paths if path.name.startswith('best_')]
     whole = []

@@ -18,7 +18,7 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 
 from ..utils.errors import Terminated
-from ..utils.files import atomic_write_text
+from ..utils.files import atomic_write_text, read_short_text
 from .checkpoints import INTERRUPTED, LAST
 from .hooks import DeployHook
 from .loops import ResumableLoop
@@ -206,8 +206,7 @@ def remove_interrupted(runner: Runner) -> None:
     path = checkpoint_folder(runner) / INTERRUPTED
     if not is_main_process() or not path.exists() or not last.is_file():
         return
-    named = last.read_text(encoding='utf-8', errors='replace').strip()
-    if not named.endswith(INTERRUPTED):
+    if not read_short_text(last).endswith(INTERRUPTED):
         path.unlink()
 
 

@@ -1,5 +1,6 @@
 """The hook that brings a resumed run to where it was."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..utils.errors import UserError
-from ..utils.files import atomic_write_text
+from ..utils.files import atomic_write_text, read_short_text
+from .checkpoints import LAST_VALIDATION
 from .loops import ResumableLoop
 from .progress import Progress, read_progress, restore_progress
 from .randomness import Stream
 from .runner import unwrap_model
-
-# Names the iteration after which a run was last validated. The checkpoint is older: it
-# is saved before the validation, and again only after one that brought a new best.
-LAST_VALIDATION = 'last_validation'
 
 
 @HOOKS.register_module()
@@ -77,12 +75,8 @@ def naming_checkpoint(runner: Runner) -> Iterator[None]:
 def read_last_validation(runner: Runner) -> int:
     """The iteration after which a run was last validated, 0 for none."""
     path = Path(runner.work_dir, LAST_VALIDATION)
-    text = (
-        path.read_text(encoding='utf-8', errors='replace').strip()
-        if path.is_file()
-        else ''
-    )
-    return int(text) if text.isdecimal() and text.isascii() else 0
+    text = read_short_text(path) if path.is_file() else ''
+    return int(text) if re.fullmatch('[0-9]{1,18}', text) else 0
 
 
 def name_last_checkpoint(runner: Runner) -> None:

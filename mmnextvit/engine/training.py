@@ -7,8 +7,14 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..utils.errors import UserError
-from ..utils.files import require_file
-from .checkpoints import LAST, find_last_checkpoint, read_whole
+from ..utils.files import check_is_file, require_file
+from .checkpoints import (
+    INTERRUPTED,
+    LAST,
+    LAST_VALIDATION,
+    find_last_checkpoint,
+    read_whole,
+)
 from .hooks import CheckpointFitHook
 from .loops import resumable
 
@@ -33,6 +39,7 @@ def find_checkpoint_to_resume(
     """
     folder = folder or work_dir
     first = os.environ.get('RANK', '0') == '0'
+    check_run_files(work_dir, folder)
     # What is empty holds nothing of a run: a disk may have been full.
     held = [p for p in (*folder.glob('*.pth'), work_dir / LAST) if has_content(p)]
     if resume == 'latest':
@@ -55,6 +62,25 @@ def find_checkpoint_to_resume(
     if resume and '://' not in resume:
         read_whole(Path(resume).expanduser())
     return resume
+
+
+def check_run_files(work_dir: Path, folder: Path) -> None:
+    """Checks that what a run writes under fixed names can be read and replaced.
+
+    Args:
+        work_dir: The folder of the run.
+        folder: The folder of its checkpoints.
+
+    Raises:
+        UserError: Something of that name is no plain file.
+    """
+    for path in (work_dir / LAST, work_dir / LAST_VALIDATION, folder / INTERRUPTED):
+        try:
+            if path.exists():
+                check_is_file(path)
+        except UserError as error:
+            error.problem = f'{error.problem}: remove it, as the run writes a file here'
+            raise
 
 
 def has_content(path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .errors import FULL, MissingFileError, UserError
 
+SHORT = 5000  # bytes of a file that holds a path or a number
 PICKLES = ('.pkl', '.pickle')  # what MMEngine's `dump` writes as pickle
 
 KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket'}
@@ -143,6 +144,20 @@ def check_is_file(path: str | os.PathLike) -> None:
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), 'a device')
         raise UserError(f'this is {kind}, not a file', file=path)
+
+
+def read_short_text(path: str | os.PathLike) -> str:
+    """A file's text up to a few thousand bytes, without the space around it.
+
+    What is not UTF-8 becomes U+FFFD.
+
+    Raises:
+        UserError: It is no plain file.
+        OSError: It does not exist, or cannot be read.
+    """
+    check_is_file(path)
+    with open(path, 'rb') as file:
+        return file.read(SHORT).decode(errors='replace').strip()
 
 
 @contextmanager

@@ -1,10 +1,15 @@
 """Which checkpoint a run continues from, and what options make of a config."""
 
 import copy
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
-from mmnextvit.engine.checkpoints import check_sums
+from mmnextvit.engine.bad_loss import describe_last_checkpoint
+from mmnextvit.engine.checkpoints import check_sums, find_last_checkpoint
+from mmnextvit.engine.interrupt import remove_interrupted
+from mmnextvit.engine.resume import read_last_validation
 from mmnextvit.engine.training import find_checkpoint_to_resume, make_training_config
 from mmnextvit.utils.errors import UserError
 from mmnextvit.weights.reader import read_checkpoint
@@ -74,6 +79,40 @@ def test_a_checkpoint_whose_parts_are_flagged_as_encoded(tmp_path, capsys, bit):
     found = find_checkpoint_to_resume(tmp_path, 'latest')
     assert found == str(tmp_path / 'epoch_1.pth')
     assert re.search(message, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('name', ['last_checkpoint', 'last_validation'])
+@pytest.mark.parametrize('make', [os.mkfifo, os.mkdir])
+def test_what_the_run_writes_is_no_file(tmp_path, name, make):
+    """Reading or writing a FIFO would wait for ever."""
+    save_state(tmp_path / 'epoch_1.pth')
+    make(tmp_path / name)
+    message = f'{name}: this is a (FIFO|folder), not a file: remove it'
+    for resume in ('latest', str(tmp_path / 'epoch_1.pth')):
+        with pytest.raises(UserError, match=message):
+            find_checkpoint_to_resume(tmp_path, resume)
+    if name == 'last_checkpoint':
+        found, skipped = find_last_checkpoint(tmp_path, tmp_path)
+        assert found.name == 'epoch_1.pth' and 'not a file' in skipped[0]
+
+
+@pytest.mark.parametrize(
+    'content, iteration',
+    [(b'12\n', 12), (b'9' * 4096, 0), (b'9' * 5000, 0), (b'\xff', 0), (b'', 0)],
+)
+def test_what_a_run_reads_of_its_files(tmp_path, content, iteration):
+    runner = SimpleNamespace(work_dir=str(tmp_path), hooks=[])
+    assert read_last_validation(runner) == 0
+    assert describe_last_checkpoint(runner) == 'No checkpoint was saved.'
+    (tmp_path / 'last_validation').write_bytes(content)
+    (tmp_path / 'last_checkpoint').write_bytes(content)
+    assert read_last_validation(runner) == iteration
+    described = describe_last_checkpoint(runner)
+    assert described.startswith('The last checkpoint is ') and len(described) < 500
+    interrupted = tmp_path / 'interrupted.pth'
+    interrupted.touch()
+    remove_interrupted(runner)
+    assert not interrupted.exists()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from mmnextvit.utils.files import (
     check_new_file,
     check_writable,
     make_numbered_folder,
+    read_short_text,
     require_file,
 )
 
@@ -400,3 +401,15 @@ def test_a_folder_where_a_file_is_wanted(tmp_path):
     with pytest.raises(MissingFileError, match='weights: its name is empty'):
         require_file('', 'weights')
     assert require_file('timm://x', 'weights') == 'timm://x'
+
+
+def test_a_short_text(tmp_path):
+    path = tmp_path / 'x'
+    path.write_bytes(b' \xff.pth\n')
+    assert read_short_text(path) == '\ufffd.pth'
+    path.write_bytes(b'1' * 10**6)
+    assert read_short_text(path) == '1' * 5000
+    os.mkfifo(tmp_path / 'fifo')
+    for name, kind in (('fifo', 'a FIFO'), ('', 'a folder')):
+        with pytest.raises(UserError, match=f'this is {kind}, not a file'):
+            read_short_text(tmp_path / name)
