@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..utils.errors import UserError
+from .checkpoints import find_checkpoint_folder
 
 FILE = '.training.lock'  # in a work dir, for as long as a training writes there
 HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what a lock of another fails with
@@ -28,6 +29,8 @@ _held: set[Path] = set()  # by this process, which its own locks do not stop
 def training_lock(cfg: Config) -> Iterator[None]:
     """Keeps every other training out of a config's ``work_dir``, which is made.
 
+    The same is done with the folder of its checkpoints, where that is another one.
+
     Of several processes of one training the first has the lock for all, on any number
     of machines. The system takes it from a process that ends, however it ends. Over
     NFS it holds between machines, if the mount has locks; where the file system has
@@ -35,14 +38,24 @@ def training_lock(cfg: Config) -> Iterator[None]:
     removed.
 
     Raises:
-        UserError: Another training is there, or ``work_dir`` is a file.
-        OSError: The folder cannot be written to.
+        UserError: Another training is there, or the folder is a file.
+        OSError: A folder cannot be written to.
     """
     variable = RANKS.get(cfg.get('launcher', 'none'))
     if variable and os.environ.get(variable, '0') != '0':
         yield
         return
-    folder = Path(cfg.work_dir)
+    work_dir, checkpoints = Path(cfg.work_dir), find_checkpoint_folder(cfg)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked_folder(work_dir))
+        if checkpoints is not None and checkpoints.resolve() != work_dir.resolve():
+            stack.enter_context(_locked_folder(checkpoints))
+        yield
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """A folder that this process alone has, made where it is missing."""
     if folder.exists() and not folder.is_dir():
         raise UserError(
             f'{folder} is a file: choose another folder for the run (--work-dir)'
@@ -127,7 +140,7 @@ def _lock(descriptor: int) -> None:
 def _refusal(folder: Path, owner: str) -> UserError:
     return UserError(
         f'{folder}: another training writes there now ({owner}). Wait until it has '
-        'ended, or choose another folder (--work-dir)'
+        'ended, or choose another folder, of another name (--work-dir)'
     )
 
 

@@ -6,7 +6,6 @@ taken; and of the files that it names, which MMEngine removes later on, only the
 own stay.
 """
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 from ..utils.messages import shorten, show
-from .checkpoints import check_training_state
+from .checkpoints import check_training_state, place_checkpoints
 from .optimizer_state import check_optimizer
 from .state_checks import (
     MAX_COUNT,
@@ -174,11 +173,8 @@ def check_history(history: object, key: str) -> None:
 
 def find_checkpoint_folder(runner: Runner) -> Path | None:
     """The folder of a run's checkpoints; ``None`` if it is no local one."""
-    folder = runner.work_dir
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.out_dir not in (None, folder):
-            folder = os.path.join(hook.out_dir, os.path.basename(Path(folder)))
-    return None if '://' in str(folder) else Path(folder)
+    given = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    return place_checkpoints(runner.work_dir, given[0] if given else None)
 
 
 def names_file(key: str) -> bool:

@@ -12,6 +12,7 @@ from .checkpoints import (
     INTERRUPTED,
     LAST,
     LAST_VALIDATION,
+    find_checkpoint_folder,
     find_last_checkpoint,
     read_whole,
 )
@@ -55,9 +56,10 @@ def find_checkpoint_to_resume(
         require_file(resume, 'checkpoint')
     own = resume and Path(resume).resolve().parent == folder.resolve()
     if held and not own and first:
+        other = 'folder' if folder == work_dir else 'name of the folder'
         raise UserError(
-            f'{work_dir} holds another run, which this one would overwrite: resume '
-            'that one (--resume), or choose another folder (--work-dir)'
+            f'{held[0].parent} holds another run, which this one would overwrite: '
+            f'resume that one (--resume), or choose another {other} (--work-dir)'
         )
     if resume and '://' not in resume:
         read_whole(Path(resume).expanduser())
@@ -86,14 +88,6 @@ def check_run_files(work_dir: Path, folder: Path) -> None:
 def has_content(path: Path) -> bool:
     """Whether a path is a file that is not empty."""
     return path.is_file() and path.stat().st_size > 0
-
-
-def find_checkpoint_folder(cfg: Config) -> Path:
-    """Where a config has its checkpoints saved."""
-    work_dir = Path(cfg.work_dir)
-    hooks = cfg.get('default_hooks') or {}
-    out_dir = (hooks.get('checkpoint') or {}).get('out_dir')
-    return Path(out_dir, work_dir.resolve().name) if out_dir else work_dir
 
 
 def make_training_config(

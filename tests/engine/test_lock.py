@@ -94,6 +94,27 @@ def test_the_first_of_several_processes_has_the_lock(
         assert refused_elsewhere(tmp_path)
 
 
+def test_two_runs_with_one_folder_of_checkpoints(tmp_path):
+    """MMEngine gives it the name that both work dirs end in."""
+
+    def saving(folder: str, out_dir: Path | str) -> Config:
+        hooks = dict(checkpoint=dict(out_dir=str(out_dir)))
+        return Config(dict(work_dir=str(tmp_path / folder), default_hooks=hooks))
+
+    saved = tmp_path / 'saved'
+    with training_lock(saving('a/run', saved)):
+        message = f'^{saved / "run"}: another training .* name .--work-dir.'
+        for other in (saving('b/run', saved), config(saved / 'run')):
+            with pytest.raises(UserError, match=message), training_lock(other):
+                pass
+        for other in (saving('b/other', saved), saving('c/run', 's3://x')):
+            with training_lock(other):
+                pass
+    with training_lock(saving('saved/run', saved)):  # the same folder
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_refused_leaves_no_folder(tmp_path):
     folder = tmp_path / 'a' / 'b'
     with pytest.raises(UserError, match='of the config'), training_lock(config(folder)):

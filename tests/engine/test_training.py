@@ -7,7 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mmnextvit.engine.bad_loss import describe_last_checkpoint
-from mmnextvit.engine.checkpoints import check_sums, find_last_checkpoint
+from mmnextvit.engine.checkpoints import (
+    check_sums,
+    find_checkpoint_folder,
+    find_last_checkpoint,
+)
 from mmnextvit.engine.interrupt import remove_interrupted
 from mmnextvit.engine.resume import read_last_validation
 from mmnextvit.engine.training import find_checkpoint_to_resume, make_training_config
@@ -16,6 +20,7 @@ from mmnextvit.weights.reader import read_checkpoint
 
 import pytest
 import torch
+from mmengine.config import Config
 
 
 def save_state(path: Path) -> None:
@@ -79,6 +84,28 @@ def test_a_checkpoint_whose_parts_are_flagged_as_encoded(tmp_path, capsys, bit):
     found = find_checkpoint_to_resume(tmp_path, 'latest')
     assert found == str(tmp_path / 'epoch_1.pth')
     assert re.search(message, capsys.readouterr().out)
+
+
+def test_the_folder_of_checkpoints(tmp_path):
+    """MMEngine takes the last name of the path, not of what a link leads to."""
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'run').symlink_to(tmp_path / 'real')
+    run, saved = tmp_path / 'run', tmp_path / 'saved'
+    for out_dir, folder in [
+        (None, run),
+        (str(run), run),
+        (f'{run}/', run / 'run'),  # MMEngine compares the texts
+        (str(saved), saved / 'run'),
+        ('s3://saved', None),
+    ]:
+        hooks = dict(checkpoint=dict(type='CheckpointHook', out_dir=out_dir))
+        cfg = Config(dict(work_dir=f'{run}/', default_hooks=hooks))
+        assert find_checkpoint_folder(cfg) == folder
+    (saved / 'run').mkdir(parents=True)
+    save_state(saved / 'run' / 'epoch_1.pth')
+    message = f'^{saved / "run"} holds another run.* name of the folder .--work-dir.'
+    with pytest.raises(UserError, match=message):
+        find_checkpoint_to_resume(run, None, saved / 'run')
 
 
 @pytest.mark.parametrize('name', ['last_checkpoint', 'last_validation'])
