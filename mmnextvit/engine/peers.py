@@ -18,9 +18,17 @@ from contextlib import contextmanager, suppress
 
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 
+from ..utils.errors import UserError
+from ..utils.messages import first_few, tell
+
 BYE = 255  # what a process sends that ends as it should
 TOKEN = 16  # bytes, by which the processes of a training know each other
+WAIT = 60  # seconds until all processes must have connected
 PATIENCE = 20  # seconds to save and end after the launcher, before all ends
+ADVICE = (
+    'The processes may have ended, or a firewall keeps the machines apart: they need '
+    'each other at every port, and MASTER_ADDR must be the address of the first'
+)
 
 
 @contextmanager
@@ -126,10 +134,13 @@ def connect() -> dict[socket.socket, int]:
 
     Returns:
         Each connection with the rank at its other end. All processes take part.
+
+    Raises:
+        UserError: A process is not connected in time.
     """
     host = os.environ.get('MASTER_ADDR', '127.0.0.1')
     if get_rank() == 0:
-        with socket.create_server(('', 0), family=socket.AF_INET) as server:
+        with open_server() as server:
             token = secrets.token_bytes(TOKEN)
             broadcast_object_list([(server.getsockname()[1], token)])
             peers = dict(accept(server, token))
@@ -137,7 +148,7 @@ def connect() -> dict[socket.socket, int]:
         found: list = [None]
         broadcast_object_list(found)
         port, token = found[0]
-        peer = socket.create_connection((host, port), timeout=60)
+        peer = reach_first(host, port)
         peer.sendall(token + get_rank().to_bytes(4, 'big'))
         peers = {peer: 0}
     for peer in peers:
@@ -146,12 +157,47 @@ def connect() -> dict[socket.socket, int]:
     return peers
 
 
+def open_server() -> socket.socket:
+    """A server at a free port, for IPv4 and IPv6 where one can be for both."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ('', 0), family=socket.AF_INET6, dualstack_ipv6=True
+        )
+    return socket.create_server(('', 0))
+
+
+def reach_first(host: str, port: int) -> socket.socket:
+    """A connection to the first process.
+
+    Raises:
+        UserError: There is none.
+    """
+    try:
+        return socket.create_connection((host, port), timeout=WAIT)
+    except OSError as error:
+        raise UserError(
+            f'rank {get_rank()} does not reach rank 0 at {host}, port {port} '
+            f'({tell(error)}). {ADVICE}'
+        ) from error
+
+
 def accept(server: socket.socket, token: bytes) -> Iterator[tuple[socket.socket, int]]:
-    """Takes a connection of each other process, and of nothing else."""
-    server.settimeout(60)
+    """Takes a connection of each other process, and of nothing else.
+
+    Raises:
+        UserError: Some do not come in time; it names them.
+    """
+    until = time.monotonic() + WAIT
     waiting = set(range(1, get_world_size()))
     while waiting:
-        peer, _ = server.accept()
+        server.settimeout(max(until - time.monotonic(), 0.001))
+        try:
+            peer, _ = server.accept()
+        except TimeoutError as error:
+            ranks = first_few(map(str, sorted(waiting)), 8)
+            raise UserError(
+                f'rank 0 has not heard within {WAIT} s from: rank {ranks}. {ADVICE}'
+            ) from error
         peer.settimeout(10)
         with suppress(OSError):
             heard = peer.recv(TOKEN + 4, socket.MSG_WAITALL)
