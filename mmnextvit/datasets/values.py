@@ -185,12 +185,6 @@ def read_mask(value: object) -> list[list[Number]] | dict | None:
     return polygons if polygons and finite else None
 
 
-def _read_numbers(values: list) -> list[Number]:
-    # Most numbers of a file go through here, and nearly all are numbers already.
-    plain = set(map(type, values)) <= {int, float}
-    return values if plain else list(map(read_number, values))
-
-
 def _read_run_lengths(code: dict) -> dict | None:
     size, counts = code.get('size'), code.get('counts')
     if not isinstance(size, list) or len(size) != 2:
