@@ -6,12 +6,16 @@ Every error of these functions lacks the file and the key, which the caller know
 import math
 import os
 import re
+from collections.abc import Sequence
+
+import numpy as np
 
 from ..utils.errors import UserError
 from ..utils.messages import show
 
 WHOLE = re.compile(r'0|-?[1-9][0-9]{0,17}')
 OTHER_FORMAT = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{"]|<[?!\w])')  # JSON or XML
+MAX_DIGITS = 7  # of a number in a run-length code: 35 bits, where pycocotools keeps 32
 FLAGS = {'': 0, 'false': 0, 'no': 0, 'true': 1, 'yes': 1}
 Number = int | float
 Identifier = int | str
@@ -190,10 +194,42 @@ def _read_run_lengths(code: dict) -> dict | None:
     if not isinstance(size, list) or len(size) != 2:
         return None
     height, width = map(read_side, size)
+    runs: Sequence[int] | None = None
     if isinstance(counts, list):
-        counts = [read_side(count) if count else 0 for count in counts]
-        if sum(counts) != height * width:
-            return None
-    elif not isinstance(counts, str) or not counts.isascii():
+        counts = runs = [read_side(count) if count else 0 for count in counts]
+    elif isinstance(counts, str):
+        runs = decode_counts(counts)
+    # pycocotools never ends on runs of more pixels than the mask has.
+    if runs is None or min(runs, default=-1) < 0 or sum(runs) != height * width:
         return None
     return dict(size=[height, width], counts=counts)
+
+
+def decode_counts(text: str) -> list[int] | None:
+    """The runs of a run-length code that COCO has written as a text.
+
+    Each character is six bits above ``'0'``: five of a number, from its low end to its
+    high one, and one that says if more follow. The highest bit of a number is its
+    sign. From the fourth run on, a number is the difference to the run before the last.
+
+    Returns:
+        Pixels of each run, negative where the text is damaged; ``None`` where it is no
+        such text.
+    """
+    try:
+        digits = np.frombuffer(text.encode('ascii'), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return None
+    ends = np.flatnonzero(digits < 32)
+    if not ends.size or ends[-1] != digits.size - 1 or not digits.min() >= 0:
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if digits.max() >= 64 or lengths.max() > MAX_DIGITS:
+        return None
+    places = 5 * (np.arange(digits.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((digits & 31) << places, starts)
+    runs -= np.where(digits[ends] & 16, 1 << 5 * lengths, 0)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()  # the first run stands alone
+    return runs.tolist()

@@ -169,6 +169,8 @@ def test_objects_without_segmentation(coco):
     [
         dict(CODE, counts=[9, 20]),
         dict(CODE, counts=[-1, 3073]),
+        dict(CODE, counts='~' * 50),
+        dict(CODE, counts='04'),
         dict(size=[48, 64]),
         [],
     ],

@@ -10,9 +10,11 @@ import math
 from mmnextvit.datasets import values
 from mmnextvit.utils.errors import UserError
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import METRICS
+from pycocotools.mask import encode
 
 from tests.helpers.bad_data import list_boxes, list_infos
 
@@ -297,9 +299,21 @@ def test_a_file_of_annotations_in_the_place_of_names(coco, log):
         ([1, 2, 3, 4, 5, 6], [[1, 2, 3, 4, 5, 6]]),
         ([[1, 2], [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, 6]]),
         (dict(size=['2', 3.0], counts=[1, 5]), dict(size=[2, 3], counts=[1, 5])),
-        (dict(size=[2, 3], counts='04'), dict(size=[2, 3], counts='04')),
+        (dict(size=[2, 3], counts='06'), dict(size=[2, 3], counts='06')),
+        (dict(size=[2, 3], counts='24'), dict(size=[2, 3], counts='24')),
+        (dict(size=[2, 3], counts='04'), None),  # four pixels of six
+        (dict(size=[40, 100], counts='~' * 50), None),  # pycocotools never ends
+        (dict(size=[2, 3], counts='05o'), None),  # the last number goes on
+        (dict(size=[2, 3], counts='8N'), None),  # 8 and -2
+        (dict(size=[2, 3], counts='6' + 'P' * 1000 + '0'), None),
+        (dict(size=[2, 3], counts='6\xe9'), None),
+        (dict(size=[2, 3], counts='6 '), None),
+        (dict(size=[2, 3], counts=''), None),
+        (dict(size=[0, 3], counts='0'), None),
+        (dict(size=[2, 3], counts=[]), None),
         (dict(size=[2, 3], counts=[1, 50]), None),
         (dict(size=[2, 3], counts=[-1, 7]), None),
+        (dict(size=[2, 3], counts=[6, -3, 3]), None),
         (dict(size='23', counts=[1, 5]), None),
         (dict(size=[2, 3], counts=None), None),
         ([[1, 2, 3, 4, 5, math.nan]], None),
@@ -313,3 +327,42 @@ def test_a_file_of_annotations_in_the_place_of_names(coco, log):
 )
 def test_masks(value, wanted):
     assert values.read_mask(value) == wanted
+
+
+def test_the_texts_of_pycocotools_are_read():
+    """Masks of every density, with runs of one pixel and of a million."""
+    rng = np.random.default_rng(0)
+    shapes = [(1, 1), (2, 3), (48, 64), (1, 700), (1024, 1024)]
+    for height, width in shapes:
+        for share in (0, 1e-5, 0.01, 0.5, 0.99, 1):
+            mask = np.asfortranarray(rng.random((height, width)) < share, np.uint8)
+            code = encode(mask)
+            text = code['counts'].decode()
+            flat = mask.ravel(order='F')
+            changes = np.flatnonzero(np.diff(flat, prepend=0))
+            wanted = np.diff(changes, prepend=0, append=flat.size).tolist()
+            assert values.decode_counts(text) == wanted
+            value = dict(size=[height, width], counts=text)
+            assert values.read_mask(value) == value
+
+
+@pytest.mark.parametrize('counts', ['~' * 50, 'oooo', '0' * 50, [10**9] * 3])
+def test_a_damaged_code_is_named_by_the_metric(coco, counts):
+    """Compared with a mask in pycocotools, the first would never come to an end."""
+    for annotation in coco.content['annotations']:
+        annotation['segmentation'] = [[4, 4, 24, 4, 24, 24, 4, 24]]
+    code = dict(size=[48, 64], counts=counts)
+    coco.content['annotations'][3]['segmentation'] = code
+    dataset = coco.build(test_mode=True)
+    metric = METRICS.build(
+        dict(type='VerifiedCocoMetric', ann_file=dataset.ann_file, metric='segm')
+    )
+    metric.dataset_meta = dataset.metainfo
+    drawn = torch.ones(1, 48, 64, dtype=torch.bool)
+    pred = dict(bboxes=torch.tensor([[4.0, 4, 24, 24]]), labels=torch.tensor([0]),
+                scores=torch.ones(1), masks=drawn)  # fmt: skip
+    for info in list_infos(dataset):
+        sample = dict(img_id=info['img_id'], ori_shape=(48, 64), pred_instances=pred)
+        metric.process({}, [sample])
+    with pytest.raises(UserError, match='1 of 8 annotations have none .*the 4.'):
+        metric.evaluate(len(dataset))
