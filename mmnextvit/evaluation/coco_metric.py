@@ -14,6 +14,7 @@ from . import averages as counting
 from .results import give_each_image_an_id, list_entries, write_json
 from .truth import (
     build_truth,
+    check_code_sizes,
     find_category_ids,
     number_ids,
     number_truth,
@@ -37,8 +38,9 @@ class VerifiedCocoMetric(CocoMetric):
 
     Raises:
         MissingFileError: There is no such file.
-        UserError: It is no COCO detection data, ``metric_items`` has a wrong name, or
-            ``proposal_nums`` do not suit the metrics.
+        UserError: It is no COCO detection data, masks to compare with have other sizes
+            than their images, ``metric_items`` has a wrong name, or ``proposal_nums``
+            do not suit the metrics.
     """
 
     def __init__(self, ann_file: str | None = None, **kwargs: object) -> None:
@@ -59,6 +61,7 @@ class VerifiedCocoMetric(CocoMetric):
         if ann_file is not None:
             sort_categories = bool(kwargs.get('sort_categories'))
             content = read_truth(ann_file, self.backend_args, sort_categories)
+            self._check_codes(content)
             self._coco_api = index_coco(content)
 
     @property
@@ -91,6 +94,8 @@ class VerifiedCocoMetric(CocoMetric):
             if self.ann_file is None
             else self._coco_api.dataset
         )
+        if self.ann_file is None:
+            self._check_codes(content)
         category_ids = self._find_category_ids(content)
         entries = list_entries(predictions, category_ids)
         if self.outfile_prefix is not None:
@@ -132,6 +137,15 @@ class VerifiedCocoMetric(CocoMetric):
                 averages, metric, classes if self.classwise else (), self.metric_items
             )
         return metrics
+
+    def _check_codes(self, content: dict) -> None:
+        if 'segm' not in self.metrics:
+            return
+        try:
+            check_code_sizes(content)
+        except UserError as error:
+            error.file = self.ann_file
+            raise
 
     def _find_category_ids(self, content: dict) -> list:
         try:

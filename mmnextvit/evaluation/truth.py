@@ -10,6 +10,7 @@ from ..datasets.coco import check_coco_classes, clean_coco, index_coco, parse_co
 from ..datasets.files import read_bytes
 from ..datasets.values import Identifier
 from ..utils.errors import MissingFileError, UserError
+from ..utils.messages import list_lines, show
 from .results import decode_rle
 
 
@@ -79,6 +80,35 @@ def build_truth(truths: Iterable[dict], classes: Sequence[str]) -> dict:
         categories=categories,
         annotations=annotations,
     )
+
+
+def check_code_sizes(content: dict) -> None:
+    """Raises where a run-length code has another size than its image.
+
+    pycocotools compares no masks of different sizes, and counts the object as missed.
+
+    Args:
+        content: As of an annotation file.
+
+    Raises:
+        UserError: It names the first ones; it lacks the file's name.
+    """
+    sizes = {i['id']: [i['height'], i['width']] for i in content['images']}
+    wrong = [
+        f'annotation {show(annotation["id"])}: {code["size"]}, not {size}'
+        for annotation in content['annotations']
+        for code, size in [
+            (annotation.get('segmentation'), sizes[annotation['image_id']])
+        ]
+        if isinstance(code, dict) and list(code['size']) != size
+    ]
+    if wrong:
+        raise UserError(
+            f"metric='segm' of the evaluator: {len(wrong)} run-length codes have "
+            'another size than their images (height, width):\n'
+            f'  {list_lines(wrong)}\n'
+            'Correct size and counts of the codes, or height and width of the images'
+        )
 
 
 def find_category_ids(content: dict, classes: Sequence[str]) -> list[Identifier]:

@@ -37,6 +37,7 @@ def test_metric_leaves_out_what_nothing_can_match(coco):
     assert metric.evaluate(len(dataset))['coco/bbox_mAP'] == 1
 
 
+MASKS = dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)
 HALF = np.array([0.5, 0.75])
 
 
@@ -176,6 +177,26 @@ def test_metric_says_what_cannot_be_evaluated(coco):
         METRICS.build(
             dict(type='VerifiedCocoMetric', ann_file=f'{coco.root}/boxes.json')
         )
+
+
+@pytest.mark.parametrize('from_file', [True, False])
+def test_codes_of_another_size_are_told(coco, from_file):
+    """pycocotools would count their objects as missed, without a word."""
+    add_masks(coco)
+    code = dict(size=[64, 48], counts=[100, 20, 64 * 48 - 120])
+    coco.content['annotations'][2].update(id=77, segmentation=code)
+    dataset = coco.build(test_mode=True, pipeline=[*LOAD, MASKS])
+    samples = list(make_samples(dataset, np.random.default_rng(5)))
+    given = dict(ann_file=dataset.ann_file) if from_file else {}
+    message = r'(?s)1 run-length codes .*annotation {}: \[64, 48\], not \[48, 64\]'
+    with pytest.raises(UserError, match=message.format(77 if from_file else 3)) as e:
+        _, metric = build_metrics(dataset, metric=['bbox', 'segm'], **given)
+        metric.process({}, samples)
+        metric.evaluate(len(dataset))
+    assert e.value.file == given.get('ann_file')
+    _, metric = build_metrics(dataset, **given)
+    metric.process({}, samples)
+    assert metric.evaluate(len(dataset))  # boxes need no masks
 
 
 def test_metric_without_predictions(coco):
