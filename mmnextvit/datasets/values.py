@@ -221,11 +221,11 @@ def decode_counts(text: str) -> list[int] | None:
     except UnicodeEncodeError:
         return None
     ends = np.flatnonzero(digits < 32)
-    if not ends.size or ends[-1] != digits.size - 1 or not digits.min() >= 0:
+    if not ends.size or ends[-1] != digits.size - 1:
         return None
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    if digits.max() >= 64 or lengths.max() > MAX_DIGITS:
+    if digits.min() < 0 or digits.max() >= 64 or lengths.max() > MAX_DIGITS:
         return None
     places = 5 * (np.arange(digits.size) - np.repeat(starts, lengths))
     runs = np.add.reduceat((digits & 31) << places, starts)

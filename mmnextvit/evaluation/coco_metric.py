@@ -1,6 +1,7 @@
 """COCO's metrics with the keys and numbers of MMDetection's, in less time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from mmdet.evaluation import CocoMetric
@@ -15,6 +16,7 @@ from .results import give_each_image_an_id, list_entries, write_json
 from .truth import (
     build_truth,
     check_code_sizes,
+    check_same_image,
     find_category_ids,
     number_ids,
     number_truth,
@@ -28,9 +30,9 @@ class VerifiedCocoMetric(CocoMetric):
 
     ``CocoMetric`` reads ``ann_file`` by itself, where a box of zero size or of NaN, and
     any box with id 0, counts as missed, and a lack of ``area`` or ``iscrowd`` ends the
-    run. Here it is read as `VerifiedCocoDataset` reads it, and its classes must be the
-    dataset's. Files of predictions are written only where ``outfile_prefix`` asks for
-    these.
+    run. Here it is read as `VerifiedCocoDataset` reads it, and its classes and images
+    must be the dataset's. Files of predictions are written only where
+    ``outfile_prefix`` asks for these.
 
     Args:
         ann_file: COCO's annotation file, or ``None`` to take the samples' instances.
@@ -74,6 +76,25 @@ class VerifiedCocoMetric(CocoMetric):
         self._dataset_meta = meta
         if self.ann_file is not None:
             self._find_category_ids(self._coco_api.dataset)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Collects truth and predictions, as ``CocoMetric`` does.
+
+        Args:
+            data_batch: What the data loader gave.
+            data_samples: Predictions of its images, with the images' metadata.
+
+        Raises:
+            UserError: ``ann_file`` has another image under the id of one of these. Of
+                ids that it lacks ``compute_metrics`` tells.
+        """
+        if self.ann_file is not None and not self.format_only:
+            known = self._coco_api.imgs
+            for sample in data_samples:
+                if sample['img_id'] in known:
+                    with self._naming_file():
+                        check_same_image(sample, known[sample['img_id']])
+        super().process(data_batch, data_samples)
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """The same numbers as ``CocoMetric``'s.
@@ -141,15 +162,18 @@ class VerifiedCocoMetric(CocoMetric):
     def _check_codes(self, content: dict) -> None:
         if 'segm' not in self.metrics:
             return
-        try:
+        with self._naming_file():
             check_code_sizes(content)
-        except UserError as error:
-            error.file = self.ann_file
-            raise
 
     def _find_category_ids(self, content: dict) -> list:
-        try:
+        with self._naming_file():
             return find_category_ids(content, self.dataset_meta['classes'])
+
+    @contextmanager
+    def _naming_file(self) -> Iterator[None]:
+        """Has an error about the truth name the file."""
+        try:
+            yield
         except UserError as error:
             error.file = self.ann_file
             raise

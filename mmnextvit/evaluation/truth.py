@@ -1,6 +1,7 @@
 """The boxes that detections are compared with, of a file or of a dataset's samples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from mmdet.datasets.api_wrappers import COCO
@@ -80,6 +81,41 @@ def build_truth(truths: Iterable[dict], classes: Sequence[str]) -> dict:
         categories=categories,
         annotations=annotations,
     )
+
+
+def check_same_image(sample: Mapping, image: Mapping) -> None:
+    """Raises where a sample and an annotation file's image with its id are two images.
+
+    Path and file name may begin in different folders, and a loader may have turned the
+    image by 90 degrees, as EXIF says.
+
+    Args:
+        sample: With ``ori_shape`` (height, width) and, if known, ``img_path``.
+        image: The annotation file's entry.
+
+    Raises:
+        UserError: It names both; it lacks the file's name.
+    """
+    path, name = sample.get('img_path'), image.get('file_name')
+    height, width = sample['ori_shape'][:2]
+    sides = image['width'], image['height']
+    if sorted(sides) == sorted((width, height)) and (
+        not path or not name or _ends_with(path, name)
+    ):
+        return
+    raise UserError(
+        f'image {show(image["id"])} of the dataset is '
+        f'{show(path) if path else "one"} of {width} x {height} pixels, but here '
+        f'{show(name) if name else "one"} of {sides[0]} x {sides[1]}: the evaluator '
+        'has the annotations of other images. Write the same file as ann_file of '
+        'val_evaluator and of the dataset in val_dataloader, and as ann_file of '
+        'test_evaluator and of the dataset in test_dataloader'
+    )
+
+
+def _ends_with(path: str, name: str) -> bool:
+    parts, wanted = (PurePosixPath(p.replace('\\', '/')).parts for p in (path, name))
+    return parts[-len(wanted) :] == wanted
 
 
 def check_code_sizes(content: dict) -> None:

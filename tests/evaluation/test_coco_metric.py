@@ -199,6 +199,47 @@ def test_codes_of_another_size_are_told(coco, from_file):
     assert metric.evaluate(len(dataset))  # boxes need no masks
 
 
+@pytest.mark.parametrize(
+    ('path', 'shape', 'changed', 'is_told'),
+    [
+        ('/data/val/3.jpg', (48, 64), {}, False),
+        ('/data/val/3.jpg', (64, 48), {}, False),  # turned by EXIF
+        ('/data/val/3.jpg', (48, 64), dict(file_name='val/3.jpg'), False),
+        ('/data/val/3.jpg', (48, 64), dict(file_name='./3.jpg'), False),
+        ('/data/val/3.jpg', (48, 64), dict(file_name='/data/val/3.jpg'), False),
+        ('D:\\val\\3.jpg', (48, 64), dict(file_name='val/3.jpg'), False),
+        ('3.jpg', (48, 64), {}, False),
+        (None, (48, 64), {}, False),
+        (None, (48, 60), {}, True),
+        ('/data/val/3.jpg', (48, 60), {}, True),
+        ('/data/val/3.jpg', (48, 64), dict(width=60), True),
+        ('/data/val/13.jpg', (48, 64), {}, True),
+        ('/data/val/3.jpg', (48, 64), dict(file_name='train/3.jpg'), True),
+        ('3.jpg', (48, 64), dict(file_name='val/3.jpg'), True),
+    ],
+)
+def test_annotations_of_other_images_are_told(coco, path, shape, changed, is_told):
+    """With equal ids, nothing else shows that the mAP is of other images' boxes."""
+    dataset = coco.build(test_mode=True)
+    coco.content['images'][3].update(changed)
+    file = coco.root / 'others.json'
+    file.write_text(json.dumps(coco.content))
+    _, metric = build_metrics(dataset, ann_file=str(file))
+    samples = list(make_samples(dataset, np.random.default_rng(6), masks=False))
+    samples[3].update(ori_shape=shape, **(dict(img_path=path) if path else {}))
+    if not is_told:
+        metric.process({}, samples)
+        assert metric.evaluate(len(dataset))
+        return
+    with pytest.raises(UserError, match='(?s)image .* of the dataset is') as error:
+        metric.process({}, samples)
+    assert error.value.file == str(file)
+    message = str(error.value)
+    assert 'test_evaluator and of the dataset in test_dataloader' in message
+    assert f'{shape[1]} x {shape[0]} pixels' in message
+    assert (path or '') in message
+
+
 def test_metric_without_predictions(coco):
     """MMDetection logs an error and returns nothing."""
     dataset = coco.build(test_mode=True)
