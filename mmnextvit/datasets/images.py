@@ -212,6 +212,7 @@ def load_image(
     backend_args: dict | None = None,
     decode_twice: bool = False,
     stated: Size | None = None,
+    measured: bool = False,
 ) -> Reading:
     """Reads an image, makes sure that it can be used, and says what is odd about it.
 
@@ -228,6 +229,8 @@ def load_image(
         decode_twice: Have Pillow decode every JPEG and PNG.
         stated: Width and height in the annotations, if there are any. An image that
             EXIF turns sideways comes in the orientation that has this size.
+        measured: Whether ``stated`` was read from the image, since its annotations say
+            no size: their boxes are of the image as it is shown.
 
     Raises:
         BrokenImageError: It names the file and what is wrong with it.
@@ -264,7 +267,7 @@ def load_image(
             f'the image cannot be read: {tell(error)}', file=path
         ) from error
     remarks = ['cut'] if cut else []
-    if stated is not None and is_unsettled(header, stated):
+    if stated is not None and not measured and is_unsettled(header, stated):
         remarks.append('turned')
     return Reading(image, remarks, cut)
 
@@ -296,8 +299,9 @@ def check_images(
     """Decodes all images with a progress bar, and compares their sizes.
 
     Args:
-        infos: Path (``img_path``), ``width`` and ``height`` of each image. Files are
-            local or of a backend that MMEngine knows.
+        infos: Path (``img_path``), ``width`` and ``height`` of each image, and whether
+            these were measured (``size_measured``). Files are local or of a backend
+            that MMEngine knows.
         title: What stands at the progress bar.
         backend_args: MMEngine's file backend.
 
@@ -313,6 +317,7 @@ def check_images(
                 backend_args=backend_args,
                 decode_twice=True,
                 stated=(info['width'], info['height']),
+                measured=info.get('size_measured', False),
             ).remarks
         except BrokenImageError as error:
             return error

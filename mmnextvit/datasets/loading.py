@@ -38,6 +38,7 @@ class LoadVerifiedImage(LoadImageFromFile):
                     stated=(results['width'], results['height'])
                     if 'width' in results and 'height' in results
                     else None,
+                    measured=results.get('size_measured', False),
                 )
                 break
             except BrokenImageError as error:

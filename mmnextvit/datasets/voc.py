@@ -110,6 +110,7 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
             xml_path=path,
             width=width,
             height=height,
+            size_measured=annotation.size is None,
             instances=[box for box, fault in zip(instances, faults) if not fault],
         )
 

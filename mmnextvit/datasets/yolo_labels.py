@@ -182,6 +182,7 @@ def build_sample(number: int, path: str, record: Record) -> Sample:
         img_id=number,
         width=record.width,
         height=record.height,
+        size_measured=True,  # YOLO's labels say none
         instances=instances,
     )
     return Sample(info, dropped, remarks)

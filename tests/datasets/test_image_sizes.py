@@ -181,6 +181,23 @@ def test_what_sizes_do_not_show_is_reported(coco, log, orientation, size, unsett
     assert all(line.endswith(str(coco.paths[0])) for line in lines)
 
 
+@pytest.mark.parametrize('orientation', [2, 3, 4])
+def test_sizes_that_were_measured_state_nothing(voc, yolo, log, orientation):
+    """Nothing is told of annotations that say no size; of those that do it is."""
+    for i in range(2):
+        write_turned(voc.root / 'JPEGImages' / f'{i}.jpg', orientation)
+    voc.write(0, width=0)
+    write_turned(yolo.images[0], orientation)
+    for dataset in (voc.build(decode_all=True), yolo.build(decode_all=True)):
+        for i in range(2):
+            dataset[i]
+        assert dataset.marks['turned'].tolist()[0] is False
+        DataReportHook().after_val_epoch(fake_runner(None, dataset))
+    lines = [line for line in log if 'EXIF orientation' in line]
+    assert len(lines) == 2 and lines[0].startswith('1 of ')
+    assert all(line.endswith('1.jpg') for line in lines)
+
+
 def test_limit_of_pixels(tmp_path, monkeypatch):
     path = tmp_path / 'a.png'
     Image.new('1', (3000, 3000)).save(path)
