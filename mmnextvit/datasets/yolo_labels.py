@@ -70,6 +70,11 @@ def find_label_file(image: str) -> str:
     return os.path.splitext(image)[0] + '.txt'
 
 
+def is_column_count(columns: int) -> bool:
+    """Whether a line may have so many columns, for a box or a polygon."""
+    return columns == 5 or (columns >= 7 and columns % 2 == 1)
+
+
 def parse_line(line: str, num_classes: int) -> tuple[int | float, ...]:
     """``(class, x, y, w, h)`` or ``(class, x1, y1, x2, y2, x3, y3, ...)``.
 
@@ -77,7 +82,7 @@ def parse_line(line: str, num_classes: int) -> tuple[int | float, ...]:
         ValueError: What is wrong with the line.
     """
     values = [float(column) for column in line.split()]
-    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+    if not is_column_count(len(values)):
         raise UserError(
             f'{len(values)} columns: 5 (class x y w h) or an odd number from 7 (class '
             'and the points of a polygon) are wanted'

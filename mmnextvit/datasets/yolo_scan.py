@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from ..utils.files import atomic_write_text, check_is_file
 from .faults import warn
 from .files import read_bytes
 from .images import read_image_size
-from .yolo_labels import Record, find_label_file, parse_labels
+from .yolo_labels import Record, find_label_file, is_column_count, parse_labels
 
 CACHE_FORMAT = 1  # raise it with every change of what `parse_labels` returns
 
@@ -120,14 +121,58 @@ def _make_header(body: str, num_classes: int) -> dict:
 
 
 def load_cache(path: Path, num_classes: int) -> dict[str, list]:
-    """What `save_cache` wrote; empty if it is absent, damaged or of another format."""
+    """What `save_cache` wrote; empty if it is absent, damaged or of another format.
+
+    An entry that no scan can have made is left out: its image is scanned again.
+    """
     try:
         header, _, body = read_bytes(path).decode().partition('\n')
-        if json.loads(header) == _make_header(body, num_classes):
-            return json.loads(body)
+        if json.loads(header) != _make_header(body, num_classes):
+            return {}
+        entries = json.loads(body)
     except (OSError, ValueError, RecursionError):  # UserError, of a FIFO, is one
-        pass
-    return {}
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {p: e for p, e in entries.items() if _is_entry(e, num_classes)}
+
+
+def _is_entry(entry: object, num_classes: int) -> bool:
+    """Whether it is what a scan keeps of an image; the file may come from anywhere."""
+    match entry:
+        case [[_, _, _, label_time], [int(width), int(height), labels]]:
+            sides = all(type(s) is int and 0 < s < 2**31 for s in (width, height))
+            if labels is None or label_time is None:
+                return sides and labels is label_time
+            return sides and _are_labels(labels, num_classes)
+    return False
+
+
+def _are_labels(labels: object, num_classes: int) -> bool:
+    match labels:
+        case {'rows': list(rows), 'broken': list(broken), 'repeated': list(repeated)}:
+            return (
+                all(_is_row(row, num_classes) for row in rows)
+                and all(_types_are(pair, (int, str)) for pair in broken)
+                and set(map(type, repeated)) <= {int}
+            )
+    return False
+
+
+def _types_are(values: object, types: Sequence[type]) -> bool:
+    return isinstance(values, list) and [*map(type, values)] == [*types]
+
+
+def _is_row(row: object, num_classes: int) -> bool:
+    """Whether it is a line's number with what `parse_line` returned."""
+    return (
+        isinstance(row, list)
+        and _types_are(row[:2], (int, int))
+        and 0 <= row[1] < num_classes
+        and is_column_count(len(row) - 1)
+        and set(map(type, row[2:])) == {float}
+        and all(map(math.isfinite, row[2:]))
+    )
 
 
 def save_cache(path: Path, entries: dict[str, list], num_classes: int) -> None:

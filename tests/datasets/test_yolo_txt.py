@@ -482,6 +482,54 @@ def test_damaged_cache(yolo, scanned, damage, log):
     assert yolo.cache.read_bytes() == content and not log
 
 
+def test_a_forged_cache(tmp_path):
+    """Its digest is right; what no scan can have kept is scanned again all the same."""
+    signature = [1, 2, 3, 4]
+
+    def keep(**changed: object) -> list:
+        labels = dict(rows=[[1, 1, 0.5, 0.5, 1.0, 0.5]], broken=[[2, 'a']], repeated=[])
+        return [signature, [64, 48, labels | changed]]
+
+    row = [1, 0, 0.5, 0.5, 0.5, 0.5]
+    good = dict(
+        a=keep(),
+        b=keep(rows=[], broken=[], repeated=[3]),
+        c=keep(rows=[row, [2, 0, *[0.25] * 6]]),
+        d=[[1, 2, None, None], [64, 48, None]],
+    )
+    bad = [
+        None, 3, [], {}, 'ab', [signature], [signature, None], [signature, [64, 48]],
+        [signature, [64, 48, None]], [[1, 2, None, None], keep()[1]],
+        [signature, [64, 48, []]], [signature, [64, 48, {}]], [[1, 2], keep()[1]],
+        *([signature, [side, 48, keep()[1][2]]]
+          for side in (0, -1, 6.4, '6', True, 10**400)),
+        *(keep(rows=[row]) for row in (
+            [1, 7, *row[2:]], [1, -1, *row[2:]], [1, 0.0, *row[2:]],
+            [1, True, *row[2:]], [None, *row[1:]], row[:-1], [*row, 0.5], [], [1, 0],
+            [*row[:-1], '0'], [*row[:-1], 10**400], [*row[:-1], None], None, 'abcdef',
+            [*row[:-1], float('nan')], [*row[:-1], float('inf')], [*row[:-1], []],
+        )),
+        *(keep(**{key: value}) for key in ('rows', 'broken', 'repeated')
+          for value in (None, 3, 'a', {}, ['a'], [None], [[1]], [['a', 1]])),
+    ]  # fmt: skip
+    entries = good | {f'bad{i}': entry for i, entry in enumerate(bad)}
+    yolo_scan.save_cache(tmp_path / 'cache', entries, 2)
+    assert load_cache(tmp_path / 'cache', 2) == good
+    for content in ([], [1], None, 'a', 3):
+        yolo_scan.save_cache(tmp_path / 'cache', content, 2)
+        assert load_cache(tmp_path / 'cache', 2) == {}
+
+
+def test_a_forged_label_is_read_again(yolo, scanned):
+    expected = list_infos(yolo.build())
+    entries = load_cache(yolo.cache, 2)
+    path = str(yolo.images[0])
+    entries[path][1][2]['rows'][0][1] = 7
+    yolo_scan.save_cache(yolo.cache, entries, 2)
+    scanned()
+    assert list_infos(yolo.build()) == expected and scanned() == [yolo.images[0].name]
+
+
 @pytest.mark.slow
 def test_unwritable_cache(yolo, scanned, log):
     yolo.cache.mkdir()
