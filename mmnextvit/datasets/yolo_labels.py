@@ -14,6 +14,7 @@ from ..utils.errors import UserError
 from ..utils.messages import shorten
 from .checks import find_box_fault
 
+PIXELS = 2  # a box has no such centre or size in fractions; in pixels nearly all do
 TOLERANCE = 1e-6  # six decimals of centre and size move a side by 0.75e-6
 CLIPPED = 'lines with values out of range (clipped to the image)'
 REPEATED = 'repeated lines (dropped)'
@@ -81,7 +82,12 @@ def parse_line(line: str, num_classes: int) -> tuple[int | float, ...]:
     Raises:
         ValueError: What is wrong with the line.
     """
-    values = [float(column) for column in line.split()]
+    try:
+        values = [float(column) for column in line.split()]
+    except ValueError as error:
+        raise UserError(
+            f'{shorten(error)}. Values are numbers, separated by spaces'
+        ) from None
     if not is_column_count(len(values)):
         raise UserError(
             f'{len(values)} columns: 5 (class x y w h) or an odd number from 7 (class '

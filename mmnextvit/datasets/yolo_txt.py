@@ -10,12 +10,12 @@ from mmdet.datasets import CocoDataset
 from mmengine.logging import print_log
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import first_few, list_lines
+from ..utils.messages import first_few, list_lines, shorten
 from .checks import VerifiedDataMixin, show_classes, write_classes
 from .data_yaml import find_images, find_sources, list_bases, read_data_yaml
 from .faults import Fault, settle, warn
 from .images import BrokenImageError
-from .yolo_labels import Record, Sample, build_sample, find_label_file
+from .yolo_labels import PIXELS, Record, Sample, build_sample, find_label_file
 from .yolo_scan import Scan, scan_images
 
 Records = Mapping[str, Record]  # by image
@@ -85,6 +85,21 @@ def describe_boxes(records: Records, title: str) -> Fault | None:
             line=boxes[0].line,
         )
     )
+
+
+def describe_pixels(records: Records, title: str) -> Fault | None:
+    """Of values that are pixels, if they are on every line."""
+    lines = [(path, row) for path, record in records.items() for row in record.rows]
+    if not lines or any(max(row[2:]) <= PIXELS for _, row in lines):
+        return None
+    path, (line, _, *values) = lines[0]
+    message = (
+        f'{title} holds no usable box: values are fractions of the width (x, w) and '
+        'height (y, h) of the image, from 0 to 1, but they look like pixels, as '
+        f'{shorten(values)}: divide them by width and height'
+    )
+    error = UserError(message, file=find_label_file(path), line=line)
+    return Fault(error, str(error))
 
 
 def describe_unlabelled(records: Records, title: str) -> Fault | None:
@@ -213,6 +228,7 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         if self.polygons:
             settle(describe_boxes(scan.records, self._title), self.skip_broken)
         settle(describe_unlabelled(scan.records, self._title), self.test_mode)
+        settle(describe_pixels(scan.records, self._title), self.test_mode)
         samples = [
             build_sample(number, path, record)
             for number, (path, record) in enumerate(scan.records.items())

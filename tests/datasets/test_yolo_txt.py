@@ -272,6 +272,27 @@ def test_broken_lines(yolo, log):
     assert len(log) == 1 and '10 broken lines' in log[0] and 'dropped' in log[0]
 
 
+def test_commas_between_values():
+    parsed = parse_labels(b'0,.5,.5,.5,.5\n0, .5, .5, .5, .5', 2)
+    assert not parsed['rows'] and len(parsed['broken']) == 2
+    for _, reason in parsed['broken']:
+        assert reason.endswith('. Values are numbers, separated by spaces')
+
+
+def test_boxes_in_pixels(yolo, log):
+    """Some lie outside of the image, others would be clipped to all of it."""
+    for i in range(8):
+        yolo.write(i, '', '0 32 24 20 20', '1 10 10 30 40', '1 1 1 30 1 30 40')
+    with pytest.raises(UserError, match='fractions of .* from 0 to 1') as error:
+        yolo.build()
+    assert (error.value.file, error.value.line) == (str(yolo.label(0)), 2)
+    assert 'no usable box' in str(error.value) and '[32.0, 24.0' in str(error.value)
+    yolo.build(test_mode=True)
+    assert f'{yolo.label(0)}:2: ' in log[0] and 'from 0 to 1' in log[0]
+    yolo.write(3, '0 0.5 0.5 2 2')  # as fractions it has a meaning
+    assert len(yolo.build()) == 8
+
+
 def test_long_lists_are_cut(yolo):
     yolo.add(0, *['x'] * 100)
     with pytest.raises(ValueError, match=r'100 broken lines(.*\n){21}.* 80 more'):
