@@ -29,6 +29,23 @@ SHARED_MEMORY_FULL = (
     'train_dataloader.persistent_workers=False, and likewise for val_dataloader and '
     'test_dataloader'
 )
+# How torch says so; other errors about shared memory, as a GPU's, are another matter.
+SHARED_MEMORY_ERROR = re.compile(
+    r'unable to allocate shared memory|workers are out of shared memory'
+    r'|shared memory.*(No space left|Cannot allocate memory)',
+    re.S,
+)
+
+TOO_MANY_FILES = (
+    'this process may not open more files, through which data-loader workers hand over '
+    'their batches. Allow more (ulimit -n 65536), or take fewer workers: '
+    '--cfg-options train_dataloader.num_workers=1, and likewise for val_dataloader and '
+    'test_dataloader'
+)
+# torch's errors where a file of the shared memory is opened, and where one is received.
+TOO_MANY_FILES_ERROR = re.compile(
+    r'shared memory.*Too many open files|received 0 items of ancdata', re.S
+)
 
 
 class UserError(ValueError):
@@ -111,8 +128,8 @@ def find_user_error(error: BaseException) -> UserError | OSError | None:
     original, which has the fields; of one that torch raised again for a data-loader
     worker, with the worker's traceback in its text, it has the text alone. Without any,
     it is the first ``OSError`` that names a file, as that of a missing permission does,
-    or that is about a full disk. A full shared memory, of which torch says so in other
-    words each time, has a message of its own.
+    or that is about a full disk. A full shared memory and too many open files, of which
+    torch says so in other words each time, have messages of their own.
 
     Another exception that is raised while such an error is handled, and not ``from``
     it, is a bug.
@@ -131,6 +148,8 @@ def find_user_error(error: BaseException) -> UserError | OSError | None:
         return type(error)(worker[1]) if worker else error
     if any(map(_is_shared_memory_full, chain)):
         return UserError(SHARED_MEMORY_FULL)
+    if any(map(_are_files_too_many, chain)):
+        return UserError(TOO_MANY_FILES)
     of_system = (e for e in chain if isinstance(e, OSError))
     return next((e for e in of_system if e.filename or e.errno in FULL), None)
 
@@ -138,12 +157,19 @@ def find_user_error(error: BaseException) -> UserError | OSError | None:
 def _is_shared_memory_full(error: BaseException) -> bool:
     """Whether torch, or Python for a lock, found no space in the shared memory."""
     if isinstance(error, RuntimeError):
-        return 'shared memory' in str(error)
+        return SHARED_MEMORY_ERROR.search(str(error)) is not None
     frames = traceback.extract_tb(error.__traceback__)
     of_locks = (
         bool(frames) and os.path.basename(frames[-1].filename) == 'synchronize.py'
     )
     return of_locks and isinstance(error, OSError) and error.errno in FULL
+
+
+def _are_files_too_many(error: BaseException) -> bool:
+    """Whether the process has as many files open as the system allows."""
+    if isinstance(error, RuntimeError):
+        return TOO_MANY_FILES_ERROR.search(str(error)) is not None
+    return isinstance(error, OSError) and error.errno == errno.EMFILE
 
 
 def _is_repetition(error: UserError) -> bool:

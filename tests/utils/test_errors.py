@@ -6,6 +6,7 @@ import pickle
 
 from mmnextvit.utils.errors import (
     SHARED_MEMORY_FULL,
+    TOO_MANY_FILES,
     MissingFileError,
     MissingPackageError,
     UserError,
@@ -154,6 +155,34 @@ def test_a_full_shared_memory_has_a_message_of_its_own(text):
     except TypeError as error:
         assert str(find_user_error(error)) == SHARED_MEMORY_FULL
     assert find_user_error(RuntimeError('another')) is None
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError(
+            'unable to open shared memory object </torch_1> in read-write mode: Too '
+            'many open files (24)'
+        ),
+        RuntimeError('received 0 items of ancdata'),
+        OSError(errno.EMFILE, 'Too many open files'),
+    ],
+)
+def test_too_many_open_files_have_a_message_of_their_own(error):
+    assert str(find_user_error(error)) == TOO_MANY_FILES
+    assert 'ulimit -n' in TOO_MANY_FILES
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'out of resource: shared memory, Required: 240000, Hardware limit: 232448.',
+        'unable to open shared memory object </torch_1> in read-write mode: Permission '
+        'denied (13)',
+    ],
+)
+def test_other_errors_about_shared_memory_stay(text):
+    assert find_user_error(RuntimeError(text)) is None
 
 
 def test_a_lock_without_space_is_about_the_shared_memory():
