@@ -43,6 +43,7 @@ FORMAT = 1  # of the metadata: a file with a higher one needs a newer mmnextvit
 MAX_METADATA = 1 << 22  # characters
 MAX_SIDE = 1 << 14  # pixels, of the network's input
 MAX_PIXELS = 1 << 28  # of all images in a batch, which take 3 GiB
+MAX_IMAGE_PIXELS = 178_956_970  # of one image, as Pillow has it: 0.5 GiB
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
 
 # What tells packages to send nothing and to look for no update, and the modules that
@@ -357,29 +358,75 @@ def has_end(content: bytes) -> bool:
     )
     if content.endswith(end):
         return True
-    at = 2  # past the segments before the scan: EXIF's thumbnail has an end of its own
-    while content[at : at + 1] == b'\xff' and content[at : at + 2] != b'\xff\xda':
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], 'big')
+    # Past the segments before the scan: EXIF's thumbnail has an end of its own.
+    at = max(iterate_segments(content), default=2)
     return content.find(end, at) >= 0
+
+
+def iterate_segments(content: bytes) -> Iterator[int]:
+    """Where the segments of a JPEG before its scan begin, and last, where they end."""
+    at = 2
+    while content[at : at + 1] == b'\xff' and content[at : at + 2] != b'\xff\xda':
+        yield at
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], 'big')
+    yield at
+
+
+def read_stated_size(content: bytes) -> Size | None:
+    """The size that the header of a JPEG or PNG states; ``None`` of other formats."""
+    if content.startswith(b'\x89PNG'):
+        width, height = content[16:20], content[20:24]
+        return int.from_bytes(height, 'big'), int.from_bytes(width, 'big')
+    if not content.startswith(b'\xff\xd8\xff'):
+        return None
+    for at in iterate_segments(content):
+        marker = content[at + 1 : at + 2]
+        if b'\xc0' <= marker <= b'\xcf' and marker not in b'\xc4\xc8\xcc':
+            height, width = content[at + 5 : at + 7], content[at + 7 : at + 9]
+            return int.from_bytes(height, 'big'), int.from_bytes(width, 'big')
+    return None
+
+
+def check_number_of_pixels(path: str | os.PathLike, size: Size) -> None:
+    """Refuses an image that would fill the memory.
+
+    Raises:
+        ImageError: It has more pixels than `MAX_IMAGE_PIXELS`.
+    """
+    height, width = size
+    if height * width > MAX_IMAGE_PIXELS:
+        raise ImageError(
+            f'{path} is too large: {height} x {width} pixels (height x width), and '
+            f'{MAX_IMAGE_PIXELS} in all are allowed. Scale it down'
+        )
 
 
 def decode(path: str | os.PathLike) -> np.ndarray:
     """An image file as H x W x 3, BGR, uint8, turned as its EXIF says.
 
+    Of a JPEG or PNG the number of pixels is checked before it is decoded, of another
+    format afterwards; OpenCV decodes 2 ** 30 pixels at most.
+
     Raises:
         ImageError: It names the file and what is wrong with it.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            # Reading a FIFO or a device may not end.
+            raise ImageError(f'{path} cannot be read: it is no regular file')
         content = Path(path).read_bytes()
         if not content:
             raise ImageError(f'{path} is empty')
         if not has_end(content):
             raise ImageError(f'{path} is truncated: copy or download it again')
+        if size := read_stated_size(content):
+            check_number_of_pixels(path, size)
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error) as error:
         raise ImageError(f'{path} cannot be read: {error}') from error
     if image is None:
         raise ImageError(f'{path} is truncated, or no image that OpenCV reads')
+    check_number_of_pixels(path, image.shape[:2])
     return image
 
 
@@ -604,7 +651,7 @@ SHAPES: dict[bool, dict[str, tuple[str | int, ...]]] = {
     },
     False: {'boxes': ('B', 'N', 4), 'scores': ('B', 'N', 'C')},
 }
-KINDS = {'boxes': 'f', 'scores': 'f', 'num_detections': 'iu', 'labels': 'iu'}
+TYPES = {'boxes': 'f', 'scores': 'f', 'num_detections': 'iu', 'labels': 'iu'}
 
 
 def check_outputs(
@@ -627,7 +674,7 @@ def check_outputs(
         if name not in outputs:
             raise ValueError(f'it has no output {name!r}')
         values = outputs[name]
-        fits = values.ndim == len(shape) and values.dtype.kind in KINDS[name]
+        fits = values.ndim == len(shape) and values.dtype.kind in TYPES[name]
         if not fits or any(
             sizes.setdefault(side, has) != has for side, has in zip(shape, values.shape)
         ):
@@ -635,14 +682,14 @@ def check_outputs(
             raise ValueError(
                 f'its output {name!r} has the shape {values.shape} and the type '
                 f'{values.dtype}, and must have ({wanted}) and '
-                f'{"float32" if KINDS[name] == "f" else "int32"}'
+                f'{"float32" if TYPES[name] == "f" else "int32"}'
             )
     boxes, scores = outputs['boxes'], outputs['scores']
     if in_graph:
-        counts, most = outputs['num_detections'][:, 0], scores.shape[1]
-        if not ((counts >= 0) & (counts <= most)).all():
-            raise ValueError(f'it counts {counts.max()} detections, of {most} at most')
-        real = np.arange(most) < counts[:, None]
+        counts, limit = outputs['num_detections'][:, 0], scores.shape[1]
+        if not ((counts >= 0) & (counts <= limit)).all():
+            raise ValueError(f'it counts {counts.max()} detections, of {limit} at most')
+        real = np.arange(limit) < counts[:, None]
         boxes, labels = boxes[real], outputs['labels'][real]
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(
@@ -988,7 +1035,7 @@ class Detector:
 
         Args:
             image: Path or array, see :func:`read`.
-            score_thr: Minimal score, 0 to 1.
+            score_thr: Minimum score, 0 to 1.
 
         Returns:
             By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
@@ -1008,7 +1055,7 @@ class Detector:
 
         Args:
             images: Paths or arrays, see :func:`read`, of any sizes.
-            score_thr: Minimal score. Nothing lies below the file's own, which is in
+            score_thr: Minimum score. Nothing lies below the file's own, which is in
                 ``metadata``.
 
         Returns:
@@ -1069,7 +1116,7 @@ class Detector:
 
         Args:
             outputs: One image's row of every output of the session.
-            score_thr: Minimal score.
+            score_thr: Minimum score.
         """
         nms, min_score = self.metadata['nms'], score_thr or 0
         if nms['in_graph']:
@@ -1088,7 +1135,7 @@ def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
     p.add_argument('model', help='exported file, or OpenVINO folder')
     p.add_argument('images', nargs='+', metavar='image')
-    p.add_argument('--score-thr', type=float, default=0.3, help='minimal score, 0 to 1')
+    p.add_argument('--score-thr', type=float, default=0.3, help='minimum score, 0 to 1')
     p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
     p.add_argument('--threads', type=int, help='of the CPU')
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')

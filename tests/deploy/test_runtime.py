@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import re
 import sys
+import zlib
 from functools import partial
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
@@ -23,6 +25,7 @@ from mmnextvit.runtime import (
     lay_out,
     main,
     read,
+    read_stated_size,
     resize,
     stack,
     suppress,
@@ -492,6 +495,48 @@ def test_files_that_are_no_whole_image(tmp_path, exif_image):
     assert has_end(bmp[:-99])  # the next line is OpenCV's doing
     with pytest.raises(ImageError, match=r'bad\.jpg is truncated, or no'):
         decode(path)
+
+
+def test_what_may_not_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / 'fifo.jpg')
+    with pytest.raises(ImageError, match=r'fifo\.jpg .* no regular file'):
+        decode(tmp_path / 'fifo.jpg')
+    with pytest.raises(ImageError, match='/dev/zero .* no regular file'):
+        decode('/dev/zero')
+
+
+def state_size(name: str, content: bytes, height: int, width: int) -> bytes:
+    """The image with another size in its header."""
+    changed = bytearray(content)
+    if name.endswith('.png'):
+        changed[16:24] = width.to_bytes(4, 'big') + height.to_bytes(4, 'big')
+        changed[29:33] = zlib.crc32(changed[12:29]).to_bytes(4, 'big')
+    else:
+        at = content.index(b'\xff\xc0' if b'\xff\xc0' in content else b'\xff\xc2') + 5
+        changed[at : at + 4] = height.to_bytes(2, 'big') + width.to_bytes(2, 'big')
+    return bytes(changed)
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'progressive.jpg', 'a.png'])
+def test_images_that_would_fill_the_memory_are_not_decoded(name, tmp_path, monkeypatch):
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1] * name.startswith('progressive')
+    content = cv2.imencode(name[-4:], noise(8, 9), options)[1].tobytes()
+    assert read_stated_size(content) == (8, 9)
+    path = tmp_path / name
+    path.write_bytes(state_size(name, content, 30_000, 20_000))
+    monkeypatch.setattr(cv2, 'imdecode', None)
+    with pytest.raises(ImageError, match=f'{name} is too large: 30000 x 20000 pixels'):
+        decode(path)
+
+
+def test_other_images_that_are_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmnextvit.runtime.MAX_IMAGE_PIXELS', 72)
+    for height in (8, 9):
+        path = tmp_path / f'{height}.bmp'
+        cv2.imwrite(str(path), noise(height, 9))
+    assert decode(tmp_path / '8.bmp').shape == (8, 9, 3)
+    with pytest.raises(ImageError, match=r'9\.bmp is too large: 9 x 9 pixels'):
+        decode(tmp_path / '9.bmp')
 
 
 def test_arrays_that_are_no_image():
