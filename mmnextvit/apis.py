@@ -129,13 +129,14 @@ def test(
     Raises:
         UserError: The arguments do not go together, or the config, its data or the
             checkpoint is at fault.
-        OSError: ``out`` or ``show_dir`` cannot be written, which is tried at first.
+        OSError: ``out``, ``show_dir`` or ``work_dir`` cannot be written, which is tried
+            at first.
     """
     checkpoint = os.fspath(checkpoint)
     if out is not None:
         check_new_file(out, '--out', PICKLES)
     if show_dir is not None:
-        check_folder(show_dir)
+        check_folder(show_dir, '--show-dir')
     exported = is_exported(checkpoint)
     if exported and amp:
         raise UserError('--amp: an exported file computes as it was exported')
@@ -148,6 +149,7 @@ def test(
         cfg.load_from = require_file(checkpoint, 'checkpoint')
     cfg.resume = False
     cfg.work_dir = str(work_dir or Path(choose_work_dir(cfg), 'test'))
+    check_folder(cfg.work_dir, 'work_dir (--work-dir)')
     if amp:
         cfg.test_cfg.fp16 = True  # MMEngine's name of it
     if show_dir is not None:

@@ -209,6 +209,10 @@ def test_the_images_size():
     for shape in ([0, 640], [640, -1]):
         with pytest.raises(UserError, match='must be 1 or more'):
             choose_image_size(shape, Config())
+    for shape in ([999_999, 999_999], [640, 16_385]):
+        with pytest.raises(UserError, match=f'{shape[1]}: .* and 16384 or less'):
+            choose_image_size(shape, Config())
+    assert choose_image_size([16_384, 64], Config()) == (16_384, 64)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 from collections.abc import Sequence
 from keyword import iskeyword
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..utils.errors import UserError
 from ..utils.files import check_new_file, require_file
 from ..utils.packages import explain_missing_mmyolo
+
+CONFIGS = ('.py', '.yml', '.yaml', '.json')  # what MMEngine reads
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -94,6 +97,9 @@ def read_config(path: str) -> 'Config':
     from mmengine.config import Config
 
     require_file(path, 'config')
+    if Path(path).suffix not in CONFIGS:
+        problem = f'this is no config: its name must end in {" or ".join(CONFIGS)}'
+        raise UserError(problem, file=path)
     if Path(path).suffix == '.py':
         try:
             ast.parse(Path(path).read_bytes(), path)
@@ -110,6 +116,14 @@ def read_config(path: str) -> 'Config':
         raise
     except UnicodeDecodeError as error:
         raise UserError(f'the file is not text in UTF-8: {error}', file=path) from error
+    except json.JSONDecodeError as error:
+        problem = f'the file is not JSON: {error.msg}'
+        raise UserError(problem, file=path, line=error.lineno) from error
+    except AttributeError as error:
+        if Path(path).suffix == '.py':
+            raise
+        problem = 'the file, or one of its _base_, holds no keys and values'
+        raise UserError(problem, file=path) from error
     except RecursionError as error:
         problem = 'its _base_ files inherit from each other in a circle'
         raise UserError(problem, file=path) from error

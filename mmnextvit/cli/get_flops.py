@@ -68,11 +68,15 @@ def choose_image_size(shape: list[int] | None, cfg: 'Config') -> tuple[int, int]
     """Height and width in pixels, as given or of the config's ``img_scale``.
 
     Raises:
-        UserError: One of them is not positive.
+        UserError: One of them is not positive, or larger than any input may be.
     """
+    from ..runtime import MAX_SIDE
+
     height, width = shape or cfg.get('img_scale', (640, 640))[::-1]  # MMYOLO's: W H
-    if height < 1 or width < 1:
-        raise UserError(f'--shape {height} {width}: both must be 1 or more')
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise UserError(
+            f'--shape {height} {width}: both must be 1 or more, and {MAX_SIDE} or less'
+        )
     return height, width
 
 

@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     if args.out:
         check_new_file(args.out, '--out', PICKLES)
     if args.show_dir:
-        check_folder(args.show_dir)
+        check_folder(args.show_dir, '--show-dir')
+    if args.work_dir:
+        check_folder(args.work_dir, '--work-dir')
 
     from ..apis import test
 

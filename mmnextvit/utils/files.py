@@ -15,7 +15,7 @@ from .errors import FULL, MissingFileError, UserError
 SHORT = 5000  # bytes of a file that holds a path or a number
 PICKLES = ('.pkl', '.pickle')  # what MMEngine's `dump` writes as pickle
 
-KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket'}
+TYPES = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a FIFO', stat.S_IFSOCK: 'a socket'}
 
 
 def require_file(path: str, what: str) -> str:
@@ -77,20 +77,32 @@ def check_new_file(
     return Path(path)
 
 
-def check_folder(path: str | os.PathLike) -> None:
+def check_folder(path: str | os.PathLike, option: str = '') -> None:
     """Tries whether files can be written into a folder, which need not exist.
 
+    Args:
+        path: The folder.
+        option: The option that named it, for the messages.
+
     Raises:
-        OSError: They cannot.
+        UserError: It, or a folder that it lies in, is a file.
+        OSError: Nothing can be written into it.
     """
-    check_writable(Path(path, 'file'))
+    try:
+        check_writable(Path(path, 'file'))
+    except NotADirectoryError as error:
+        named = f'{option} {os.fspath(path)}'.strip()
+        raise UserError(
+            f'{named}: {error.strerror}, since {error.filename} is a file: choose '
+            'another folder'
+        ) from error
 
 
 def check_new_folder(path: str | os.PathLike) -> Path:
     """``path``, if it is empty or missing, and can be written into, which is tried.
 
     Raises:
-        UserError: It is not empty, or not a folder.
+        UserError: It is not empty, or not a folder, or lies in a file.
         OSError: Nothing can be written into it.
     """
     folder = Path(path)
@@ -142,8 +154,8 @@ def check_is_file(path: str | os.PathLike) -> None:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        kind = KINDS.get(stat.S_IFMT(mode), 'a device')
-        raise UserError(f'this is {kind}, not a file', file=path)
+        file_type = TYPES.get(stat.S_IFMT(mode), 'a device')
+        raise UserError(f'this is {file_type}, not a file', file=path)
 
 
 def read_short_text(path: str | os.PathLike) -> str:

@@ -50,6 +50,7 @@ LONG = 'n' * 300
 WRITES: dict[str, tuple[tuple[str, ...], str]] = {
     'test': (('no.py', 'no.pth', '--out'), '.pkl'),
     'test --show-dir': (('no.py', 'no.pth', '--show-dir'), ''),
+    'test --work-dir': (('no.py', 'no.pth', '--work-dir'), ''),
     'predict': (('no.py', 'no.pth', 'no.jpg', '--out-dir'), ''),
     'convert_weights': (('no.pth',), '.pth'),
     'import_yolov5': (('no.yaml', '-o'), '.py'),
@@ -104,6 +105,14 @@ def test_outputs_are_tried_before_anything_is_read(write, here, monkeypatch, cap
         ('test', ('no.py', 'no.pth', '--out'), 'file.pkl', 'exists, and nothing is ov'),
         ('test', ('no.py', 'no.pth', '--out'), 'full', 'the name must end in .pkl'),
         ('test', ('no.py', 'no.pth', '--show-dir'), 'file', 'Not a directory'),
+        (
+            *('test', ('no.py', 'no.pth', '--show-dir'), 'file'),
+            'file is a file: choose another folder',
+        ),
+        (
+            *('test', ('no.py', 'no.pth', '--work-dir'), 'file'),
+            'file is a file: choose another folder',
+        ),
         ('predict', ('no.py', 'no.pth', 'x', '--out-dir'), 'full', 'is not empty'),
         ('predict', ('no.py', 'no.pth', 'x', '--out-dir'), 'file', 'is not a folder'),
         ('convert_weights', ('no.pth',), 'x.pth', 'nothing is overwritten'),

@@ -11,6 +11,7 @@ from mmnextvit.utils.errors import MissingFileError, UserError
 from mmnextvit.utils.files import (
     atomic_write,
     atomic_write_text,
+    check_folder,
     check_new_file,
     check_writable,
     make_numbered_folder,
@@ -33,6 +34,16 @@ def test_a_file_and_what_is_written_beside_it(tmp_path):
         scratch.with_suffix('.engine').write_text('e')
         assert not (tmp_path / 'a' / 'x.onnx').exists()
     assert everything(tmp_path) == ['a', 'a/x.engine', 'a/x.onnx']
+
+
+def test_a_folder_that_is_a_file_is_named_with_its_option(tmp_path):
+    (tmp_path / 'tiny.py').touch()
+    for name in ('tiny.py', 'tiny.py/runs'):
+        message = rf'--x .*{name}: .* since .*tiny\.py is a file: choose another folder'
+        with pytest.raises(UserError, match=message):
+            check_folder(tmp_path / name, '--x')
+    check_folder(tmp_path / 'new' / 'runs', '--x')
+    assert everything(tmp_path) == ['tiny.py']
 
 
 @pytest.mark.parametrize('error', [OSError, KeyboardInterrupt])
