@@ -2,8 +2,8 @@
 
 Each command is a module of its name here, with ``add_arguments(parser)`` and
 ``run(args)``; the first line of its docstring is its help, here and in the list of all.
-What they need of torch and
-OpenMMLab's packages they import in ``run``, so that help comes at once.
+What they need of torch and OpenMMLab's packages they import in ``run``, so that help
+comes at once.
 """
 
 import argparse
@@ -117,7 +117,19 @@ def call(command: str, *argv: object) -> object:
         prog=f'mmnextvit {command}', description=describe(command)
     )
     module.add_arguments(parser)
-    return module.run(parser.parse_args([str(arg) for arg in argv]))
+    args = parser.parse_args([str(arg) for arg in argv])
+    try:
+        return module.run(args)
+    except (KeyError, TypeError) as error:
+        # What raises one of a registry has imported these packages before.
+        if 'mmengine.registry' not in sys.modules:
+            raise
+        from ..engine.config_faults import explain_build_error
+
+        explained = explain_build_error(error, getattr(args, 'config', None))
+        if explained is None:
+            raise
+        raise explained from error
 
 
 @contextlib.contextmanager

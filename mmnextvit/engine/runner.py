@@ -29,6 +29,7 @@ from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..weights.contents import read_dataset_meta
 from ..weights.loading import adapt, check
+from .config_faults import check_numbers
 from .progress import collect_progress
 from .shared_batches import SharedBatches
 
@@ -263,8 +264,10 @@ def build_runner(cfg: Config) -> Runner:
     """The runner for the config's launcher and this machine.
 
     Raises:
-        UserError: There is no such launcher, or it did not start this process.
+        UserError: There is no such launcher, or it did not start this process, or a
+            number in the config cannot be.
     """
+    check_numbers(cfg)
     launcher = cfg.get('launcher', 'none')
     if launcher not in ('none', *LAUNCHERS):
         raise UserError(

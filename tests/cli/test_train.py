@@ -143,6 +143,10 @@ def test_a_folder_with_another_run_is_refused(copy):
             + ['auto_scale_lr=None'],
             'tiny.py: .*Add auto_scale_lr = dict',
         ),
+        (
+            ['tiny.py', '--work-dir=n', '--cfg-options', 'train_cfg.val_interval=0'],
+            r'tiny.py: train_cfg\.val_interval: 0 must be a whole number from 1 on',
+        ),
     ],
 )
 def test_wrong_arguments(trained, args, message):
