@@ -66,13 +66,13 @@ def check_numbers(cfg: Config) -> None:
     for check in CHECKS:
         for key in check.keys:
             part, name = key.split('.')
-            value = (cfg.get(part) or {}).get(name)
+            value = _read_settings(cfg, part).get(name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (whole and check.accepts(value)):
                 problem = f'{show(value)} must be {check.wanted}'
                 raise UserError(problem, file=cfg.filename, key=key)
     for loader in LOADERS:
-        settings = cfg.get(loader) or {}
+        settings = _read_settings(cfg, loader)
         if settings.get('persistent_workers') and not settings.get('num_workers'):
             raise UserError(
                 'no workers (num_workers=0) cannot be kept: write '
@@ -80,6 +80,12 @@ def check_numbers(cfg: Config) -> None:
                 file=cfg.filename,
                 key=f'{loader}.persistent_workers',
             )
+
+
+def _read_settings(cfg: Config, part: str) -> dict[str, Any]:
+    """A part of a config, which in Python may be what would be built from it."""
+    settings = cfg.get(part)
+    return settings if isinstance(settings, dict) else {}
 
 
 def explain_build_error(
@@ -126,7 +132,8 @@ def _explain_type(build: dict[str, Any]) -> str:
     Args:
         build: The variables of `build_from_cfg`.
     """
-    name, registry = build.get('obj_type'), build.get('registry')
+    name: object = build.get('obj_type')
+    registry: Registry = build['registry']
     if not isinstance(name, str) or build.get('obj_cls') is not None:
         return ''
     root = registry

@@ -8,6 +8,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 THINGS = Registry('thing')
 
@@ -112,6 +113,7 @@ GOOD = dict(
 def test_numbers_that_can_be():
     check_numbers(Config(GOOD))
     check_numbers(Config(dict(train_cfg=None)))
+    check_numbers(Config(dict(train_dataloader=DataLoader([1]))))
     check_numbers(Config(dict(randomness=dict(seed=2**32 - 1))))
 
 
