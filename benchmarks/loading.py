@@ -49,8 +49,8 @@ def write(arch: str, folder: Path) -> list[Path]:
     save_file(to_timm(state), files[1])
     yolov5 = folder / f'{arch}.pt'
     rows = config(arch).model.neck.rows
-    kinds = ['NextViT', *(row[2] for row in rows), 'Detect']
-    return [*files, write_yolov5_checkpoint(yolov5, to_yolov5(state), kinds)]
+    types = ['NextViT', *(row[2] for row in rows), 'Detect']
+    return [*files, write_yolov5_checkpoint(yolov5, to_yolov5(state), types)]
 
 
 def load_alone(path: str) -> object:
@@ -86,7 +86,7 @@ def measure(how: str, path: str) -> None:
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--rounds', type=int, default=5, help='loads of each kind')
+    p.add_argument('--rounds', type=int, default=5, help='loads of each type')
     p.add_argument('--measure', nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args()
     MMLogger.get_current_instance().setLevel('ERROR')

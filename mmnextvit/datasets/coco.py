@@ -78,13 +78,13 @@ def parse_coco(text: bytes, needs_annotations: bool = True) -> dict:
         raise UserError(f'the file is not JSON: {shorten(error)}') from error
     except RecursionError:
         raise UserError('the file is nested too deeply to be JSON of COCO') from None
-    kind = 'the file is not COCO detection data: lists named images, annotations and'
+    wanted = 'the file is not COCO detection data: lists named images, annotations and'
     if not isinstance(content, dict):
-        raise UserError(f'{kind} categories are wanted, it has {type(content)}')
+        raise UserError(f'{wanted} categories are wanted, it has {type(content)}')
     if content.get('annotations') is None and not needs_annotations:
         content['annotations'] = []
     if not KEYS.keys() <= content.keys():
-        raise UserError(f'{kind} categories are wanted, it has {show(list(content))}')
+        raise UserError(f'{wanted} categories are wanted, it has {show(list(content))}')
     return {**content, **{part: _read_entries(part, content[part]) for part in KEYS}}
 
 

@@ -1,7 +1,7 @@
 """JPEG files that lack their last bytes: how many of their rows can be used.
 
 What a decoder makes of such a file does not show where the data end: a row that is
-grey may be sky, and a progressive file gives a whole picture of lower quality. So the
+grey may be sky, and a progressive file gives a whole image of lower quality. So the
 file is decoded with several endings in the place of what it lacks. Pixels that differ
 between them are none of the file's own.
 """

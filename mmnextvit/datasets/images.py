@@ -260,8 +260,10 @@ def load_image(
             raise BrokenImageError('the image is truncated, or no image')
         image = image if stated is None else orient(image, header, stated)
     except UserError as error:
-        kind = type(error) if isinstance(error, BrokenImageError) else BrokenImageError
-        raise kind(error.problem, file=path) from error
+        error_type = (
+            type(error) if isinstance(error, BrokenImageError) else BrokenImageError
+        )
+        raise error_type(error.problem, file=path) from error
     except Exception as error:  # OpenCV and Pillow raise many types
         raise BrokenImageError(
             f'the image cannot be read: {tell(error)}', file=path

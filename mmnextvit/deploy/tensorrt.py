@@ -144,7 +144,7 @@ def build_engine(path: Path, engine: Path, metadata: Metadata) -> None:
 
 
 def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
-    """Minimal, usual and maximal shape of the input (B, 3, H, W)."""
+    """Minimum, usual and maximum shape of the input (B, 3, H, W)."""
     wanted = metadata['input']
     size = to_pair(wanted['size'])
     min_size = (64, 64) if wanted['dynamic_size'] else size

@@ -164,16 +164,16 @@ def check_statistics(
             raise UserError('this is missing', key=f'{key}.{name}')
     for name, value in entries.items():
         place = f'{key}.{name}'
-        kind = 'part' if wanted is None else wanted.get(name)
-        if value is None and kind != 'same' and kind != 'one':
+        entry_type = 'part' if wanted is None else wanted.get(name)
+        if value is None and entry_type != 'same' and entry_type != 'one':
             continue
-        if kind is None:
+        if entry_type is None:
             raise UserError('this optimizer has nothing of this name', key=place)
-        single = param.ndim == 0 or kind == 'one' or not isinstance(value, Tensor)
-        if kind != 'same' and single:
+        single = param.ndim == 0 or entry_type == 'one' or not isinstance(value, Tensor)
+        if entry_type != 'same' and single:
             if not is_number(value, 0 if name == 'step' else -math.inf):
                 raise make_fault(place, value, 'a number')
-        elif kind == 'same':
+        elif entry_type == 'same':
             check_tensor(value, param.shape, place)
         elif value.numel() > param.numel():
             raise UserError('it is larger than its parameter', key=place)

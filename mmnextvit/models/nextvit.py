@@ -323,7 +323,7 @@ class NextViT(BaseModule):
         """Folds every BatchNorm into the layer beside it, in place and exactly.
 
         Running statistics are used, so the model gives what it gave in eval mode.
-        A second call changes nothing. Norms of another kind stay.
+        A second call changes nothing. Norms of other types stay.
         """
         fold_convs(*self.stem)
         for block in self.features:
