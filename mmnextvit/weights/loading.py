@@ -50,8 +50,7 @@ def register_loaders() -> None:
     for prefix, read in SCHEMES.items():
         CheckpointLoader.register_scheme(prefix, read, force=True)
     WEIGHT_INITIALIZERS.register_module('Pretrained', force=True, module=Pretrained)
-    init_model = require_config(BaseInferencer._init_model)
-    BaseInferencer._init_model = init_model  # type: ignore[method-assign]
+    BaseInferencer._init_model = require_config(BaseInferencer._init_model)
 
 
 def require_config(
