@@ -19,7 +19,7 @@ class Fork(NamedTuple):
     pid: int
     output: Path
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 600) -> int:
         """Its exit code, or the negative number of the signal that ended it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

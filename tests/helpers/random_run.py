@@ -44,7 +44,9 @@ train_cfg = dict(max_epochs=2, val_begin=VAL_BEGIN, val_interval=1)
 randomness = dict(seed=SEED)
 default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=-1),
-    param_scheduler=dict(nominal_batch_size=NOMINAL, warmup_mim_iter=1),
+    param_scheduler=dict(
+        nominal_batch_size=NOMINAL, warmup_epochs=0, warmup_mim_iter=1
+    ),
 )
 """
 

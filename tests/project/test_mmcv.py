@@ -314,7 +314,8 @@ main(None, ['get_flops', 'configs/yolov5_nextvit_s.py'])
 """
     result = python(code, hide=['mmyolo'])
     text = f'this needs MMYOLO, which is not installed. Install it with: {command}'
-    assert last_error(result) == f'mmnextvit get_flops: {text}'
+    config = 'configs/yolov5_nextvit_s.py'
+    assert last_error(result) == f'mmnextvit get_flops: {config}: {text}'
     assert 'Traceback' not in result.stderr
     assert text in result.stdout.splitlines()
 
