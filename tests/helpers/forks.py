@@ -1,5 +1,7 @@
 """A command in a forked process, which starts without importing torch once more."""
 
+import multiprocessing.process
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -50,6 +52,10 @@ def fork(work: Callable[[], object], folder: Path, name: str, **env: object) -> 
     if pid:
         return Fork(pid, output)
     code = 1
+    # As multiprocessing's own children do: what another test has left, such as the
+    # workers of a data loader, is not this process's to end.
+    multiprocessing.process._children.clear()
+    multiprocessing.util._finalizer_registry.clear()
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
@@ -70,9 +76,8 @@ def fork(work: Callable[[], object], folder: Path, name: str, **env: object) -> 
 
         traceback.print_exc()
     finally:
-        from multiprocessing.util import _exit_function
-
-        _exit_function()  # ends data-loader workers, as the end of Python does
+        # Ends data-loader workers, as the end of Python does.
+        multiprocessing.util._exit_function()
         os._exit(code)
 
 
