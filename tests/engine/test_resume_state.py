@@ -26,12 +26,19 @@ from mmengine.optim import (
     OptimWrapperDict,
     ReduceOnPlateauLR,
 )
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from tests.helpers.commands import call_here, run_here
 from tests.helpers.tiny_run import write_tiny_run
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    """As a Runner sets it: the averages of the weights are MMDetection's."""
+    init_default_scope('mmdet')
+
 
 NAN = float('nan')
 
