@@ -215,6 +215,7 @@ def test_the_images_size():
     assert choose_image_size([16_384, 64], Config()) == (16_384, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'args, message',
     [

@@ -172,6 +172,7 @@ def test_a_commands_result_is_returned(command, capfd):
     assert ends(capfd, 'fake') == (0, '', '')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'error, text',
     [
@@ -253,6 +254,7 @@ def keep_what_was_found():
         raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'action, code, text',
     [

@@ -169,6 +169,7 @@ def test_what_it_names_can_be_built(cfg):
         METRICS.build(dict(evaluator, ann_file=None))
 
 
+@pytest.mark.slow
 def test_mean_and_std_are_those_of_the_weights(cfg):
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if not weights:

@@ -71,6 +71,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', VARIANTS)
 def test_rows_are_the_files_own(name):
     whole = encode(**VARIANTS[name])

@@ -28,6 +28,7 @@ def annotate(coco, index: int, image: np.ndarray) -> None:
     coco.content['annotations'][index]['bbox'] = [x1, y1, x2 - x1, y2 - y1]
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize('test_mode', [False, True])
 def test_coco_boxes_as_stored_and_as_shown(coco, orientation, test_mode):
@@ -44,6 +45,7 @@ def test_coco_boxes_as_stored_and_as_shown(coco, orientation, test_mode):
         assert sample['img'].shape[:2] == sample['img_shape'] == sample['ori_shape']
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize('stated', ['as stored', 'as shown', None])
 def test_voc_boxes(voc, orientation, stated):
@@ -181,6 +183,7 @@ def test_what_sizes_do_not_show_is_reported(coco, log, orientation, size, unsett
     assert all(line.endswith(str(coco.paths[0])) for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('orientation', [2, 3, 4])
 def test_sizes_that_were_measured_state_nothing(voc, yolo, log, orientation):
     """Nothing is told of annotations that say no size; of those that do it is."""

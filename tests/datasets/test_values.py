@@ -84,6 +84,7 @@ READ = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nums', [(100, 1, 10), (100, 300, 1000)])
 @pytest.mark.parametrize(('part', 'changed'), READ)
 def test_what_is_plain_is_read(coco, log, part, changed, nums):
@@ -210,6 +211,7 @@ def test_hostile_json_ends_in_one_message(coco, text):
     assert len(str(error.value)) < 500 and '\x1b' not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-32'])
 def test_marks_of_byte_order_are_read(coco, encoding):
     coco.build()
@@ -346,6 +348,7 @@ def test_the_texts_of_pycocotools_are_read():
             assert values.read_mask(value) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('counts', ['~' * 50, 'oooo', '0' * 50, [10**9] * 3])
 def test_a_damaged_code_is_named_by_the_metric(coco, counts):
     """Compared with a mask in pycocotools, the first would never come to an end."""

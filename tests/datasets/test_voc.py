@@ -107,6 +107,7 @@ def make_object(name='cat', box=(5, 5, 25, 25), more=''):
     return f'<object><name>{name}</name><bndbox>{box}</bndbox>{more}</object>'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'parts',
     [
@@ -212,6 +213,7 @@ def test_voc_data_are_those_of_mmyolo(voc):
     assert list_infos(ours) == list_infos(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('start', ['\ufeff', '\n\n', '', '  '])
 def test_lists_of_voc_names(voc, start):
     """With a mark of the byte order, empty lines, other line ends."""

@@ -279,6 +279,7 @@ def test_commas_between_values():
         assert reason.endswith('. Values are numbers, separated by spaces')
 
 
+@pytest.mark.slow
 def test_boxes_in_pixels(yolo, log):
     """Some lie outside of the image, others would be clipped to all of it."""
     for i in range(8):
@@ -541,6 +542,7 @@ def test_a_forged_cache(tmp_path):
         assert load_cache(tmp_path / 'cache', 2) == {}
 
 
+@pytest.mark.slow
 def test_a_forged_label_is_read_again(yolo, scanned):
     expected = list_infos(yolo.build())
     entries = load_cache(yolo.cache, 2)

@@ -295,6 +295,7 @@ def test_other_wrappers_are_left_alone(tmp_path):
 RECIPES = sorted(p.stem for p in (ROOT / 'configs').glob('*.py'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', RECIPES)
 def test_every_config_has_it(name):
     cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')

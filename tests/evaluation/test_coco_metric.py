@@ -135,6 +135,7 @@ def test_every_option_gives_the_numbers_of_mmdetections(coco, given):
     assert numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('from_file', [True, False])
 def test_metric_writes_the_files_of_mmdetections(coco, from_file, tmp_path):
     add_masks(coco)
@@ -179,6 +180,7 @@ def test_metric_says_what_cannot_be_evaluated(coco):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('from_file', [True, False])
 def test_codes_of_another_size_are_told(coco, from_file):
     """pycocotools would count their objects as missed, without a word."""
@@ -199,6 +201,7 @@ def test_codes_of_another_size_are_told(coco, from_file):
     assert metric.evaluate(len(dataset))  # boxes need no masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('path', 'shape', 'changed', 'is_told'),
     [

@@ -155,6 +155,7 @@ def sum_squares(maps: tuple[Tensor, ...]) -> Tensor:
     return sum(y.square().mean() for y in maps)
 
 
+@pytest.mark.slow
 def test_maps_are_a_tuple_of_the_published_channels_and_strides(backbone):
     model = backbone()
     assert model.out_channels == backbone.channels
@@ -186,6 +187,7 @@ def test_train_and_eval_return_the_model(backbone):
     assert model.train(False) is model and not model.training
 
 
+@pytest.mark.slow
 def test_every_trainable_parameter_gets_a_gradient(backbone, lively):
     model = lively(backbone())
     assert all(p.requires_grad for p in model.parameters())
@@ -229,6 +231,7 @@ def test_what_cannot_be_frozen_is_refused(backbone):
             backbone(**{backbone.freeze: how_much})
 
 
+@pytest.mark.slow
 def test_a_copy_computes_the_same_and_shares_nothing(backbone, lively):
     model = lively(backbone()).eval()
     copied = copy.deepcopy(model)
@@ -244,6 +247,7 @@ def test_a_copy_computes_the_same_and_shares_nothing(backbone, lively):
     assert not {id(m) for m in model.modules()} & {id(m) for m in copied.modules()}
 
 
+@pytest.mark.slow
 def test_a_copy_freezes_its_own_parts(backbone):
     how_much = max(backbone.frozen)
     model = backbone(**{backbone.freeze: how_much})

@@ -191,6 +191,7 @@ def one_box() -> DetDataSample:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'changes, message',
     [

@@ -262,6 +262,7 @@ def test_mean_and_std_in_the_configs_units():
     assert other['std'] == pytest.approx([255 * x for x in cfg.std], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'options, message',
     [

@@ -216,6 +216,7 @@ def test_output(case, activation, pair, error, monkeypatch):
     check_maps(case, ours, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_training(case, pair, error):
     ours, second = pair(case)

@@ -42,6 +42,7 @@ def test_every_metafile_is_in_the_index():
     assert files == set(METAFILES)
 
 
+@pytest.mark.slow
 @by_name
 def test_is_in_a_form_that_mim_reads(entry):
     """MIM joins lists of text, and takes the first of a list of dicts."""

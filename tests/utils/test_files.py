@@ -121,6 +121,7 @@ def write_two_files(scratch, text):
         path.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('write', [write_file, write_folder, write_two_files])
 def test_of_many_at_once_exactly_one_gets_the_name(write, links, tmp_path):
     """All are complete before the first gets it; what stands there is of one alone."""

@@ -80,6 +80,7 @@ def test_names_of_a_whole_model_that_are_none(tmp_path):
         assert 'no text' in message if name == 5 else r'a\x1b]0;x\x07' in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'names, layout',
     [

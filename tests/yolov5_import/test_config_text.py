@@ -33,6 +33,7 @@ def test_parameters_are_the_published_ones(name, tmp_path):
     assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.03)}
 
 
+@pytest.mark.slow
 def test_the_document_is_our_config(tmp_path, load_config):
     _, cfg, _ = import_content(tmp_path, document_model())
     ours = load_config('yolov5_nextvit_s')

@@ -54,6 +54,7 @@ def change(path: tuple, value: object) -> dict:
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'path, value, message',
     [
