@@ -36,7 +36,6 @@ INTERRUPTED = 'interrupted.pth'  # what a signal has saved, beside the checkpoin
 # What else is written in a work dir while a run trains.
 OTHERS = (LAST, LAST_VALIDATION, INTERRUPTED, 'predictions.jpg')
 OUTDATED = 'outdated_ckpts'  # what a run is about to remove, among its information
-TRAINING_STATE = 'meta', 'message_hub', 'optimizer'
 
 
 def register_checkpoints() -> None:
@@ -212,13 +211,18 @@ def check_training_state(checkpoint: dict, runner: Runner, source: str) -> None:
     check_parts(checkpoint, source)
     if runner.param_schedulers is not None and 'param_schedulers' not in checkpoint:
         raise UserError(f'{source} holds no state of the schedules: {ADVICE}')
-    ema = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
+    ema = find_ema(runner)
     if ema is not None and 'ema_state_dict' not in checkpoint:
         raise UserError(
             f'{source} holds no averaged weights (EMA), though the config has '
             f'{type(ema).__name__}: resume with the config that the run had, or '
             'start from the weights with load_from in the config'
         )
+
+
+def find_ema(runner: Runner) -> EMAHook | None:
+    """The hook that averages a run's weights, if it has one."""
+    return next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
 
 
 ADVICE = (

@@ -6,12 +6,11 @@ taken; and of the files that it names, which MMEngine removes later on, only the
 own stay.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
@@ -19,7 +18,12 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 from ..utils.messages import shorten, show
-from .checkpoints import check_training_state, place_checkpoints
+from .checkpoints import (
+    check_training_state,
+    find_ema,
+    name_of,
+    place_checkpoints,
+)
 from .optimizer_state import check_optimizer
 from .state_checks import (
     MAX_COUNT,
@@ -61,7 +65,7 @@ def accept_training_state(checkpoint: dict, runner: Runner, source: str) -> None
         check_optimizer(checkpoint['optimizer'], runner.optim_wrapper)
         if runner.param_schedulers is not None:
             check_schedulers(checkpoint['param_schedulers'], runner.param_schedulers)
-        ema = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
+        ema = find_ema(runner)
         if ema is not None:
             check_averages(
                 checkpoint['ema_state_dict'],
@@ -194,7 +198,7 @@ def keep_own_files(info: dict[str, Any], folder: Path | None) -> None:
         folder: Where the run saves its checkpoints.
     """
     for key in filter(names_file, list(info)):
-        name = re.split(r'[\\/]', info[key] or '')[-1]
+        name = name_of(info[key] or '')
         path = find_own_file(folder, name) if folder and name else None
         if path is not None and (name.startswith('best_') or 'best' not in key):
             info[key] = path

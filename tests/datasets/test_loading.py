@@ -9,15 +9,20 @@ from mmnextvit.utils.errors import UserError
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmcv.transforms import Compose as MMCVCompose
 from mmcv.transforms import LoadImageFromFile
 from mmdet.engine.hooks import PipelineSwitchHook
 from mmengine.dataset import Compose
-from mmengine.registry import METRICS
 from mmyolo.registry import DATASETS
 
-from tests.helpers.bad_data import CLASSES, LOAD, Yolo, fake_runner, list_infos
+from tests.helpers.bad_data import (
+    CLASSES,
+    LOAD,
+    Yolo,
+    fake_runner,
+    list_infos,
+    measure_truth,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -115,19 +120,8 @@ def test_coco_and_yolo_data_are_joined(joined, kind):
 
 def test_metric_of_joined_data(joined):
     dataset = joined(test_mode=True)
-    metric = METRICS.build(dict(type='mmdet.VerifiedCocoMetric', ann_file=None))
-    metric.dataset_meta = dataset.metainfo
     infos = [info for part in dataset.datasets for info in list_infos(part)]
-    for info in infos:
-        truth = info['instances']
-        sample = dict(info, ori_shape=(info['height'], info['width']))
-        sample['pred_instances'] = dict(
-            bboxes=torch.tensor([box['bbox'] for box in truth]).reshape(-1, 4),
-            scores=torch.ones(len(truth)),
-            labels=torch.tensor([box['bbox_label'] for box in truth], dtype=int),
-        )
-        metric.process({}, [sample])
-    assert metric.evaluate(len(infos))['coco/bbox_mAP'] == pytest.approx(1)
+    assert measure_truth(infos, dataset.metainfo)['coco/bbox_mAP'] == pytest.approx(1)
 
 
 def test_more_classes_than_colours(yolo):

@@ -22,7 +22,7 @@ from mmyolo.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.conftest import TINY
-from tests.helpers.commands import fresh_process_state
+from tests.helpers.commands import fresh_process_state, run_here
 from tests.helpers.lively_detectors import SHALLOW, demo_images
 from tests.helpers.tiny_run import write_tiny_run
 
@@ -109,6 +109,17 @@ def here(user, converted_once, tmp_path, monkeypatch) -> Path:
         (tmp_path / name).symlink_to(user / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def run_export(here, capfd) -> Callable[..., str]:
+    """Runs the command on the checkpoint in :func:`here`; what it prints."""
+
+    def run(*args: object, code: int = 0) -> str:
+        args = 'tiny.py', 'best.pth', *args
+        return run_here('export', *args, cwd=here, capfd=capfd, code=code)
+
+    return run
 
 
 @pytest.fixture

@@ -29,26 +29,10 @@ from torch import nn
 
 from tests.conftest import ROOT, TINY
 from tests.helpers.commands import fresh_process_state, run_here
+from tests.helpers.export_folder import GIVEN, names
 from tests.helpers.tiny_run import run_tool
 
 pytestmark = pytest.mark.deploy
-
-GIVEN = {'tiny.py', 'best.pth', 'data', 'wide', 'empty'}
-
-
-def names(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir()}
-
-
-@pytest.fixture
-def run_export(here, capfd):
-    """Runs the command on the checkpoint in :func:`here`; what it prints."""
-
-    def run(*args: object, code: int = 0) -> str:
-        args = 'tiny.py', 'best.pth', *args
-        return run_here('export', *args, cwd=here, capfd=capfd, code=code)
-
-    return run
 
 
 # -------------------------------------------------------------------- what it does

@@ -28,6 +28,7 @@ import torch
 from mmengine.config import Config
 
 from tests.helpers.commands import fresh_process_state, run_here
+from tests.helpers.export_folder import GIVEN, names
 from tests.helpers.full_disk import limit_file_size
 from tests.helpers.toy_exports import (
     WRITERS,
@@ -39,23 +40,7 @@ from tests.helpers.toy_exports import (
 
 pytestmark = pytest.mark.deploy
 
-GIVEN = {'tiny.py', 'best.pth', 'data', 'wide', 'empty'}
 QUICK = '--to', 'torchscript', '--images', 'wide'
-
-
-def names(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir()}
-
-
-@pytest.fixture
-def run_export(here, capfd):
-    """Runs the command on the checkpoint in :func:`here`; what it prints."""
-
-    def run(*args: object, code: int = 0) -> str:
-        args = 'tiny.py', 'best.pth', *args
-        return run_here('export', *args, cwd=here, capfd=capfd, code=code)
-
-    return run
 
 
 def last_line(printed: str) -> str:
@@ -217,36 +202,66 @@ def test_signals(here, run_export, monkeypatch, number, said, code, place):
 # ---------------------------------------------------------------- broken weights
 
 
+# Finite as a weight, but what comes of it is not.
+HUGE = 3e38
+
+
+def spoil_bias(weights: dict[str, torch.Tensor]) -> None:
+    weights['bbox_head.head_module.convs_pred.0.bias'][4] = np.nan
+
+
+def spoil_variance(weights: dict[str, torch.Tensor]) -> None:
+    """Finite, but of no variance: its root is NaN."""
+    weights['neck.rows.13.cv3.bn.running_var'][0] = -1
+
+
 @pytest.mark.slow
-def test_weights_that_are_not_finite(here, run_export):
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (
+            spoil_bias,
+            'best.pth: 1 of its tensors hold NaN or infinity, the first of them '
+            'bbox_head.head_module.convs_pred.0.bias',
+        ),
+        (spoil_variance, "torch's own scores are not all finite"),
+    ],
+)
+def test_weights_that_are_not_finite(here, run_export, spoil, message):
     checkpoint = torch.load('best.pth', weights_only=False)
-    checkpoint['state_dict']['bbox_head.head_module.convs_pred.0.bias'][4] = np.nan
+    spoil(checkpoint['state_dict'])
     torch.save(checkpoint, 'best.pth')
     printed = run_export(*QUICK, code=1)
-    assert (
-        'best.pth: 1 of its tensors hold NaN or infinity, the first of them '
-        'bbox_head.head_module.convs_pred.0.bias'
-    ) in last_line(printed)
+    assert message in last_line(printed)
     assert names(here) == GIVEN
 
 
-def break_weights(path: Path) -> Path:
-    """A copy of an exported ONNX file whose last convolutions have NaN in them."""
+def break_weights(path: Path, value: float) -> Path:
+    """A copy of an exported ONNX file with a value, of either sign, in the weights of
+    its last convolutions."""
     model = onnx_library.load(path)
     values = {i.name: i for i in model.graph.initializer}
     convolutions = [n for n in model.graph.node if n.op_type == 'Conv']
     for node in convolutions[-3:]:
         tensor = values[node.input[1]]
-        broken = onnx_library.numpy_helper.to_array(tensor) * np.float32(np.nan)
+        broken = np.full_like(onnx_library.numpy_helper.to_array(tensor), value)
+        broken[:, ::2] *= -1
         tensor.CopyFrom(onnx_library.numpy_helper.from_array(broken, tensor.name))
     onnx_library.save(model, 'broken.onnx')
     return Path('broken.onnx')
 
 
 @pytest.mark.slow
-def test_broken_weights_in_an_exported_file(here, exported_file, capfd):
+@pytest.mark.parametrize(
+    'value, message',
+    [
+        (np.nan, r'broken.onnx: its tensor \S+ holds NaN'),
+        (HUGE, 'its scores are not all finite'),
+    ],
+)
+def test_broken_weights_in_an_exported_file(here, exported_file, capfd, value, message):
     """Suppression inside the file leaves nothing of NaN, and must not hide it."""
-    path = break_weights(exported_file)
+    path = break_weights(exported_file, value)
     text = json.dumps(Detector(exported_file).metadata)
     folder = Path('broken_openvino')
     folder.mkdir()
@@ -261,7 +276,7 @@ def test_broken_weights_in_an_exported_file(here, exported_file, capfd):
         name, *more = command
         args = 'tiny.py', path, *more
         printed = run_here(name, *args, cwd=here, capfd=capfd, code=1)
-        assert re.search(r'broken.onnx: its tensor \S+ holds NaN', last_line(printed))
+        assert re.search(message, last_line(printed))
 
 
 @pytest.fixture
