@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, naming_file
 from .arguments import add_config, load_config
 
 if TYPE_CHECKING:
@@ -55,11 +55,8 @@ def run(args: argparse.Namespace) -> None:
         model = build_model(cfg).to(device).eval()
     finally:
         logger.setLevel(level)
-    try:
+    with naming_file(args.config):
         analysis = analyse(model, size, args.profile)
-    except UserError as error:
-        error.file = args.config
-        raise
     print(format_table(analysis))
     print(describe(analysis, size, device))
 

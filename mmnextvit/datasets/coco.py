@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmdet.datasets.api_wrappers import COCO
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, naming_file
 from ..utils.messages import first_few, shorten, show
 from .checks import (
     VerifiedDataMixin,
@@ -230,13 +230,10 @@ class VerifiedCocoMixin(VerifiedDataMixin):
     def COCOAPI(self, path: str) -> COCO:
         """The checked file, where ``CocoDataset`` reads it: it is parsed once."""
         classes = self._metainfo['classes']
-        try:
+        with naming_file(self.ann_file):
             content = parse_coco(Path(path).read_bytes(), not self.test_mode)
             categories = {c['id']: c['name'] for c in content['categories']}
             check_coco_classes(classes, list(categories.values()))
-        except UserError as error:
-            error.file = self.ann_file
-            raise
         content, faults = clean_coco(content, min_size=1)
         self.box_faults.update(faults)
         ignored = count_ignored(content, classes)

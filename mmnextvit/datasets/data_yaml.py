@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from ..utils.errors import MissingFileError, UserError
+from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_is_file
 from ..utils.messages import first_few, shorten, show
 from ..utils.yaml_reader import YAMLFile, read_yaml
@@ -216,11 +216,8 @@ def _find_images_below(folder: str) -> list[str]:
 
 def _read_image_list(file: str, bases: Iterable[str]) -> list[str]:
     check_is_file(file)
-    try:
+    with naming_file(file):
         lines = read_lines(Path(file).read_bytes())
-    except UserError as error:
-        error.file = file
-        raise
     if not lines:
         raise UserError('the file lists no images', file=file)
     here = os.path.dirname(file)

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from typing import Any
 
-from ..utils.errors import MissingFileError, UserError
+from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.messages import first_few
 from .checks import (
     VerifiedDataMixin,
@@ -47,11 +47,8 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
             )
 
     def _read_ids(self) -> list[str]:
-        try:
+        with naming_file(self.ann_file):
             return read_lines(read_bytes(self.ann_file, self.backend_args))
-        except UserError as error:
-            error.file = self.ann_file
-            raise
 
     def _read_data_list(self) -> list[dict]:
         return [
@@ -92,11 +89,8 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
     def parse_data_info(self, img_info: dict) -> dict:
         path = img_info['xml_path']
         image = os.path.join(self.sub_data_root, img_info['file_name'])
-        try:
+        with naming_file(path):
             annotation = parse_voc(read_bytes(path, self.backend_args))
-        except UserError as error:
-            error.file = path
-            raise
         self._name_counts.update(item.name for item in annotation.objects)
         labels = {name: label for label, name in enumerate(self._metainfo['classes'])}
         instances = build_instances(annotation.objects, labels, self.bbox_min_size)

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..utils.errors import UserError
+from ..utils.files import missing_folders, remove_empty_folders
 from .checkpoints import find_checkpoint_folder
 
 FILE = '.training.lock'  # in a work dir, for as long as a training writes there
@@ -61,9 +62,8 @@ def _locked_folder(folder: Path) -> Iterator[None]:
             f'{folder} is a file: choose another folder for the run (--work-dir)'
         )
     with contextlib.ExitStack() as stack:
-        for missing in [p for p in (folder, *folder.parents) if not p.exists()][::-1]:
-            missing.mkdir(exist_ok=True)
-            stack.callback(_remove_empty, missing)
+        stack.callback(remove_empty_folders, missing_folders(folder))
+        folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_locked(folder.resolve() / FILE, folder))
         yield
 
@@ -142,8 +142,3 @@ def _refusal(folder: Path, owner: str) -> UserError:
         f'{folder}: another training writes there now ({owner}). Wait until it has '
         'ended, or choose another folder, of another name (--work-dir)'
     )
-
-
-def _remove_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()

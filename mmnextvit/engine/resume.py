@@ -1,8 +1,6 @@
 """The hook that brings a resumed run to where it was."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.dist import master_only
@@ -10,7 +8,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..utils.errors import UserError
+from ..utils.errors import naming_file
 from ..utils.files import atomic_write_text, read_short_text
 from .checkpoints import LAST_VALIDATION
 from .loops import ResumableLoop
@@ -36,7 +34,7 @@ class ResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         content = checkpoint['meta'].get('progress') if runner._resume else None
         if content is not None:  # MMEngine's own have none
-            with naming_checkpoint(runner):
+            with naming_file(runner._load_from):
                 self._progress = read_progress(content)
 
     def before_train(self, runner: Runner) -> None:
@@ -44,7 +42,7 @@ class ResumeHook(Hook):
         if not runner._resume or not isinstance(loop, ResumableLoop):
             return
         if self._progress is not None:
-            with naming_checkpoint(runner):
+            with naming_file(runner._load_from):
                 restore_progress(runner, unwrap_model(runner), self._progress)
         if loop.is_validation_due() and read_last_validation(runner) < runner.iter:
             runner.logger.info('The validation after this checkpoint is made up for')
@@ -60,16 +58,6 @@ class ResumeHook(Hook):
         if isinstance(runner._train_loop, ResumableLoop):
             path = Path(runner.work_dir, LAST_VALIDATION)
             atomic_write_text(path, f'{runner.iter}\n')
-
-
-@contextmanager
-def naming_checkpoint(runner: Runner) -> Iterator[None]:
-    """Names the runner's checkpoint in an error about its content."""
-    try:
-        yield
-    except UserError as error:
-        error.file = runner._load_from
-        raise
 
 
 def read_last_validation(runner: Runner) -> int:

@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, naming_file
 from ..utils.messages import shorten, show
 from .checkpoints import (
     check_training_state,
@@ -58,7 +58,7 @@ def accept_training_state(checkpoint: dict, runner: Runner, source: str) -> None
         UserError: The training state is missing in part, or cannot be this run's.
     """
     check_training_state(checkpoint, runner, source)
-    try:
+    with naming_file(source):
         check_meta(checkpoint['meta'], runner.train_loop)
         info = check_message_hub(checkpoint['message_hub'])
         keep_own_files(info, find_checkpoint_folder(runner))
@@ -72,9 +72,6 @@ def accept_training_state(checkpoint: dict, runner: Runner, source: str) -> None
                 ema.ema_model.state_dict(),
                 checkpoint['state_dict'],
             )
-    except UserError as error:
-        error.file = source
-        raise
 
 
 @HOOKS.register_module()

@@ -1,7 +1,6 @@
 """COCO's metrics with the keys and numbers of MMDetection's, in less time."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from mmdet.evaluation import CocoMetric
@@ -9,7 +8,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
 from ..datasets.coco import index_coco
-from ..utils.errors import UserError
+from ..utils.errors import UserError, naming_file
 from ..utils.messages import did_you_mean
 from . import averages as counting
 from .results import give_each_image_an_id, list_entries, write_json
@@ -92,7 +91,7 @@ class VerifiedCocoMetric(CocoMetric):
             known = self._coco_api.imgs
             for sample in data_samples:
                 if sample['img_id'] in known:
-                    with self._naming_file():
+                    with naming_file(self.ann_file):
                         check_same_image(sample, known[sample['img_id']])
         super().process(data_batch, data_samples)
 
@@ -162,21 +161,12 @@ class VerifiedCocoMetric(CocoMetric):
     def _check_codes(self, content: dict) -> None:
         if 'segm' not in self.metrics:
             return
-        with self._naming_file():
+        with naming_file(self.ann_file):
             check_code_sizes(content)
 
     def _find_category_ids(self, content: dict) -> list:
-        with self._naming_file():
+        with naming_file(self.ann_file):
             return find_category_ids(content, self.dataset_meta['classes'])
-
-    @contextmanager
-    def _naming_file(self) -> Iterator[None]:
-        """Has an error about the truth name the file."""
-        try:
-            yield
-        except UserError as error:
-            error.file = self.ann_file
-            raise
 
     def _check_images(self, known: set, predictions: Sequence[dict]) -> None:
         """Raises for images that the truth lacks, and warns of those left out."""

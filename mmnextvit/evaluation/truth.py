@@ -10,7 +10,7 @@ from mmengine import fileio
 from ..datasets.coco import check_coco_classes, clean_coco, index_coco, parse_coco
 from ..datasets.files import read_bytes
 from ..datasets.values import Identifier
-from ..utils.errors import MissingFileError, UserError
+from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.messages import list_lines, show
 from .results import decode_rle
 
@@ -37,11 +37,8 @@ def read_truth(
             'test_evaluator to the file of the dataset',
             file=ann_file,
         )
-    try:
+    with naming_file(ann_file):
         content = parse_coco(read_bytes(ann_file, backend_args), False)
-    except UserError as error:
-        error.file = ann_file
-        raise
     content, _ = clean_coco(content)
     if sort_categories:
         content['categories'].sort(key=lambda category: _rank(category['id']))

@@ -10,6 +10,8 @@ import os
 import re
 import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import overload
 
 from .messages import escape, shorten
@@ -86,6 +88,16 @@ class UserError(ValueError):
         row = '' if self.row is None else f'row {self.row}'
         parts = [place, row, shorten(self.key or ''), self.problem]
         return escape(': '.join(part for part in parts if part), keep='\n')
+
+
+@contextmanager
+def naming_file(file: str | os.PathLike | None) -> Iterator[None]:
+    """Has a :class:`UserError` of the block name the file that it is about."""
+    try:
+        yield
+    except UserError as error:
+        error.file = file
+        raise
 
 
 class MissingFileError(UserError, FileNotFoundError):
