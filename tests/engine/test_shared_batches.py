@@ -68,7 +68,7 @@ def test_a_full_memory_is_an_error_at_once(monkeypatch):
 # common with the others what takes long to import.
 CODE = """
 import json, os, subprocess, sys, tempfile
-from mmnextvit.cli import _exit_codes
+from mmnextvit.cli import _set_exit_codes
 from mmnextvit.engine.shared_batches import SharedBatches
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
@@ -82,7 +82,7 @@ for size in sys.argv[1:]:
         if not child:
             os.dup2(errors.fileno(), 2)
             collate = SharedBatches(pseudo_collate)
-            with _exit_codes('test'):
+            with _set_exit_codes('test'):
                 list(DataLoader(Samples(400), 2, num_workers=2, collate_fn=collate))
             sys.exit()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -106,6 +106,7 @@ def test_with_a_real_memory_of_any_size():
         capture_output=True,
         timeout=200,
     )
+    assert result.returncode == 0, result.stderr
     ended = json.loads(result.stdout.splitlines()[-1])
     assert ended.pop('64m') == [0, '']
     message = f'mmnextvit test: {SHARED_MEMORY_FULL}\n'

@@ -14,10 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
-from mmengine.visualization import Visualizer
 
 
 @contextmanager
@@ -30,7 +27,7 @@ def fresh_process_state() -> Iterator[None]:
             yield from managers(cls)
 
     instances = {cls: dict(cls._instance_dict) for cls in managers()}
-    for cls in (MMLogger, MessageHub, DefaultScope, Visualizer):
+    for cls in instances:
         cls._instance_dict.clear()
     environment = dict(os.environ)
     python, numpy, generator = (
