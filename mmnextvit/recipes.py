@@ -1,0 +1,1 @@
+"""One of our configs with another image size, classes, epochs or batch."""
