@@ -25,6 +25,7 @@ from ..utils.messages import did_you_mean, escape
 from .package_tools import find_tool, is_package_tool, run_script
 
 COMMANDS = (
+    'new',
     'train',
     'test',
     'predict',

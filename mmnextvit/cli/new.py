@@ -1,0 +1,56 @@
+"""Write a config for a folder of images, whatever its layout.
+
+Beside the config are written lists of images where the folder has none for validation,
+and COCO's JSON where annotations are of a type that is converted. Nothing of yours is
+moved or changed.
+"""
+
+import argparse
+import re
+from keyword import iskeyword
+from pathlib import Path
+
+from .arguments import check_new_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add('folder', help='folder with images and annotations, or its annotation file')
+    add('-o', '--out', help='config to write (.py), new (the name of the folder)')
+    add('--imgsz', type=int, help='side of the images in training in pixels, 32 n')
+    add(
+        '--model',
+        default='s',
+        help='s, b or l (NextViT with the neck and head of YOLOv5), timm:NAME (with any '
+        'timm backbone), yolov8 or rtmdet (s)',
+    )
+    add('--weights', help='weights to start from: a file, timm://NAME, hf://..., a URL')
+    add('--all-classes', action='store_true', help='keep classes that own no box')
+    add(
+        '--skip-missing', action='store_true', help='go on without images that are missing'
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..folder_import.new import Options, write_config
+
+    options = Options(
+        folder=args.folder,
+        out=check_new_config(args.out or name_config(args.folder)),
+        image_size=args.imgsz,
+        model=args.model,
+        weights=args.weights,
+        all_classes=args.all_classes,
+        skip_missing=args.skip_missing,
+    )
+    print(write_config(options))
+
+
+def name_config(folder: str) -> str:
+    """The config's file name for a folder: ``blood_cells.py`` for ``Blood cells/``."""
+    path = Path(folder).resolve()
+    stem = path.stem if path.is_file() else path.name
+    name = re.sub(r'\W+', '_', stem).strip('_').lower()
+    if not name.isidentifier() or iskeyword(name):
+        name = f'data_{name}'.rstrip('_')
+    return f'{name}.py'
