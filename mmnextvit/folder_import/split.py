@@ -115,7 +115,7 @@ def _order_units(
 def _tell_classes(samples: Sequence[Sample]) -> np.ndarray:
     """(n, classes + 1) 1 where an image has a class; the last is to have no box."""
     count = max((int(s.labels.max()) + 1 for s in samples if len(s.labels)), default=0)
-    classes = np.zeros((len(samples), count + 1), np.int32)
+    classes: np.ndarray = np.zeros((len(samples), count + 1), np.int32)
     for row, sample in zip(classes, samples):
         row[sample.labels if len(sample.labels) else count] = 1
     return classes
@@ -140,7 +140,8 @@ def _draw(counts: np.ndarray, share: float) -> np.ndarray:
     room[:-1] = np.maximum(room[:-1], 1)
     room[carriers < 2] = 0
     left = carriers.copy()  # units of each class in training
-    chosen, free = np.zeros(len(counts), bool), np.ones(len(counts), bool)
+    chosen: np.ndarray = np.zeros(len(counts), bool)
+    free: np.ndarray = np.ones(len(counts), bool)
 
     def take(unit: int) -> None:
         chosen[unit] = True
