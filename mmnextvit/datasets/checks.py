@@ -7,6 +7,7 @@ datasets.
 """
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,19 @@ import numpy as np
 import torch
 from mmengine import fileio
 from mmengine.dataset import Compose
+from mmengine.utils import is_abs
 
-from ..utils.errors import MissingFileError, UserError
+from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_is_file
 from ..utils.messages import first_few, shorten, show, tell
 from .faults import describe_broken, describe_missing, describe_remarks, settle, warn
-from .files import find_missing_files, is_local
+from .files import find_missing_files, find_namesake, is_local, read_bytes
+from .image_list import pick_listed
 from .images import REMARKS, BrokenImageError, check_images
 from .loading import verify_loading
 from .masks import describe_lost, describe_masks
 from .mmdet_bases import DetDataset
+from .values import Identifier, number_lines, read_id
 
 MAX_CLASS_CHARS = 2000  # COCO's 80 names have 900, to be copied into a config
 
@@ -103,6 +107,39 @@ def check_class_names(names: str | Sequence[str]) -> None:
         raise UserError(f'metainfo=dict(classes={show_classes(names)}) {fault}')
 
 
+def check_class_ids(
+    class_ids: object, classes: Sequence[str]
+) -> tuple[Identifier, ...]:
+    """The numbers that a dataset's annotations give its classes.
+
+    Args:
+        class_ids: What the config says.
+        classes: Names of the classes, in the same order.
+
+    Raises:
+        UserError: They are no ids, not as many as the classes, or one of them twice.
+    """
+    shown = f'class_ids={show(class_ids)}'
+    wanted = (
+        'write one id for each of the classes '
+        f'{show_classes(classes)}, in their order: those that the annotations give them'
+    )
+    if not isinstance(class_ids, (list, tuple)):
+        raise UserError(f'{shown} is no tuple of ids: {wanted}')
+    try:
+        ids = tuple(map(read_id, class_ids))
+    except UserError as error:
+        raise UserError(f'{shown}: {error}') from None
+    if len(ids) != len(classes):
+        raise UserError(
+            f'{shown} has {len(ids)} ids for {len(classes)} classes: {wanted}'
+        )
+    repeated = [number for number, n in Counter(ids).items() if n > 1]
+    if repeated:
+        raise UserError(f'{shown} has {first_few(repeated)} twice: {wanted}')
+    return ids
+
+
 def complete_metainfo(metainfo: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's meta information as all of our datasets have it.
 
@@ -143,6 +180,10 @@ class VerifiedDataMixin(DetDataset):
         decode_all: Decode every image beforehand and compare its size with its
             annotations, so that all broken ones are named at once; with
             ``skip_broken`` they are left out.
+        image_list: A file in UTF-8 with the path of an image on each line, absolute
+            or relative to ``data_root``: the dataset has these images alone, and what
+            is wrong with others does not concern it. The file's own path counts from
+            ``data_root`` too, unless it is absolute.
         pipeline: Transforms, as for MMEngine's ``BaseDataset``.
 
     Attributes:
@@ -152,8 +193,9 @@ class VerifiedDataMixin(DetDataset):
         box_faults: File names or places of the boxes that are dropped, by fault.
 
     Raises:
-        MissingFileError: The annotation file or images are missing.
-        UserError: The annotation file is unusable, or disagrees with the classes.
+        MissingFileError: The annotation file, the list or images are missing.
+        UserError: The annotation file or the list is unusable, or the file disagrees
+            with the classes.
         BrokenImageError: ``decode_all`` found broken images.
     """
 
@@ -162,6 +204,7 @@ class VerifiedDataMixin(DetDataset):
         *args: Any,
         skip_broken: bool = False,
         decode_all: bool = False,
+        image_list: str | os.PathLike | None = None,
         pipeline: Sequence = (),
         **kwargs: Any,
     ) -> None:
@@ -173,6 +216,12 @@ class VerifiedDataMixin(DetDataset):
             )
         self.skip_broken = skip_broken
         self.decode_all = decode_all
+        if not isinstance(image_list, (str, os.PathLike, type(None))):
+            raise UserError(
+                f'image_list={show(image_list)} is no path: write the images into a '
+                'text file, one on a line, and name that file'
+            )
+        self.image_list = image_list
         self.box_faults: dict[str, list[str]] = defaultdict(list)
         self.marks = make_marks(0)
         super().__init__(*args, pipeline=pipeline, **kwargs)
@@ -217,16 +266,19 @@ class VerifiedDataMixin(DetDataset):
         self._check_classes()
         self._check_ann_file()
         self._metainfo = complete_metainfo(self._metainfo)
+        if self.test_mode and self.image_list is not None:
+            self._metainfo['image_list'] = True  # for an evaluator with an ann_file
         data_list = self._read_data_list()
         if not data_list:
             raise UserError('the file lists no images', file=self.ann_file)
         if self.box_faults:
             warn(f'{self.ann_file}: boxes dropped: {describe_faults(self.box_faults)}')
+        of_list = f' in the images of {self.image_list}' if self.image_list else ''
         if not self.test_mode and not any(data['instances'] for data in data_list):
             raise UserError(
                 'the file holds no usable box of '
-                f'{show_classes(self.metainfo["classes"])}: there is nothing to train '
-                'on',
+                f'{show_classes(self.metainfo["classes"])}{of_list}: there is nothing '
+                'to train on',
                 file=self.ann_file,
             )
         if not self.test_mode:
@@ -274,6 +326,34 @@ class VerifiedDataMixin(DetDataset):
         """What MMDetection's dataset reads; another format is read in its place."""
         return super().load_data_list()
 
+    def _keep_listed(self, images: Iterable[str]) -> list[str]:
+        """Those of the images that ``image_list`` names, all where there is none.
+
+        What reads annotations asks this once, for all images together, and then looks
+        at these alone.
+
+        Args:
+            images: Paths of all images that the annotations name.
+
+        Raises:
+            MissingFileError: The list does not exist.
+            UserError: The list is unusable, or names other images.
+        """
+        if self.image_list is None:
+            return list(dict.fromkeys(images))
+        root, file = self.data_root or '', os.fspath(self.image_list)
+        if not is_abs(file):
+            file = os.path.join(root, file)
+        if not fileio.exists(file, backend_args=self.backend_args):
+            raise MissingFileError(
+                'the list of images does not exist: set image_list of the dataset '
+                f'(below data_root, now {self.data_root!r}, unless absolute)',
+                file=file,
+            )
+        with naming_file(file):
+            lines = number_lines(read_bytes(file, self.backend_args))
+            return pick_listed(lines, root, images)
+
     def _check_filtered(self, data_list: list[dict]) -> list[dict]:
         if not data_list:
             raise UserError(
@@ -314,10 +394,7 @@ class VerifiedDataMixin(DetDataset):
         """
         paths = [data['img_path'] for data in data_list]
         missing = set(self._find_missing(paths))
-        place = (
-            f'Set data_prefix (now {self.data_prefix}) or data_root (now '
-            f'{self.data_root!r}) of the dataset to where they lie'
-        )
+        place = self._say_where(sorted(missing)) if missing else ''
         settle(
             describe_missing(sorted(missing), paths, self.ann_file, place),
             self.skip_broken,
@@ -331,3 +408,21 @@ class VerifiedDataMixin(DetDataset):
         for line in describe_remarks(remarks, len(present), self.ann_file):
             warn(line)
         return missing | broken.keys()
+
+    def _say_where(self, missing: Sequence[str]) -> str:
+        """How to go on where images are missing."""
+        folders = [os.path.dirname(self.ann_file), self.data_root or '']
+        folders += [*self.data_prefix.values(), os.path.dirname(missing[0])]
+        namesake = find_namesake(missing[0], folders)
+        hints = [
+            f'Set data_prefix (now {self.data_prefix}) or data_root (now '
+            f'{self.data_root!r}) of the dataset to where they lie',
+            f'the first one may be {namesake}' if namesake else '',
+            'a backslash separates folders on Windows alone, and with / in its place '
+            'there is no such file either'
+            if any('\\' in path for path in missing)
+            else '',
+            'to go on without them, name the others in an image_list, or set '
+            'skip_broken=True in the training dataset',
+        ]
+        return '; '.join(filter(None, hints))

@@ -1,16 +1,20 @@
 """COCO's annotation files, checked before MMDetection reads them."""
 
 import json
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmdet.datasets.api_wrappers import COCO
 
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import first_few, shorten, show
 from .checks import (
+    MAX_CLASS_CHARS,
     VerifiedDataMixin,
+    check_class_ids,
     describe_counts,
     find_box_fault,
     show_classes,
@@ -18,6 +22,7 @@ from .checks import (
     write_classes,
 )
 from .values import (
+    Identifier,
     read_area,
     read_box,
     read_file_name,
@@ -174,72 +179,267 @@ def index_coco(content: dict) -> COCO:
     return coco
 
 
-def check_coco_classes(classes: Sequence[str], categories: Sequence[str]) -> None:
+def leave_out_images(content: dict, left_out: Container[Identifier]) -> dict:
+    """The content without some images, by their ids, and without their annotations."""
+    return {
+        **content,
+        'images': [i for i in content['images'] if i['id'] not in left_out],
+        'annotations': [
+            a for a in content['annotations'] if a['image_id'] not in left_out
+        ],
+    }
+
+
+def read_windows_path(name: str, folder: str) -> str:
+    """An image's name, with ``/`` for the backslashes of a path written on Windows.
+
+    Args:
+        name: Its ``file_name``. It stays as it is where a file has it, or where none
+            has the other name either.
+        folder: Where the images lie.
+    """
+    plain = name.replace('\\', '/')
+    if plain == name or os.path.exists(os.path.join(folder, name)):
+        return name
+    return plain if os.path.exists(os.path.join(folder, plain)) else name
+
+
+# ----------------------------------------------------------------------- categories
+
+
+def count_boxes(content: dict) -> Counter[Identifier]:
+    """How many annotations each category has, by its id."""
+    return Counter(annotation['category_id'] for annotation in content['annotations'])
+
+
+def leave_out_empty_twins(content: dict) -> dict:
+    """The content with one category of each name, where only one of them owns a box.
+
+    Roboflow's exports begin with a parent of all categories, which owns none and may
+    bear the name of one of them. Where no category of a name owns a box, it is the last
+    one that stays.
+    """
+    counts = count_boxes(content)
+    twins = defaultdict(list)
+    for category in content['categories']:
+        twins[category['name']].append(category['id'])
+    kept = {
+        number
+        for numbers in twins.values()
+        for number in ([n for n in numbers if counts[n]] or numbers[-1:])
+    }
+    categories = [c for c in content['categories'] if c['id'] in kept]
+    return {**content, 'categories': categories}
+
+
+def match_categories(
+    content: dict,
+    classes: Sequence[str],
+    class_ids: Sequence[Identifier] | None = None,
+) -> list[Identifier]:
+    """The category of each class, in the order of the classes.
+
+    Args:
+        content: Of an annotation file.
+        classes: Names in the config.
+        class_ids: The categories that the config gives them, as `check_class_ids` gives
+            these. A class may then have another name than its category.
+
+    Raises:
+        UserError: The classes are not the content's, one of them is the name of several
+            categories, or they stand in another order, so that a label would mean
+            another category; the error lacks the file's name.
+    """
+    if class_ids is not None:
+        _check_given_ids(content, classes, class_ids)
+        return list(class_ids)
+    _check_names(content, classes)
+    wanted = set(classes)
+    return [c['id'] for c in content['categories'] if c['name'] in wanted]
+
+
+def _check_given_ids(
+    content: dict, classes: Sequence[str], class_ids: Sequence[Identifier]
+) -> None:
+    names = {category['id']: category['name'] for category in content['categories']}
+    unknown = [number for number in class_ids if number not in names]
+    if unknown:
+        known = first_few((f'{show(n)} ({name})' for n, name in names.items()), 20)
+        raise UserError(
+            f'class_ids of the dataset has {first_few(map(show, unknown))}, which is '
+            f'the id of no category of the file. They are {known}'
+        )
+    owners = {name: number for number, name in names.items()}
+    for name, number in zip(classes, class_ids):
+        if name in owners and names[number] != name:
+            raise UserError(
+                f'class_ids of the dataset gives the class {show(name)} the id '
+                f'{show(number)}, which is {show(names[number])} in the file, where '
+                f'{show(name)} is {show(owners[name])}: write the ids in the order of '
+                'the classes'
+            )
+
+
+def _check_names(content: dict, classes: Sequence[str]) -> None:
     """Raises where a config's classes disagree with a file's categories.
 
     MMDetection labels the boxes by the categories' order in the file, whatever order
     the config has, and leaves out names that the file lacks.
-
-    Args:
-        classes: Names in the config.
-        categories: Names in the annotation file, in the file's order.
-
-    Raises:
-        UserError: A class is missing, named twice, or stands in another order; the
-            error lacks the file's name.
     """
+    names = [category['name'] for category in content['categories']]
     both = (
-        f'its categories are {show_classes(categories)}, the config has '
+        f'its categories are {show_classes(names)}, the config has '
         f'{show_classes(classes)}'
     )
-    known, wanted = set(categories), set(classes)
-    missing = [name for name in classes if name not in known]
+    wanted = set(classes)
+    missing = [name for name in classes if name not in set(names)]
+    usable = list_usable_names(content, wanted)
     if missing:
         raise UserError(
             f'the file has no category {first_few(map(repr, missing))}: {both}. Write '
-            + write_classes(categories)
+            + write_classes(usable)
         )
-    ordered = [name for name in categories if name in wanted]
-    if len(ordered) > len(classes):
-        raise UserError(f'the file has two categories of one name: {both}')
+    twins = [name for name, n in Counter(names).items() if n > 1 and name in wanted]
+    if twins:
+        raise UserError(
+            f'the file has two categories of one name: {both}. '
+            + _describe_twins(content, twins, classes)
+        )
+    ordered = [name for name in names if name in wanted]
     if ordered != list(classes):
+        advised = [name for name in usable if name in wanted]
         raise UserError(
             'the classes stand in another order than in the file, which would swap '
-            f'their names: {both}. Write {write_classes(ordered)}'
+            f'their names: {both}. Write {write_classes(advised)}'
         )
 
 
-def count_ignored(content: dict, classes: Iterable[str]) -> Counter[str]:
-    """How many boxes each category has that is none of the classes."""
-    names = {category['id']: category['name'] for category in content['categories']}
-    classes = set(classes)
-    return Counter(
-        names.get(number, f'category_id {number}')
-        for number in (a['category_id'] for a in content['annotations'])
-        if names.get(number) not in classes
+def list_usable_names(content: dict, wanted: Container[str] = ()) -> list[str]:
+    """The names that a config can have as classes, in the file's order.
+
+    They are those of the categories that own a box, or that the config names; without
+    any of these, all. A category that owns no box and is the parent of others, as
+    Roboflow writes it, is none of them.
+
+    Args:
+        content: Of an annotation file.
+        wanted: The classes of the config.
+    """
+    counts = count_boxes(content)
+    children = defaultdict(set)
+    for category in content['categories']:
+        children[str(category.get('supercategory'))].add(category['id'])
+    proper = [c for c in content['categories'] if not children[c['name']] - {c['id']}]
+    usable = [
+        category['name']
+        for category in content['categories']
+        if counts[category['id']] or (category['name'] in wanted and category in proper)
+    ]
+    rest = proper or content['categories']
+    return list(dict.fromkeys(usable or [category['name'] for category in rest]))
+
+
+def _describe_twins(content: dict, twins: Sequence[str], classes: Sequence[str]) -> str:
+    """What categories of one name own, and which of them to take."""
+    counts = count_boxes(content)
+    listed = (
+        f'{show(category["name"])} of id {show(category["id"])} '
+        f'({counts[category["id"]]} boxes)'
+        for category in content['categories']
+        if category['name'] in twins
     )
+    left = leave_out_empty_twins(content)['categories']
+    ids = {category['name']: category['id'] for category in left}
+    wanted = tuple(ids[name] for name in classes)
+    plain = sum(category['name'] in twins for category in left) == len(twins)
+    write = f'class_ids={shorten(wanted, MAX_CLASS_CHARS)}' if plain else 'class_ids'
+    return (
+        f'They are {first_few(listed)}. Write {write} into the dataset: for each class '
+        'the id of its category'
+    )
+
+
+def count_ignored(
+    content: dict, classes: Iterable[str], category_ids: Iterable[Identifier]
+) -> Counter[str]:
+    """How many boxes each category has that is none of the classes.
+
+    Args:
+        content: Of an annotation file.
+        classes: Names in the config.
+        category_ids: Their categories.
+    """
+    names = {category['id']: category['name'] for category in content['categories']}
+    classes, known = set(classes), set(category_ids)
+    ignored: Counter[str] = Counter()
+    for number, count in count_boxes(content).items():
+        name = names.get(number, f'category_id {number}')
+        if number not in known:
+            ignored[f'{name} of id {number}' if name in classes else name] += count
+    return ignored
 
 
 class VerifiedCocoMixin(VerifiedDataMixin):
     """What `VerifiedDataMixin` needs to know of MMDetection's ``CocoDataset``.
 
     Categories that hold boxes but are no class of the config give a warning. Boxes
-    under one pixel are dropped as ``CocoDataset`` does, but reported.
+    under one pixel are dropped as ``CocoDataset`` does, but reported. Images lie below
+    ``data_prefix['img']``, which is ``data_root`` unless set.
+
+    Args:
+        class_ids: The ids of the classes' categories in the file, in the order of the
+            classes. Without them categories are found by their names, which must
+            stand in the file's order.
     """
 
+    def __init__(
+        self, *args: Any, class_ids: Sequence[Identifier] | None = None, **kwargs: Any
+    ) -> None:
+        self.class_ids = class_ids
+        kwargs['data_prefix'] = dict(img='') | (kwargs.get('data_prefix') or {})
+        super().__init__(*args, **kwargs)
+
+    def _check_classes(self) -> None:
+        super()._check_classes()
+        if self.class_ids is None:
+            return
+        self.class_ids = check_class_ids(self.class_ids, self._metainfo['classes'])
+        if self.test_mode:
+            self._metainfo['class_ids'] = self.class_ids  # for an evaluator's ann_file
+
     def COCOAPI(self, path: str) -> COCO:
-        """The checked file, where ``CocoDataset`` reads it: it is parsed once."""
+        """The checked file, where ``CocoDataset`` reads it: it is parsed once.
+
+        Its categories are those of the classes, under their names and in their order.
+        """
         classes = self._metainfo['classes']
         with naming_file(self.ann_file):
             content = parse_coco(Path(path).read_bytes(), not self.test_mode)
-            categories = {c['id']: c['name'] for c in content['categories']}
-            check_coco_classes(classes, list(categories.values()))
+            category_ids = match_categories(content, classes, self.class_ids)
+        content = self._choose_images(content)
         content, faults = clean_coco(content, min_size=1)
         self.box_faults.update(faults)
-        ignored = count_ignored(content, classes)
+        ignored = count_ignored(content, classes, category_ids)
         if ignored:
             warn(
                 f'{self.ann_file}: boxes of categories that are no classes of the '
                 f'config are ignored: {describe_counts(ignored)}'
             )
-        return index_coco(content)
+        categories = [dict(id=i, name=name) for i, name in zip(category_ids, classes)]
+        return index_coco({**content, 'categories': categories})
+
+    def _choose_images(self, content: dict) -> dict:
+        """The content with the images that are used, whose names are those of files."""
+        folder = self.data_prefix['img']
+        images = [
+            dict(image, file_name=read_windows_path(image['file_name'], folder))
+            for image in content['images']
+        ]
+        content = {**content, 'images': images}
+        if self.image_list is None:
+            return content
+        paths = {i['id']: os.path.join(folder, i['file_name']) for i in images}
+        listed = set(self._keep_listed(paths.values()))
+        return leave_out_images(
+            content, {i for i, p in paths.items() if p not in listed}
+        )

@@ -10,6 +10,7 @@ from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_is_file
 from ..utils.messages import first_few, shorten, show
 from ..utils.yaml_reader import YAMLFile, read_yaml
+from .files import find_files_below
 from .values import WHOLE, read_lines
 
 SPLITS = ('train', 'val', 'test')
@@ -193,20 +194,7 @@ def find_images(source: str, bases: Iterable[str] = ()) -> list[str]:
 
 
 def _find_images_below(folder: str) -> list[str]:
-    images = []
-    seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # links may form a circle
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith('.'))
-        images += [
-            os.path.join(here, name)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith('.')
-        ]
+    images = find_files_below(folder, SUFFIXES)
     if not images:
         raise UserError(
             f'the folder holds no image ({", ".join(SUFFIXES)})', file=folder

@@ -1,8 +1,10 @@
 """Files of data sets: where they are missing, and reading none that never ends."""
 
 import os
+import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mmengine import fileio
 from mmengine.fileio.backends import LocalBackend
@@ -48,3 +50,58 @@ def find_missing_files(paths: Iterable[str]) -> list[str]:
         # Some file systems spell a name otherwise than the annotations do.
         missing += [path for path in files.values() if not os.path.exists(path)]
     return sorted(missing)
+
+
+def find_files_below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Files in a folder and all below it, in the order of their folders and names.
+
+    Hidden ones are left out. Links are followed, also where they form a circle.
+
+    Args:
+        folder: A local folder.
+        suffixes: In lower case; files may have them in upper case too.
+    """
+    files = []
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith('.'))
+        files += [
+            os.path.join(here, name)
+            for name in sorted(names)
+            if name.lower().endswith(suffixes) and not name.startswith('.')
+        ]
+    return files
+
+
+def find_namesake(path: str, folders: Iterable[str]) -> str | None:
+    """A file that has the name of one that is missing, or nearly.
+
+    Upper and lower case count as one, and so do the ways to write an accent.
+
+    Args:
+        path: The missing file. Backslashes separate folders, too.
+        folders: Looked through with the folders in them, but no deeper.
+    """
+
+    def fold(name: str) -> str:
+        return unicodedata.normalize('NFC', name).casefold()
+
+    def look(folder: str, deeper: bool) -> Iterator[str]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (OSError, ValueError):
+            return
+        yield from (entry.path for entry in entries if fold(entry.name) == wanted)
+        if deeper:
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith('.'):
+                    yield from look(entry.path, False)
+
+    wanted = fold(re.split(r'[\\/]', path)[-1])
+    found = (file for folder in folders for file in look(folder or '.', True))
+    return next(found, None)

@@ -27,6 +27,15 @@ def read_lines(content: bytes) -> list[str]:
     Raises:
         UserError: It is no such list.
     """
+    return [text for _, text in number_lines(content)]
+
+
+def number_lines(content: bytes) -> list[tuple[int, str]]:
+    """The lines that `read_lines` gives, each with its number in the file, from 1.
+
+    Raises:
+        UserError: It is no such list.
+    """
     try:
         text = content.decode('utf-8-sig')
     except UnicodeDecodeError as error:
@@ -38,7 +47,8 @@ def read_lines(content: bytes) -> list[str]:
         )
     if '\0' in text:
         raise UserError('the file is not text: it holds NUL')
-    return [line.strip() for line in text.split('\n') if line.strip()]
+    lines = enumerate(text.split('\n'), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def read_number(value: object) -> Number:

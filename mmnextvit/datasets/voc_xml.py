@@ -32,10 +32,13 @@ class VOCAnnotation(NamedTuple):
     Attributes:
         size: Width and height in pixels; some tools write none, or 0.
         objects: What is in it.
+        file_name: The image's name, without the folders that some tools write; empty
+            where there is none.
     """
 
     size: tuple[int, int] | None
     objects: list[VOCObject]
+    file_name: str
 
 
 def parse_voc(content: bytes) -> VOCAnnotation:
@@ -62,7 +65,8 @@ def parse_voc(content: bytes) -> VOCAnnotation:
             objects.append(_read_object(item))
         except UserError as error:
             raise UserError(f'{what}: object {number}: {error}') from error
-    return VOCAnnotation(size, objects)
+    file_name = (root.findtext('filename') or '').replace('\\', '/').strip()
+    return VOCAnnotation(size, objects, file_name.rpartition('/')[2])
 
 
 def _read_text(item: ET.Element, tag: str) -> str:

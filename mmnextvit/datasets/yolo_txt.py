@@ -152,8 +152,9 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
     A broken line is an error that names file and line; with ``skip_broken`` it is
     dropped with a warning. Lines repeated in a file are dropped and boxes are clipped
     to the image, with a warning. The scan of label files and image headers is kept
-    in ``<folder or list>.<split>.mmnextvit-cache.json`` beside the images' folder;
-    later only what has changed is read. Files are looked for on local disks, and
+    in ``<folder or list>.<split>.mmnextvit-cache.json`` beside the images' folder, for
+    an ``image_list`` with its name behind the split; later only what has changed is
+    read. Files are looked for on local disks, and
     ``data_prefix`` has no meaning here.
 
     Args:
@@ -217,10 +218,12 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         bases = list_bases(self.ann_file, content['path'], self.data_root)
         counts = Counter(p for source in sources for p in find_images(source, bases))
         first = Path(sources[0])
+        # Train and val may be two lists of one folder's images.
+        of_list = f'.{Path(self.image_list).stem}' if self.image_list else ''
         scan = scan_images(
-            sorted(counts),
+            sorted(self._keep_listed(counts)),
             len(content['classes']),
-            first.with_name(f'{first.name}.{self.split}.mmnextvit-cache.json'),
+            first.with_name(f'{first.name}.{self.split}{of_list}.mmnextvit-cache.json'),
             f'Scanning {Path(self.ann_file).name} ({self.split})',
         )
         settle(describe_unusable(scan, self._title), self.skip_broken)

@@ -7,7 +7,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
-from ..datasets.coco import index_coco
+from ..datasets.coco import index_coco, leave_out_images
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import did_you_mean
 from . import averages as counting
@@ -30,8 +30,10 @@ class VerifiedCocoMetric(CocoMetric):
     ``CocoMetric`` reads ``ann_file`` by itself, where a box of zero size or of NaN, and
     any box with id 0, counts as missed, and a lack of ``area`` or ``iscrowd`` ends the
     run. Here it is read as `VerifiedCocoDataset` reads it, and its classes and images
-    must be the dataset's. Files of predictions are written only where
-    ``outfile_prefix`` asks for these.
+    must be the dataset's, whose ``class_ids`` and ``image_list`` hold for it too.
+    Without ``class_ids``, of several categories of one name those that own no box do
+    not count. Files of predictions are written only where ``outfile_prefix`` asks for
+    these.
 
     Args:
         ann_file: COCO's annotation file, or ``None`` to take the samples' instances.
@@ -109,13 +111,11 @@ class VerifiedCocoMetric(CocoMetric):
         if self.ann_file is None:
             results = give_each_image_an_id(results)
         truths, predictions = zip(*results)
-        content = (
-            build_truth(truths, classes)
-            if self.ann_file is None
-            else self._coco_api.dataset
-        )
         if self.ann_file is None:
+            content = build_truth(truths, classes)
             self._check_codes(content)
+        else:
+            content = self._choose_images(self._coco_api.dataset, predictions)
         category_ids = self._find_category_ids(content)
         entries = list_entries(predictions, category_ids)
         if self.outfile_prefix is not None:
@@ -165,8 +165,18 @@ class VerifiedCocoMetric(CocoMetric):
             check_code_sizes(content)
 
     def _find_category_ids(self, content: dict) -> list:
+        meta = self.dataset_meta
+        class_ids = meta.get('class_ids') if self.ann_file is not None else None
         with naming_file(self.ann_file):
-            return find_category_ids(content, self.dataset_meta['classes'])
+            return find_category_ids(content, meta['classes'], class_ids)
+
+    def _choose_images(self, content: dict, predictions: Sequence[dict]) -> dict:
+        """The content of ``ann_file`` with the images that the dataset has."""
+        if 'image_list' not in self.dataset_meta:
+            return content
+        evaluated = {prediction['img_id'] for prediction in predictions}
+        known = {image['id'] for image in content['images']}
+        return leave_out_images(content, known - evaluated)
 
     def _check_images(self, known: set, predictions: Sequence[dict]) -> None:
         """Raises for images that the truth lacks, and warns of those left out."""

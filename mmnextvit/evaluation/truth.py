@@ -7,7 +7,13 @@ from typing import NamedTuple
 from mmdet.datasets.api_wrappers import COCO
 from mmengine import fileio
 
-from ..datasets.coco import check_coco_classes, clean_coco, index_coco, parse_coco
+from ..datasets.coco import (
+    clean_coco,
+    index_coco,
+    leave_out_empty_twins,
+    match_categories,
+    parse_coco,
+)
 from ..datasets.files import read_bytes
 from ..datasets.values import Identifier
 from ..utils.errors import MissingFileError, UserError, naming_file
@@ -144,17 +150,26 @@ def check_code_sizes(content: dict) -> None:
         )
 
 
-def find_category_ids(content: dict, classes: Sequence[str]) -> list[Identifier]:
-    """The category of each label, in the order that MMDetection's datasets have.
+def find_category_ids(
+    content: dict,
+    classes: Sequence[str],
+    class_ids: Sequence[Identifier] | None = None,
+) -> list[Identifier]:
+    """The category of each label, in the order that the dataset has.
+
+    Args:
+        content: Of an annotation file.
+        classes: The dataset's classes.
+        class_ids: The categories that the dataset gives them. Without any, of several
+            categories of one name those that own no box do not count.
 
     Raises:
         UserError: The classes are not the content's, or stand in another order, so that
             a label would mean another category; the error lacks the file's name.
     """
-    categories = content['categories']
-    check_coco_classes(classes, [category['name'] for category in categories])
-    wanted = set(classes)
-    return [category['id'] for category in categories if category['name'] in wanted]
+    if class_ids is None:
+        content = leave_out_empty_twins(content)
+    return match_categories(content, classes, class_ids)
 
 
 def _rank(identifier: Identifier) -> tuple[bool, Identifier]:
