@@ -75,7 +75,7 @@ def choose_image(
     wanted = stated()
     if same:
         return next((n for n in (wanted, f'{name}.jpg') if n in same), same[0])
-    found = [wanted] if wanted in known else known.get(os.path.splitext(wanted)[0], ())
+    found = known.get(wanted) or known.get(os.path.splitext(wanted)[0], ())
     free = [n for n in found if not is_taken(os.path.splitext(n)[0])]
     if free:
         return free[0]
@@ -191,7 +191,7 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
         if not missing:
             return
         names = [entry.name for entry in entries]
-        if all(map(CLASS_LINE.fullmatch, names)):
+        if len(missing) == len(names) and all(map(CLASS_LINE.fullmatch, names)):
             plain = os.path.basename(self.ann_file).rpartition('_')[2]
             raise UserError(
                 f'this is a list of one class, with 1, 0 or -1 behind each name, as in '
