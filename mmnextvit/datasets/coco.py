@@ -291,15 +291,14 @@ def _check_names(content: dict, classes: Sequence[str]) -> None:
         f'its categories are {show_classes(names)}, the config has '
         f'{show_classes(classes)}'
     )
-    wanted = set(classes)
-    missing = [name for name in classes if name not in set(names)]
-    usable = list_usable_names(content, wanted)
+    known, wanted = Counter(names), set(classes)
+    missing = [name for name in classes if not known[name]]
     if missing:
         raise UserError(
             f'the file has no category {first_few(map(repr, missing))}: {both}. Write '
-            + write_classes(usable)
+            + write_classes(list_usable_names(content, wanted))
         )
-    twins = [name for name, n in Counter(names).items() if n > 1 and name in wanted]
+    twins = [name for name in classes if known[name] > 1]
     if twins:
         raise UserError(
             f'the file has two categories of one name: {both}. '
@@ -307,10 +306,10 @@ def _check_names(content: dict, classes: Sequence[str]) -> None:
         )
     ordered = [name for name in names if name in wanted]
     if ordered != list(classes):
-        advised = [name for name in usable if name in wanted]
+        usable = [n for n in list_usable_names(content, wanted) if n in wanted]
         raise UserError(
             'the classes stand in another order than in the file, which would swap '
-            f'their names: {both}. Write {write_classes(advised)}'
+            f'their names: {both}. Write {write_classes(usable or ordered)}'
         )
 
 
@@ -325,18 +324,18 @@ def list_usable_names(content: dict, wanted: Container[str] = ()) -> list[str]:
         content: Of an annotation file.
         wanted: The classes of the config.
     """
-    counts = count_boxes(content)
+    categories, counts = content['categories'], count_boxes(content)
     children = defaultdict(set)
-    for category in content['categories']:
+    for category in categories:
         children[str(category.get('supercategory'))].add(category['id'])
-    proper = [c for c in content['categories'] if not children[c['name']] - {c['id']}]
+    parents = {c['id'] for c in categories if children[c['name']] - {c['id']}}
     usable = [
-        category['name']
-        for category in content['categories']
-        if counts[category['id']] or (category['name'] in wanted and category in proper)
+        c['name']
+        for c in categories
+        if counts[c['id']] or (c['name'] in wanted and c['id'] not in parents)
     ]
-    rest = proper or content['categories']
-    return list(dict.fromkeys(usable or [category['name'] for category in rest]))
+    others = [c['name'] for c in categories if c['id'] not in parents]
+    return list(dict.fromkeys(usable or others or [c['name'] for c in categories]))
 
 
 def _describe_twins(content: dict, twins: Sequence[str], classes: Sequence[str]) -> str:

@@ -51,6 +51,10 @@ def index_names(folder: str) -> dict[str, list[str]]:
     return found
 
 
+def _has_annotation(folder: str, name: str) -> bool:
+    return os.path.exists(os.path.join(folder, f'{name}.xml'))
+
+
 def choose_image(
     name: str,
     stated: Callable[[], str],
@@ -153,9 +157,7 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
                 stem,
                 functools.partial(self._read_file_name, xml),
                 index(os.path.join(root, folder)),
-                lambda other, xml=xml: os.path.exists(
-                    os.path.join(os.path.dirname(xml), f'{other}.xml')
-                ),
+                functools.partial(_has_annotation, os.path.dirname(xml)),
             )
             images.append(os.path.join(self.img_subdir, folder, image))
         return images
