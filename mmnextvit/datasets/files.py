@@ -96,7 +96,9 @@ def find_namesake(path: str, folders: Iterable[str]) -> str | None:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (OSError, ValueError):
             return
-        yield from (entry.path for entry in entries if fold(entry.name) == wanted)
+        for entry in entries:
+            if fold(entry.name) == wanted and entry.is_file():
+                yield entry.path
         if deeper:
             for entry in entries:
                 if entry.is_dir() and not entry.name.startswith('.'):

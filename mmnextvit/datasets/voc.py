@@ -22,7 +22,7 @@ from .files import find_files_below, is_local, read_bytes
 from .images import Size, read_image_size
 from .mmdet_bases import XMLDataset
 from .values import read_lines
-from .voc_xml import build_instances, parse_voc
+from .voc_xml import VOCAnnotation, build_instances, parse_voc
 
 # A line of VOC's lists of one class: an image's name, and whether the class is in it.
 CLASS_LINE = re.compile(r'\S.*\s(-1|0|1)')
@@ -92,7 +92,8 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
 
     An image may have any suffix; `choose_image` says which one an annotation is of. A
     class that is never met is an error if unknown names are met, and a warning
-    otherwise: a small validation set may lack it.
+    otherwise: a small validation set may lack it. With an ``image_list`` it is an error
+    only if no other image has it either.
 
     Args:
         ann_file: A list of names, one on a line, whose annotations lie in
@@ -163,11 +164,14 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
         return images
 
     def _read_file_name(self, xml: str) -> str:
-        """What an annotation calls its image; empty of one that cannot be read."""
+        return self._parse_if_whole(xml).file_name
+
+    def _parse_if_whole(self, xml: str) -> VOCAnnotation:
+        """What an annotation says; nothing where it cannot be read."""
         try:
-            return parse_voc(read_bytes(xml, self.backend_args)).file_name
+            return parse_voc(read_bytes(xml, self.backend_args))
         except (OSError, UserError):
-            return ''
+            return VOCAnnotation(None, [], '')
 
     def _read_data_list(self) -> list[dict]:
         entries = self._list_entries()
@@ -214,10 +218,11 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
         unmet = [name for name in classes if name not in self._name_counts]
         unknown = {n: c for n, c in self._name_counts.items() if n not in classes}
         counts = describe_counts(unknown)
-        if unmet and unknown:
+        wrong = self._leave_out_known(unmet) if unknown else []
+        if wrong:
             raise UserError(
                 'the annotations never name the class '
-                f'{first_few(map(repr, unmet))} of the config, but they name {counts}: '
+                f'{first_few(map(repr, wrong))} of the config, but they name {counts}: '
                 f'write {write_classes(sorted(self._name_counts))}',
                 file=self.ann_file,
             )
@@ -229,6 +234,17 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
                 f'ignored: {counts}'
             )
         return data_list
+
+    def _leave_out_known(self, names: Sequence[str]) -> list[str]:
+        """The names that images which are not listed do not have either."""
+        unknown = set(names)
+        if self.image_list is not None:
+            for entry in self._list_entries():
+                if not unknown:
+                    break
+                objects = self._parse_if_whole(entry.xml).objects
+                unknown -= {item.name for item in objects}
+        return [name for name in names if name in unknown]
 
     def parse_data_info(self, img_info: dict) -> dict:
         path = img_info['xml_path']

@@ -5,6 +5,7 @@ import os
 from mmnextvit.utils.errors import MissingFileError, UserError
 
 import pytest
+from mmengine.dataset import ConcatDataset
 
 from tests.helpers.bad_data import list_infos, measure_truth
 
@@ -184,3 +185,28 @@ def test_two_lists_of_one_folder_are_scanned_once(yolo):
             'train.train.my_train.mmnextvit-cache.json',
             'train.train.my_val.mmnextvit-cache.json',
         ]
+
+
+def test_a_class_that_only_images_which_are_not_listed_have(voc, log):
+    """A split may lack it; a class that no image has is misspelt."""
+    voc.write(0, name='bird')
+    (voc.root / 'list.txt').write_text('JPEGImages/0.jpg\nJPEGImages/2.jpg\n')
+    assert len(voc.build(image_list='list.txt')) == 2
+    assert "no box of the class 'dog'" in log[0]
+    assert log[1].endswith('are ignored: bird (1)') and len(log) == 2
+    with pytest.raises(UserError, match="never name the class 'Dog' of"):
+        voc.build(image_list='list.txt', classes=('cat', 'Dog'))
+
+
+def test_joined_datasets(coco, log):
+    """For training as they are; for validation what differs is named."""
+    (coco.root / 'list.txt').write_text('images/2.jpg\nimages/3.jpg\n')
+    cfg = dict(image_list='list.txt', class_ids=(1, 2))
+    joined = ConcatDataset([coco.build(**cfg), coco.build()])
+    assert len(joined) == 10
+    joined = ConcatDataset(
+        [coco.build(**cfg, test_mode=True), coco.build(test_mode=True)],
+        ignore_keys=['class_ids', 'image_list'],
+    )
+    infos = [joined.get_data_info(i) for i in range(10)]
+    assert measure_truth(infos, joined.metainfo)['coco/bbox_mAP'] == 1
