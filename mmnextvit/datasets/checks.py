@@ -409,14 +409,18 @@ class VerifiedDataMixin(DetDataset):
             warn(line)
         return missing | broken.keys()
 
+    def _name_places(self) -> str:
+        """The settings that say where images lie, with their values."""
+        root = f'data_root (now {self.data_root!r})'
+        return f'data_prefix (now {self.data_prefix}) or {root}'
+
     def _say_where(self, missing: Sequence[str]) -> str:
         """How to go on where images are missing."""
         folders = [os.path.dirname(self.ann_file), self.data_root or '']
         folders += [*self.data_prefix.values(), os.path.dirname(missing[0])]
         namesake = find_namesake(missing[0], folders)
         hints = [
-            f'Set data_prefix (now {self.data_prefix}) or data_root (now '
-            f'{self.data_root!r}) of the dataset to where they lie',
+            f'Set {self._name_places()} of the dataset to where they lie',
             f'the first one may be {namesake}' if namesake else '',
             'a backslash separates folders on Windows alone, and with / in its place '
             'there is no such file either'

@@ -6,7 +6,11 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from mmengine.dist import get_rank
+from rich.progress import track
 
 from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.messages import first_few, show
@@ -24,6 +28,7 @@ from .mmdet_bases import XMLDataset
 from .values import read_lines
 from .voc_xml import VOCAnnotation, build_instances, parse_voc
 
+MANY = 1000  # annotations that take long enough for a progress bar
 # A line of VOC's lists of one class: an image's name, and whether the class is in it.
 CLASS_LINE = re.compile(r'\S.*\s(-1|0|1)')
 
@@ -163,6 +168,9 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
             images.append(os.path.join(self.img_subdir, folder, image))
         return images
 
+    def _name_places(self) -> str:
+        return f'img_subdir (now {self.img_subdir!r}), {super()._name_places()}'
+
     def _read_file_name(self, xml: str) -> str:
         return self._parse_if_whole(xml).file_name
 
@@ -184,11 +192,16 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
             if path in listed
         ]
         self._check_annotations([entry for entry, _ in used])
+        progress = track(
+            used,
+            description=f'Reading the annotations of {Path(self.ann_file).name}',
+            disable=get_rank() != 0 or len(used) < MANY,
+        )
         return [
             self.parse_data_info(
                 dict(img_id=entry.name, file_name=image, xml_path=entry.xml)
             )
-            for entry, image in used
+            for entry, image in progress
         ]
 
     def _check_annotations(self, entries: Sequence[Entry]) -> None:

@@ -102,6 +102,7 @@ def test_an_image_that_is_missing(tmp_path, filename, images, wanted):
     with pytest.raises(MissingFileError, match='1 of the 2 images') as error:
         build(tmp_path, ann_file='Annotations')
     assert f'are missing: {tmp_path}/JPEGImages/{wanted}.' in str(error.value)
+    assert "Set img_subdir (now 'JPEGImages'), data_prefix (now" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,16 @@ def test_annotations_are_read_once_where_names_agree(tmp_path, monkeypatch):
     monkeypatch.setattr('mmnextvit.datasets.voc.read_bytes', count)
     build(tmp_path, ann_file='Annotations')
     assert read == ['0.xml', '1.xml', '2.xml']
+
+
+@pytest.mark.parametrize('many', [3, 4])
+def test_many_annotations_are_read_with_progress(tmp_path, monkeypatch, capsys, many):
+    monkeypatch.setattr('mmnextvit.datasets.voc.MANY', many)
+    for i in range(3):
+        add_xml(tmp_path / 'Annotations' / f'{i}.xml')
+        add_image(tmp_path / 'JPEGImages' / f'{i}.jpg', i)
+    build(tmp_path, ann_file='Annotations')
+    assert ('Reading the annotations of' in capsys.readouterr().out) == (many == 3)
 
 
 # -------------------------------------------------------------------- names of folders
