@@ -16,6 +16,8 @@ from tests.helpers.bad_data import (
     measure_truth,
     write_image,
 )
+from tests.helpers.commands import run_here
+from tests.helpers.tiny_run import write_tiny_run
 
 
 @pytest.fixture(autouse=True)
@@ -356,3 +358,38 @@ def test_wrong_class_ids(animals, ids, message, test_mode):
     given = dict(class_ids=ids, test_mode=test_mode)
     with pytest.raises(UserError, match=message):
         build(root, 'x.json', ('cat', 'dog'), **given)
+
+
+@pytest.mark.slow
+def test_an_epoch_of_a_split_by_lists(tmp_path, capfd):
+    """Roboflow's layout in one folder, whose parent bears the name of a class.
+
+    The evaluator reads the whole file and takes ids and images from the dataset.
+    """
+    config = write_tiny_run(tmp_path)
+    folder = tmp_path / 'data' / 'train'
+    content = json.loads((tmp_path / 'data/annotations/train.json').read_text())
+    circle, square, triangle = content['categories']
+    parent = dict(id=99, name='square', supercategory='none')
+    content['categories'] = [parent, triangle, circle, square]
+    (folder / '_annotations.coco.json').write_text(json.dumps(content))
+    names = [f'train/{image["file_name"]}' for image in content['images']]
+    (tmp_path / 'my_train.txt').write_text('\n'.join(names[:4]))
+    (tmp_path / 'my_val.txt').write_text('\n'.join(names[4:]))
+    config.write_text(
+        config.read_text()
+        + f"""
+common = dict(
+    ann_file='train/_annotations.coco.json',
+    data_prefix=dict(img='train/'),
+    class_ids={tuple(c['id'] for c in (circle, square, triangle))},
+)
+train.update(common, image_list='{tmp_path}/my_train.txt')
+val.update(common, image_list='{tmp_path}/my_val.txt')
+val_evaluator = test_evaluator = dict(ann_file='{folder}/_annotations.coco.json')
+train_cfg = dict(max_epochs=1, val_interval=1)
+"""
+    )
+    output = run_here('train', config.name, cwd=tmp_path, capfd=capfd)
+    assert 'Epoch(train) [1][2/2]' in output and 'coco/bbox_mAP:' in output
+    assert 'Epoch(val) [1][2/2]' in output and 'were not evaluated' not in output
