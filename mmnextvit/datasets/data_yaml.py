@@ -11,6 +11,7 @@ from ..utils.files import check_is_file
 from ..utils.messages import first_few, shorten, show
 from ..utils.yaml_reader import YAMLFile, read_yaml
 from .files import find_files_below
+from .places import choose_way, find_place, follow, list_places
 from .values import WHOLE, read_lines
 
 SPLITS = ('train', 'val', 'test')
@@ -35,8 +36,12 @@ class DataYAML(TypedDict):
     lines: dict[str, int]
 
 
-def read_data_yaml(path: str | Path) -> DataYAML:
+def read_data_yaml(path: str | Path, may_repeat: bool = False) -> DataYAML:
     """Reads a ``data.yaml``. Nothing is downloaded or run, no image is looked for.
+
+    Args:
+        path: The file.
+        may_repeat: Whether two classes may have one name.
 
     Raises:
         MissingFileError: There is no such file.
@@ -65,12 +70,11 @@ def read_data_yaml(path: str | Path) -> DataYAML:
     if not splits:
         raise file.error(f'the file has none of the keys {", ".join(SPLITS)}')
     lines = {keys[0]: line for keys, line in file.lines.items() if len(keys) == 1}
-    return DataYAML(
-        classes=_read_class_names(file), splits=splits, path=root, lines=lines
-    )
+    names = _read_class_names(file, may_repeat)
+    return DataYAML(classes=names, splits=splits, path=root, lines=lines)
 
 
-def _read_class_names(file: YAMLFile) -> tuple[str, ...]:
+def _read_class_names(file: YAMLFile, may_repeat: bool) -> tuple[str, ...]:
     names = file.content.get('names')
     if not isinstance(names, (list, dict)) or not names:
         raise file.error(
@@ -98,7 +102,7 @@ def _read_class_names(file: YAMLFile) -> tuple[str, ...]:
             )
     names = tuple(str(names[key]) for key in sorted(names))
     name, times = Counter(names).most_common(1)[0]
-    if times > 1:
+    if times > 1 and not may_repeat:
         raise file.error(f'{show(name)} stands here {times} times', 'names')
     number = _read_key(file.content.get('nc', len(names)))
     if type(number) is not int or number != len(names):
@@ -121,14 +125,14 @@ def find_sources(
     """The folders and list files of a split of a ``data.yaml``.
 
     A source is looked for in ``path`` below the YAML file's folder, in ``path`` below
-    ``data_root``, and in these two folders themselves; then in the same without its
-    leading ``../``, as Roboflow's files need it. The first that exists is taken.
+    ``data_root``, and in these two folders themselves, in each of the ways to read it
+    that `list_places` knows. The first that exists is taken.
 
     Raises:
         MissingFileError: Where it has been looked for.
         UserError: There is no such split.
     """
-    content = read_data_yaml(path)
+    content = read_data_yaml(path, may_repeat=True)  # names are another function's
     if split not in content['splits']:
         raise UserError(
             f'the file has no {split!r}: set split of the dataset to one of '
@@ -138,10 +142,8 @@ def find_sources(
     bases = list_bases(path, content['path'], data_root)
     places = []
     for source in content['splits'][split]:
-        names = dict.fromkeys((source, source.removeprefix('../')))
-        tried = [_join(base, name) for name in names for base in bases]
-        existing = [place for place in tried if os.path.exists(place)]
-        if not existing:
+        place = find_place(source, bases)
+        if place is None:
             download = (
                 ' (download: is not run: fetch the data yourself)'
                 if 'download' in content['lines']
@@ -149,13 +151,13 @@ def find_sources(
             )
             raise MissingFileError(
                 f'{shorten(source)} does not exist, looked for '
-                f'{first_few(dict.fromkeys(tried), 8)}. Set path: in the file or '
+                f'{first_few(list_places(source, bases), 8)}. Set path: in the file or '
                 f'data_root (now {data_root!r}) of the dataset{download}',
                 file=path,
                 line=content['lines'][split],
                 key=split,
             )
-        places.append(existing[0])
+        places.append(place)
     return places
 
 
@@ -169,28 +171,40 @@ def list_bases(path: str | Path, root: str, data_root: str | None) -> list[str]:
     """
     here = os.path.dirname(os.path.abspath(path))
     there = os.path.abspath(data_root) if data_root else here
-    return list(dict.fromkeys(_join(b, r) for r in (root, '') for b in (here, there)))
+    return list(
+        dict.fromkeys(
+            os.path.abspath(os.path.join(base, name))
+            for name in (root, '')
+            for base in (here, there)
+        )
+    )
 
 
-def _join(base: str, name: str) -> str:
-    return os.path.abspath(os.path.join(base, name))
-
-
-def find_images(source: str, bases: Iterable[str] = ()) -> list[str]:
+def find_images(
+    source: str, bases: Iterable[str] = (), suffix: str = '.txt'
+) -> list[str]:
     """The images in a folder and all below it, or those that a list file names.
 
-    Entries of a list that start with ``./`` count from the list's folder, other
-    relative ones from the first of that folder, ``bases`` and the working folder where
-    the first entry lies.
+    Relative entries of a list count from its folder, one of ``bases`` or the working
+    folder, in one of the ways to read them that `list_places` knows: the first entry
+    that lies anywhere decides for all, and of those that start with ``./`` the first
+    of these.
+
+    Args:
+        source: The folder, or the list file.
+        bases: Folders that the list's relative entries may count from.
+        suffix: That a list file must have.
 
     Raises:
         UserError: There is none, or ``source`` is another type of file.
     """
     if os.path.isdir(source):
         return _find_images_below(source)
-    if source.endswith('.txt'):
+    if source.endswith(suffix):
         return _read_image_list(source, bases)
-    raise UserError('this is neither a folder nor a .txt list of images', file=source)
+    raise UserError(
+        f'this is neither a folder nor a {suffix} list of images', file=source
+    )
 
 
 def _find_images_below(folder: str) -> list[str]:
@@ -208,11 +222,15 @@ def _read_image_list(file: str, bases: Iterable[str]) -> list[str]:
         lines = read_lines(Path(file).read_bytes())
     if not lines:
         raise UserError('the file lists no images', file=file)
-    here = os.path.dirname(file)
-    base = here
-    plain = [n for n in lines if not n.startswith('./') and not os.path.isabs(n)]
-    if plain:
-        places = (here, *bases, os.getcwd())
-        existing = (p for p in places if os.path.exists(_join(p, plain[0])))
-        base = next(existing, here)
-    return [_join(here if line.startswith('./') else base, line) for line in lines]
+    places = list(dict.fromkeys((os.path.dirname(file), *bases, os.getcwd())))
+    relative = [name for name in lines if not os.path.isabs(name)]
+    ways = {
+        kind: choose_way([n for n in relative if _tell_kind(n) == kind], places)
+        for kind in {(False, False), *map(_tell_kind, relative)}
+    }
+    return [follow(n, *ways.get(_tell_kind(n), ways[False, False])) for n in lines]
+
+
+def _tell_kind(name: str) -> tuple[bool, bool]:
+    """Whether a path of a list counts from the list, and whether Windows wrote it."""
+    return name.startswith('./'), '\\' in name

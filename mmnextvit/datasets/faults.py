@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import first_few
+from ..utils.messages import first_few, list_lines
 from .images import REMARKS, BrokenImageError
 
 
@@ -82,6 +82,25 @@ def describe_broken(broken: Mapping[str, BrokenImageError], count: int) -> Fault
     return Fault(
         BrokenImageError(lines), '' if none_left else f'{lines}\n{message}: skipped'
     )
+
+
+def describe_broken_lines(broken: Sequence[UserError], place: str) -> Fault | None:
+    """Of lines that cannot be read.
+
+    Args:
+        broken: What is wrong with each, with its file and line.
+        place: Where they stand.
+    """
+    if not broken:
+        return None
+    message = f'{len(broken)} broken lines in {place}:\n  {list_lines(broken)}\n'
+    error = UserError(
+        f'{message}Repair them; skip_broken=True in the training dataset goes on '
+        'without these lines',
+        file=broken[0].file,
+        line=broken[0].line,
+    )
+    return Fault(error, f'{message}dropped')
 
 
 def describe_remarks(

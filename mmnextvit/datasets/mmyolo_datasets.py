@@ -5,6 +5,7 @@ from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 from mmyolo.registry import DATASETS
 
 from .coco import VerifiedCocoMixin
+from .csv_boxes import VerifiedCSVMixin
 from .voc import VerifiedVOCMixin
 from .yolo_txt import VerifiedYOLOTxtMixin
 
@@ -22,3 +23,8 @@ class VerifiedVOCDataset(VerifiedVOCMixin, YOLOv5VOCDataset):
 @DATASETS.register_module()
 class VerifiedYOLOTxtDataset(VerifiedYOLOTxtMixin, BatchShapePolicyDataset):
     """A dataset of YOLO's txt files with MMYOLO's batch shapes."""
+
+
+@DATASETS.register_module()
+class VerifiedCSVDataset(VerifiedCSVMixin, BatchShapePolicyDataset):
+    """A dataset of boxes in a CSV file with MMYOLO's batch shapes."""

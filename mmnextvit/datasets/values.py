@@ -21,6 +21,21 @@ Number = int | float
 Identifier = int | str
 
 
+def decode_text(content: bytes) -> str:
+    """A text file's content, without a mark of the byte order.
+
+    Raises:
+        UserError: It is no text.
+    """
+    try:
+        text = content.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise UserError(f'the file is not text in UTF-8: {error}') from error
+    if '\0' in text:
+        raise UserError('the file is not text: it holds NUL')
+    return text
+
+
 def read_lines(content: bytes) -> list[str]:
     """What stands on each line of a list of names, without empty ones.
 
@@ -36,17 +51,12 @@ def number_lines(content: bytes) -> list[tuple[int, str]]:
     Raises:
         UserError: It is no such list.
     """
-    try:
-        text = content.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise UserError(f'the file is not text in UTF-8: {error}') from error
+    text = decode_text(content)
     if OTHER_FORMAT.match(text):
         raise UserError(
             'a list of names, one on a line, is wanted; the file is JSON or XML: '
             + show(text.lstrip())
         )
-    if '\0' in text:
-        raise UserError('the file is not text: it holds NUL')
     lines = enumerate(text.split('\n'), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 

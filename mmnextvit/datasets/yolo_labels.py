@@ -7,7 +7,7 @@ of the image's width and height.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 from ..utils.errors import UserError
@@ -18,6 +18,9 @@ PIXELS = 2  # a box has no such centre or size in fractions; in pixels nearly al
 TOLERANCE = 1e-6  # six decimals of centre and size move a side by 0.75e-6
 CLIPPED = 'lines with values out of range (clipped to the image)'
 REPEATED = 'repeated lines (dropped)'
+LEFT_OUT = 'lines of other numbers than class_ids (left out)'
+IMAGE_FOLDERS = ('images', 'JPEGImages')  # beside which a folder of labels may lie
+NAMES_FILE = 'classes.txt'  # which labelImg and Label Studio put among the labels
 
 
 class Labels(TypedDict):
@@ -35,11 +38,19 @@ class Labels(TypedDict):
 
 
 class Record(NamedTuple):
-    """An image's size, and its labels if it has a label file."""
+    """An image's size, and its labels if it has a label file.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        labels: What the label file holds.
+        file: The label file, whether or not there is one.
+    """
 
     width: int
     height: int
     labels: Labels | None
+    file: str
 
     @property
     def rows(self) -> list[list]:
@@ -61,14 +72,49 @@ class Sample(NamedTuple):
 
 
 def find_label_file(image: str) -> str:
-    """Where an image's labels lie: the last ``images`` of its folders is ``labels``.
+    """Where an image's labels lie, as `find_label_files` says of many."""
+    return find_label_files([image])[image]
 
-    Without such a folder they lie beside the image.
+
+def find_label_files(
+    images: Iterable[str], texts: Collection[str] = ()
+) -> dict[str, str]:
+    """Where the labels of many images lie, or would lie.
+
+    They lie where the last ``images`` or ``JPEGImages`` of an image's folder is
+    ``labels`` if there is such a folder, else beside the image. Each folder is looked
+    for once.
+
+    Args:
+        images: Image files.
+        texts: Files that hold no labels, whatever images are called: lists of images,
+            names of classes. ``classes.txt`` is always one.
+
+    Returns:
+        The label file of each image; an empty text if it can have none.
     """
-    before, folder, after = image.rpartition(f'{os.sep}images{os.sep}')
-    if folder:
-        image = os.path.join(before, 'labels', after)
-    return os.path.splitext(image)[0] + '.txt'
+    folders: dict[str, str] = {}
+    files = {}
+    for image in images:
+        folder, name = os.path.split(image)
+        if folder not in folders:
+            folders[folder] = _find_label_folder(folder)
+        name = os.path.splitext(name)[0] + '.txt'
+        file = os.path.join(folders[folder], name)
+        files[image] = '' if name == NAMES_FILE or file in texts else file
+    return files
+
+
+def _find_label_folder(folder: str) -> str:
+    parallel = [_replace_last(folder, name, 'labels') for name in IMAGE_FOLDERS]
+    places = [path for path in (*parallel, folder) if path]
+    return next(filter(os.path.isdir, places), places[0])
+
+
+def _replace_last(path: str, old: str, new: str) -> str | None:
+    """A path in which the last folder of a name has another one."""
+    before, found, after = f'{path}{os.sep}'.rpartition(f'{os.sep}{old}{os.sep}')
+    return os.path.join(before, new, after).rstrip(os.sep) if found else None
 
 
 def is_column_count(columns: int) -> bool:
@@ -162,19 +208,26 @@ def clip_values(values: Sequence[float]) -> tuple[list[float], str | None, bool]
     return list(values), fault, low < -TOLERANCE or high > 1 + TOLERANCE
 
 
-def build_sample(number: int, path: str, record: Record) -> Sample:
+def build_sample(
+    number: int, path: str, record: Record, labels: Mapping[int, int]
+) -> Sample:
     """Makes an image's record a sample of MMDetection's.
 
     Args:
         number: The image's id.
         path: The image.
         record: Its size and labels.
+        labels: Of each number that lines begin with; those of other numbers are left
+            out.
     """
-    file = find_label_file(path)
+    file = record.file
     sides = record.width, record.height
     instances, dropped, remarks = [], [], []
-    for line, label, *values in record.rows:
+    for line, class_id, *values in record.rows:
         place = f'{file}:{line}'
+        if class_id not in labels:
+            remarks.append((LEFT_OUT, place))
+            continue
         values, fault, is_clipped = clip_values(values)
         if is_clipped:
             remarks.append((CLIPPED, place))
@@ -182,7 +235,7 @@ def build_sample(number: int, path: str, record: Record) -> Sample:
             dropped.append((fault, place))
             continue
         bbox = [v * sides[i % 2] for i, v in enumerate(find_bounding_box(values))]
-        instance = dict(bbox=bbox, bbox_label=label, ignore_flag=0)
+        instance = dict(bbox=bbox, bbox_label=labels[class_id], ignore_flag=0)
         if len(values) > 4:
             instance['mask'] = [[v * sides[i % 2] for i, v in enumerate(values)]]
         instances.append(instance)

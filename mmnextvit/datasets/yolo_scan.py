@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from ..utils.files import atomic_write_text, check_is_file
 from .faults import warn
 from .files import read_bytes
 from .images import read_image_size
-from .yolo_labels import Record, find_label_file, is_column_count, parse_labels
+from .yolo_labels import Record, is_column_count, parse_labels
 
 CACHE_FORMAT = 1  # raise it with every change of what `parse_labels` returns
 
@@ -37,7 +37,7 @@ class Scan(NamedTuple):
     faults: dict[str, UserError]
 
 
-def sign(image: str) -> Signature | None:
+def sign(image: str, label_file: str) -> Signature | None:
     """Changes with the image or its label file; ``None`` without an image."""
     try:
         of_image = os.stat(image)
@@ -45,19 +45,21 @@ def sign(image: str) -> Signature | None:
         return None
     signature = [of_image.st_size, of_image.st_mtime_ns]
     try:
-        of_labels = os.stat(find_label_file(image))
+        of_labels = os.stat(label_file)
     except OSError:
         return [*signature, None, None]
     return [*signature, of_labels.st_size, of_labels.st_mtime_ns]
 
 
-def read_record(image: str, has_labels: bool, num_classes: int) -> Record | UserError:
+def read_record(
+    image: str, label_file: str, has_labels: bool, num_classes: int
+) -> Record | UserError:
     """An image's size and labels, or what is wrong with its files."""
     try:
         labels = None
         if has_labels:
-            labels = parse_labels(read_bytes(find_label_file(image)), num_classes)
-        return Record(*read_image_size(image), labels)
+            labels = parse_labels(read_bytes(label_file), num_classes)
+        return Record(*read_image_size(image), labels, label_file)
     except UserError as error:
         return error
     except OSError as error:
@@ -67,25 +69,29 @@ def read_record(image: str, has_labels: bool, num_classes: int) -> Record | User
 
 
 def scan_images(
-    images: Sequence[str], num_classes: int, cache: Path, title: str
+    label_files: Mapping[str, str], num_classes: int, cache: Path, title: str
 ) -> Scan:
     """Reads what is new since the last scan, with a progress bar.
 
     Args:
-        images: Image files.
+        label_files: Image files, and where the labels of each lie.
         num_classes: Number of classes, which the labels lie below.
         cache: File that the scan is kept in. The first process alone writes it.
         title: What stands at the progress bar.
     """
     known = load_cache(cache, num_classes)
+    images = list(label_files)
     with ThreadPoolExecutor() as pool:
-        signed = zip(images, pool.map(sign, images))
+        signed = zip(images, pool.map(sign, images, label_files.values()))
         signatures = {p: signature for p, signature in signed if signature is not None}
         new = [p for p, now in signatures.items() if known.get(p, [None])[0] != now]
         progress = track(
             pool.map(
                 lambda path: read_record(
-                    path, signatures[path][3] is not None, num_classes
+                    path,
+                    label_files[path],
+                    signatures[path][3] is not None,
+                    num_classes,
                 ),
                 new,
             ),
@@ -95,7 +101,8 @@ def scan_images(
         )
         read_now = dict(zip(new, progress, strict=True))
     results = {
-        p: read_now[p] if p in read_now else Record(*known[p][1]) for p in signatures
+        p: read_now[p] if p in read_now else _restore(known[p][1], label_files[p])
+        for p in signatures
     }
     missing = {
         path: MissingFileError('the image does not exist', file=path)
@@ -107,7 +114,7 @@ def scan_images(
         missing | {p: r for p, r in results.items() if isinstance(r, UserError)},
     )
     if (new or len(known) != len(scan.records)) and get_rank() == 0:
-        entries = {p: [signatures[p], record] for p, record in scan.records.items()}
+        entries = {p: [signatures[p], record[:3]] for p, record in scan.records.items()}
         save_cache(cache, entries, num_classes)
     return scan
 
@@ -135,6 +142,11 @@ def load_cache(path: Path, num_classes: int) -> dict[str, list]:
     if not isinstance(entries, dict):
         return {}
     return {p: e for p, e in entries.items() if _is_entry(e, num_classes)}
+
+
+def _restore(kept: list, label_file: str) -> Record:
+    width, height, labels = kept
+    return Record(width, height, labels, label_file)
 
 
 def _is_entry(entry: object, num_classes: int) -> bool:

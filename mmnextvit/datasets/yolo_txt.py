@@ -1,32 +1,33 @@
-"""Data sets in YOLO's txt format: a ``data.yaml``, images, a label file for each."""
+"""Data sets in YOLO's txt format: images, and a label file for each.
 
-import logging
+What describes them, as a ``data.yaml`` does, is read by `yolo_sources`.
+"""
+
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdet.datasets import CocoDataset
-from mmengine.logging import print_log
-
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few, list_lines, shorten
-from .checks import VerifiedDataMixin, show_classes, write_classes
-from .data_yaml import find_images, find_sources, list_bases, read_data_yaml
-from .faults import Fault, settle, warn
+from .faults import Fault, describe_broken_lines, settle
 from .images import BrokenImageError
-from .yolo_labels import PIXELS, Record, Sample, build_sample, find_label_file
+from .own_data import OwnDataMixin, count_content
+from .yolo_labels import PIXELS, Record, Sample, build_sample, find_label_files
 from .yolo_scan import Scan, scan_images
+from .yolo_sources import get_source_type, match_classes
 
 Records = Mapping[str, Record]  # by image
 
 
-def describe_unusable(scan: Scan, title: str) -> Fault | None:
+def describe_unusable(scan: Scan, title: str, bases: Sequence[str]) -> Fault | None:
     """Of images that are missing or broken.
 
     Args:
         scan: What was read.
         title: The data set's name, and so are the others.
+        bases: Folders that relative paths of a list may count from.
     """
     if not scan.faults:
         return None
@@ -36,6 +37,8 @@ def describe_unusable(scan: Scan, title: str) -> Fault | None:
         f'  {list_lines(scan.faults.values())}\n'
     )
     missing = any(isinstance(f, MissingFileError) for f in scan.faults.values())
+    if missing and bases:
+        message += f'Relative paths were looked for from {first_few(bases, 8)}. '
     error = (MissingFileError if missing else BrokenImageError)(
         f'{message}Repair them or take them out; skip_broken=True in the training '
         'dataset goes on without them'
@@ -43,35 +46,24 @@ def describe_unusable(scan: Scan, title: str) -> Fault | None:
     return Fault(error, f'{message}skipped' if scan.records else '')
 
 
-def describe_broken_lines(records: Records, title: str) -> Fault | None:
-    """Of lines of label files that cannot be read."""
-    broken = [
-        UserError(reason, file=find_label_file(path), line=line)
-        for path, record in records.items()
+def find_broken_lines(records: Records) -> list[UserError]:
+    """The lines of label files that cannot be read."""
+    return [
+        UserError(reason, file=record.file, line=line)
+        for record in records.values()
         for line, reason in (record.labels['broken'] if record.labels else ())
     ]
-    if not broken:
-        return None
-    message = (
-        f'{len(broken)} broken lines in the label files of {title}:\n'
-        f'  {list_lines(broken)}\n'
-    )
-    error = UserError(
-        f'{message}Repair them; skip_broken=True in the training dataset goes on '
-        'without these lines',
-        file=broken[0].file,
-        line=broken[0].line,
-    )
-    return Fault(error, f'{message}dropped')
 
 
-def describe_boxes(records: Records, title: str) -> Fault | None:
+def describe_boxes(
+    records: Records, title: str, class_ids: Collection[int]
+) -> Fault | None:
     """Of lines of label files that are boxes, where polygons are wanted."""
     boxes = [
-        UserError('this is a box', file=find_label_file(path), line=row[0])
-        for path, record in records.items()
+        UserError('this is a box', file=record.file, line=row[0])
+        for record in records.values()
         for row in record.rows
-        if len(row) == 6
+        if len(row) == 6 and row[1] in class_ids
     ]
     if not boxes:
         return None
@@ -89,16 +81,16 @@ def describe_boxes(records: Records, title: str) -> Fault | None:
 
 def describe_pixels(records: Records, title: str) -> Fault | None:
     """Of values that are pixels, if they are on every line."""
-    lines = [(path, row) for path, record in records.items() for row in record.rows]
+    lines = [(record.file, row) for record in records.values() for row in record.rows]
     if not lines or any(max(row[2:]) <= PIXELS for _, row in lines):
         return None
-    path, (line, _, *values) = lines[0]
+    file, (line, _, *values) = lines[0]
     message = (
         f'{title} holds no usable box: values are fractions of the width (x, w) and '
         'height (y, h) of the image, from 0 to 1, but they look like pixels, as '
         f'{shorten(values)}: divide them by width and height'
     )
-    error = UserError(message, file=find_label_file(path), line=line)
+    error = UserError(message, file=file, line=line)
     return Fault(error, str(error))
 
 
@@ -109,18 +101,9 @@ def describe_unlabelled(records: Records, title: str) -> Fault | None:
         return None
     message = (
         f'None of the {len(records)} images of {title} has a label file: '
-        f'looked for {find_label_file(unlabelled[0])}'
+        f'looked for {records[unlabelled[0]].file or unlabelled[0]}'
     )
     return Fault(MissingFileError(message), message)
-
-
-def count_content(samples: Sequence[Sample], unlabelled: Sequence[str]) -> str:
-    """What a data set holds, in a line."""
-    boxes = [len(sample.info['instances']) for sample in samples]
-    return (
-        f'{len(boxes)} images, {sum(boxes)} boxes; {boxes.count(0)} images without a '
-        f'box are background, {len(unlabelled)} of them have no label file'
-    )
 
 
 def find_unlabelled(records: Records) -> list[str]:
@@ -128,38 +111,28 @@ def find_unlabelled(records: Records) -> list[str]:
     return [path for path, record in records.items() if record.labels is None]
 
 
-def filter_samples(
-    data_list: Iterable[dict], filter_empty_gt: bool = False, min_size: int = 0
-) -> list[dict]:
-    """Leaves out images as MMDetection's ``filter_cfg`` says.
-
-    Args:
-        data_list: Samples.
-        filter_empty_gt: Leave out images without a box.
-        min_size: The smallest width and height of an image in pixels.
-    """
-    return [
-        data
-        for data in data_list
-        if (data['instances'] or not filter_empty_gt)
-        and min(data['width'], data['height']) >= min_size
-    ]
-
-
-class VerifiedYOLOTxtMixin(VerifiedDataMixin):
+class VerifiedYOLOTxtMixin(OwnDataMixin):
     """A dataset in YOLO's txt format; mix it in before ``BaseDetDataset``.
 
     A broken line is an error that names file and line; with ``skip_broken`` it is
     dropped with a warning. Lines repeated in a file are dropped and boxes are clipped
     to the image, with a warning. The scan of label files and image headers is kept
-    in ``<folder or list>.<split>.mmnextvit-cache.json`` beside the images' folder, for
-    an ``image_list`` with its name behind the split; later only what has changed is
-    read. Files are looked for on local disks, and
-    ``data_prefix`` has no meaning here.
+    in ``<folder or list>.<split>.mmnextvit-cache.json`` beside the images' folder (in
+    it, if that is ``data_root``), for an ``image_list`` with its name behind the split;
+    later only what has changed is read. Files are looked for on local disks. Labels lie
+    where `find_label_files` says.
 
     Args:
-        ann_file: The ``data.yaml``, below ``data_root`` unless absolute.
-        split: ``'train'``, ``'val'`` or ``'test'``.
+        ann_file: A ``data.yaml``, Darknet's ``obj.data``, or a file of nothing but
+            names: ``classes.txt``, ``obj.names``, ``_darknet.labels``. It counts from
+            ``data_root`` unless it is absolute. Its suffix says what it is.
+        data_prefix: With a file of names, ``img`` is the folder of the images, a list
+            of them, or a list file; without meaning otherwise.
+        split: ``'train'``, ``'val'`` or ``'test'``; without meaning for a file of
+            names.
+        class_ids: The numbers that label files give to the ``classes`` of
+            ``metainfo``, in this order; lines of other numbers are left out. Without
+            it the classes are all that the file names.
         polygons: Whether every line must be a polygon, for masks.
         metainfo: Its ``classes`` may be left out: the file's names are taken.
 
@@ -173,72 +146,99 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         BrokenImageError: Files are no images.
     """
 
-    METAINFO = dict(palette=CocoDataset.METAINFO['palette'])  # to be joined with COCO's
-
     def __init__(
         self,
         *args: Any,
         split: str = 'train',
+        class_ids: Sequence[int] | None = None,
         polygons: bool = False,
         **kwargs: Any,
     ) -> None:
         self.split = split
+        self.class_ids = class_ids
         self.polygons = polygons
         self.label_report: dict[str, list[str]] = defaultdict(list)
         super().__init__(*args, **kwargs)
 
     @property
     def _title(self) -> str:
-        return f'{self.ann_file} ({self.split})'
+        return f'{self.ann_file} ({self._part})'
 
-    def _note(self, message: str) -> None:
-        print_log(f'{self._title}: {message}', logger='current', level=logging.INFO)
+    @property
+    def _part(self) -> str:
+        """Which of the images that share ``ann_file`` these are."""
+        if get_source_type(self.ann_file).has_splits:
+            return self.split
+        prefix = self.data_prefix.get('img') or ''
+        return first_few([prefix] if isinstance(prefix, str) else prefix, 1)
+
+    def _join_prefix(self) -> None:
+        """MMEngine's, which knows no lists."""
+        prefix = self.data_prefix
+        self.data_prefix = {}
+        super()._join_prefix()
+        joined: dict[str, Any] = {k: self._join(value) for k, value in prefix.items()}
+        self.data_prefix = joined
+
+    def _join(self, prefix: str | Sequence[str]) -> str | list[str]:
+        if isinstance(prefix, str):
+            return os.path.join(self.data_root or '', prefix)
+        return [os.path.join(self.data_root or '', part) for part in prefix]
 
     def _check_classes(self) -> None:
         self._check_ann_file()
-        content = read_data_yaml(self.ann_file)
-        names = content['classes']
-        given = self._metainfo.setdefault('classes', names)
+        read = get_source_type(self.ann_file).read_names
+        names = read(self.ann_file, self.data_root, self.class_ids is not None)
+        classes = match_classes(names, self._metainfo.get('classes'), self.class_ids)
+        self._metainfo['classes'] = classes
         super()._check_classes()
-        if tuple(given) != names:
-            raise UserError(
-                f'they are {show_classes(names)}, the config has '
-                f'{show_classes(given)}. Write ' + write_classes(names),
-                file=self.ann_file,
-                line=content['lines']['names'],
-                key='names',
-            )
-        self._metainfo['classes'] = names
 
     def _read_data_list(self) -> list[dict]:
-        content = read_data_yaml(self.ann_file)
-        if 'download' in content['lines']:
-            self._note('download: is not run')
-        sources = find_sources(self.ann_file, self.split, self.data_root)
-        bases = list_bases(self.ann_file, content['path'], self.data_root)
-        counts = Counter(p for source in sources for p in find_images(source, bases))
-        first = Path(sources[0])
-        # Train and val may be two lists of one folder's images.
-        of_list = f'.{Path(self.image_list).stem}' if self.image_list else ''
-        scan = scan_images(
-            sorted(self._keep_listed(counts)),
-            len(content['classes']),
-            first.with_name(f'{first.name}.{self.split}{of_list}.mmnextvit-cache.json'),
-            f'Scanning {Path(self.ann_file).name} ({self.split})',
+        source_type = get_source_type(self.ann_file)
+        names = source_type.read_names(self.ann_file, self.data_root, True).names
+        images = source_type.find_images(
+            self.ann_file, self.split, self.data_root, self.data_prefix.get('img')
         )
-        settle(describe_unusable(scan, self._title), self.skip_broken)
-        settle(describe_broken_lines(scan.records, self._title), self.skip_broken)
+        for note in images.notes:
+            self._note(note)
+        counts = Counter(images.paths)
+        texts = {self.ann_file, *images.texts, *images.sources}
+        kept = sorted(self._keep_listed(counts))
+        label_files = find_label_files(kept, {*map(os.path.abspath, texts)})
+        scan = scan_images(
+            label_files,
+            len(names),
+            self._place_cache(Path(images.sources[0])),
+            f'Scanning {Path(self.ann_file).name} ({self._part})',
+        )
+        numbers = range(len(names)) if self.class_ids is None else self.class_ids
+        labels = {number: label for label, number in enumerate(numbers)}
+        unusable = describe_unusable(scan, self._title, images.bases)
+        settle(unusable, self.skip_broken)
+        broken = find_broken_lines(scan.records)
+        place = f'the label files of {self._title}'
+        settle(describe_broken_lines(broken, place), self.skip_broken)
         if self.polygons:
-            settle(describe_boxes(scan.records, self._title), self.skip_broken)
+            boxes = describe_boxes(scan.records, self._title, labels)
+            settle(boxes, self.skip_broken)
         settle(describe_unlabelled(scan.records, self._title), self.test_mode)
         settle(describe_pixels(scan.records, self._title), self.test_mode)
         samples = [
-            build_sample(number, path, record)
+            build_sample(number, path, record, labels)
             for number, (path, record) in enumerate(scan.records.items())
         ]
-        repeated = [path for path, count in counts.items() if count > 1]
+        repeated = [path for path in kept if counts[path] > 1]
         self._report(samples, repeated, find_unlabelled(scan.records))
         return [sample.info for sample in samples]
+
+    def _place_cache(self, source: Path) -> Path:
+        """Beside a folder or list of images, but not outside ``data_root`` itself."""
+        folder = source.parent
+        if self.data_root and source == Path(os.path.abspath(self.data_root)):
+            folder = source
+        # Train and val may be two lists of one folder's images.
+        of_list = f'.{Path(self.image_list).stem}' if self.image_list else ''
+        return folder / f'{source.name}.{self.split}{of_list}.mmnextvit-cache.json'
 
     def _report(
         self, samples: list[Sample], repeated: list[str], unlabelled: list[str]
@@ -249,19 +249,7 @@ class VerifiedYOLOTxtMixin(VerifiedDataMixin):
         for remark, place in (r for sample in samples for r in sample.remarks):
             self.label_report[remark].append(place)
         self.label_report['images listed twice, used once'] += repeated
-        remarks = [
-            f'{len(places)} {remark}: {first_few(places)}'
-            for remark, places in self.label_report.items()
-            if places
-        ]
-        if remarks:
-            warn(f'{self._title}: {"; ".join(remarks)}')
+        self._warn_of(self.label_report)
         self.label_report['images without a label file'] += unlabelled
-        self._note(count_content(samples, unlabelled))
-
-    def filter_data(self) -> list[dict]:
-        if self.test_mode:
-            return self._check_filtered(self.data_list)
-        cfg = self.filter_cfg or {}
-        known = {k: cfg[k] for k in ('filter_empty_gt', 'min_size') if k in cfg}
-        return self._check_filtered(filter_samples(self.data_list, **known))
+        content = count_content([sample.info for sample in samples])
+        self._note(f'{content}, {len(unlabelled)} of them have no label file')

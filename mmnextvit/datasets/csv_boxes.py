@@ -1,0 +1,227 @@
+"""Data sets whose boxes stand in a CSV file, one on a row."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_rank
+from rich.progress import track
+
+from ..utils.errors import UserError, naming_file
+from ..utils.messages import show
+from .checks import find_box_fault
+from .class_names import compare_names
+from .csv_rows import Row, parse_csv
+from .faults import Fault, describe_broken, describe_broken_lines, settle, warn
+from .files import is_local, read_bytes
+from .images import BrokenImageError, Size, read_image_size
+from .own_data import OwnDataMixin, count_content
+from .places import choose_way, follow
+
+REPEATED = 'repeated rows (dropped)'
+
+
+def find_wrong_sizes(rows: Iterable[Row]) -> dict[int, str]:
+    """Rows that say another size of their image than the first that says one does.
+
+    Returns:
+        What is wrong, by the row's line.
+    """
+    first: dict[str, tuple[Size, int]] = {}
+    wrong = {}
+    for row in rows:
+        if row.size is None:
+            continue
+        size, line = first.setdefault(row.file, (row.size, row.line))
+        if row.size != size:
+            wrong[row.line] = (
+                f'the image is {row.size[0]} x {row.size[1]} pixels here, but '
+                f'{size[0]} x {size[1]} in line {line}'
+            )
+    return wrong
+
+
+def find_repeated(rows: Iterable[Row]) -> set[int]:
+    """Lines of rows that say of one image what an earlier row says."""
+    lines: dict[tuple, int] = {}
+    for row in rows:
+        if row.box is not None:
+            lines.setdefault((row.file, row.name, *row.box), row.line)
+    first = set(lines.values())
+    return {row.line for row in rows if row.box is not None and row.line not in first}
+
+
+def describe_fractions(rows: Sequence[Row], ann_file: str) -> Fault | None:
+    """Of values that are fractions of the image, if they are on every row."""
+    boxes = [(row.line, row.box) for row in rows if row.box is not None]
+    if not boxes or not all(0 <= side <= 1 for _, box in boxes for side in box):
+        return None
+    line, box = boxes[0]
+    message = (
+        'no usable box: values are pixels, but they look like fractions of width and '
+        f'height, as {show(box)}: multiply them by these'
+    )
+    error = UserError(message, file=ann_file, line=line)
+    return Fault(error, str(error))
+
+
+def measure_images(
+    paths: Sequence[str], title: str, backend_args: dict | None = None
+) -> tuple[dict[str, Size], dict[str, BrokenImageError]]:
+    """Reads the sizes of images from their headers, with a progress bar.
+
+    Args:
+        paths: Files, local or of a backend that MMEngine knows.
+        title: What stands at the progress bar.
+        backend_args: MMEngine's file backend.
+
+    Returns:
+        Width and height of each; and what is wrong with those that cannot be read.
+    """
+
+    def measure(path: str) -> Size | BrokenImageError:
+        try:
+            return read_image_size(path, backend_args)
+        except BrokenImageError as error:
+            return error
+        except UserError as error:
+            return BrokenImageError(error.problem, file=path)
+        except OSError as error:
+            return BrokenImageError(
+                f'the file cannot be read ({error.strerror})', file=path
+            )
+
+    with ThreadPoolExecutor() as pool:
+        progress = track(
+            pool.map(measure, paths),
+            description=title,
+            total=len(paths),
+            disable=get_rank() != 0 or not paths,
+        )
+        results = dict(zip(paths, progress, strict=True))
+    broken = {p: r for p, r in results.items() if isinstance(r, BrokenImageError)}
+    sizes = {p: r for p, r in results.items() if not isinstance(r, BrokenImageError)}
+    return sizes, broken
+
+
+class VerifiedCSVMixin(OwnDataMixin):
+    """A dataset of boxes in a CSV file; mix it in before ``BaseDetDataset``.
+
+    `parse_csv` says which tables are read. Rows are gathered by image; an image that
+    no row names is not part of the data set. A row that cannot be read is an error
+    that names file and line; with ``skip_broken`` it is dropped with a warning. Rows
+    that are repeated are dropped with a warning, and so are boxes of zero or negative
+    size, outside of their image, NaN or infinite. Sizes of images that the file does
+    not say are read from the images.
+
+    Args:
+        ann_file: The CSV file, below ``data_root`` unless absolute.
+        data_prefix: ``img`` is the folder that names of images count from.
+        metainfo: Its ``classes`` are names that the file has. A class that is never met
+            is an error if unknown names are met, and a warning otherwise.
+
+    Attributes:
+        row_report: ``file:line`` of rows, by what there is to say.
+
+    Raises:
+        MissingFileError: The file or images are missing.
+        UserError: The file is no table of boxes, rows are broken, or it has other
+            names than the classes.
+        BrokenImageError: Files are no images.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.row_report: dict[str, list[str]] = defaultdict(list)
+        super().__init__(*args, **kwargs)
+
+    def _read_data_list(self) -> list[dict]:
+        with naming_file(self.ann_file):
+            table = parse_csv(read_bytes(self.ann_file, self.backend_args))
+        wrong = find_wrong_sizes(table.rows)
+        broken = sorted([*table.broken, *wrong.items()])
+        errors = [UserError(why, file=self.ann_file, line=line) for line, why in broken]
+        settle(describe_broken_lines(errors, self.ann_file), self.skip_broken)
+        rows = [row for row in table.rows if row.line not in wrong]
+        settle(describe_fractions(rows, self.ann_file), self.test_mode)
+        counts = Counter(row.name for row in rows if row.name is not None)
+        for line in compare_names(counts, self._metainfo['classes'], self.ann_file):
+            warn(line)
+        repeated = find_repeated(rows)
+        groups = self._group(row for row in rows if row.line not in repeated)
+        data_list = self._build_samples(groups)
+        self.row_report[REPEATED] += [self._locate(line) for line in sorted(repeated)]
+        self._warn_of(self.row_report)
+        self._note(count_content(data_list))
+        return data_list
+
+    def _locate(self, line: int) -> str:
+        return f'{self.ann_file}:{line}'
+
+    def _group(self, rows: Iterable[Row]) -> dict[str, list[Row]]:
+        """The rows of each image, by its path."""
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            groups.setdefault(row.file, []).append(row)
+        folder = self.data_prefix.get('img', self.data_root or '')
+        by_path: dict[str, list[Row]] = {}
+        for path, name in zip(self._find_paths(list(groups), folder), groups):
+            by_path.setdefault(path, []).extend(groups[name])
+        return by_path
+
+    def _find_paths(self, names: list[str], folder: str) -> list[str]:
+        if not is_local(folder, self.backend_args):
+            return [os.path.join(folder, name) for name in names]
+        way = choose_way(names, [folder])
+        return [follow(name, *way) for name in names]
+
+    def _build_samples(self, groups: Mapping[str, list[Row]]) -> list[dict]:
+        stated = {path: _find_size(rows) for path, rows in groups.items()}
+        unsized = [path for path, size in stated.items() if size is None]
+        missing = set(self._find_missing(unsized) if unsized else ())
+        sizes, broken = measure_images(
+            [path for path in unsized if path not in missing],
+            f'Measuring the images of {Path(self.ann_file).name}',
+            self.backend_args,
+        )
+        settle(describe_broken(broken, len(groups)), self.skip_broken)
+        labels = {name: n for n, name in enumerate(self._metainfo['classes'])}
+        data_list: list[dict] = []
+        for path in groups:
+            if path in broken:
+                continue
+            # Of a missing image, which is another check's, the size is unknown.
+            size = stated[path] or sizes.get(path)
+            width, height = size or (0, 0)
+            data = dict(
+                img_path=path,
+                img_id=len(data_list),
+                width=width,
+                height=height,
+                size_measured=path in sizes,
+                instances=self._build_instances(groups[path], size, labels),
+            )
+            data_list.append(data)
+        return data_list
+
+    def _build_instances(
+        self, rows: Iterable[Row], size: Size | None, labels: Mapping[str, int]
+    ) -> list[dict]:
+        """The boxes of the classes, but for those that are of no use."""
+        instances = []
+        for row in rows:
+            if row.box is None or row.name is None or row.name not in labels:
+                continue
+            fault = find_box_fault(row.box, *size) if size else None
+            if fault:
+                self.box_faults[fault].append(self._locate(row.line))
+                continue
+            label = labels[row.name]
+            instances.append(dict(bbox=row.box, bbox_label=label, ignore_flag=0))
+        return instances
+
+
+def _find_size(rows: Iterable[Row]) -> Size | None:
+    return next((row.size for row in rows if row.size), None)
