@@ -1,6 +1,6 @@
 """The names that annotations give their boxes, against the classes of a config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..utils.errors import UserError
 from ..utils.messages import first_few
@@ -8,7 +8,10 @@ from .checks import describe_counts, write_classes
 
 
 def compare_names(
-    counts: Mapping[str, int], classes: Sequence[str], ann_file: str
+    counts: Mapping[str, int],
+    classes: Sequence[str],
+    ann_file: str,
+    leave_out_known: Callable[[Sequence[str]], Sequence[str]] = lambda names: names,
 ) -> list[str]:
     """What there is to tell of names and classes that differ.
 
@@ -19,24 +22,29 @@ def compare_names(
         counts: How many boxes have each name.
         classes: The config's.
         ann_file: The annotations.
+        leave_out_known: Those of some names that images which are not used do not have
+            either. It is asked only where that decides.
 
     Raises:
         UserError: What to write.
     """
     unmet = [name for name in classes if name not in counts]
     unknown = {name: n for name, n in counts.items() if name not in classes}
-    if unmet and unknown:
+    wrong = leave_out_known(unmet) if unmet and unknown else []
+    if wrong:
         raise UserError(
-            f'the annotations never name the class {first_few(map(repr, unmet))} of '
+            f'the annotations never name the class {first_few(map(repr, wrong))} of '
             f'the config, but they name {describe_counts(unknown)}: write '
             f'{write_classes(sorted(counts))}',
             file=ann_file,
         )
-    if unmet:
-        return [f'{ann_file}: no box of the class {first_few(map(repr, unmet))}']
-    if unknown:
-        return [
-            f'{ann_file}: boxes whose names are no classes of the config are ignored: '
-            f'{describe_counts(unknown)}'
-        ]
-    return []
+    warnings = [
+        f'{ann_file}: no box of the class {first_few(map(repr, unmet))}'
+        if unmet
+        else '',
+        f'{ann_file}: boxes whose names are no classes of the config are ignored: '
+        f'{describe_counts(unknown)}'
+        if unknown
+        else '',
+    ]
+    return list(filter(None, warnings))

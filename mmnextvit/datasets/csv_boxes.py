@@ -14,7 +14,7 @@ from ..utils.errors import UserError, naming_file
 from ..utils.messages import show
 from .checks import find_box_fault
 from .class_names import compare_names
-from .csv_rows import Row, parse_csv
+from .csv_rows import BrokenRow, Row, parse_csv
 from .faults import Fault, describe_broken, describe_broken_lines, settle, warn
 from .files import is_local, read_bytes
 from .images import BrokenImageError, Size, read_image_size
@@ -24,23 +24,20 @@ from .places import choose_way, follow
 REPEATED = 'repeated rows (dropped)'
 
 
-def find_wrong_sizes(rows: Iterable[Row]) -> dict[int, str]:
-    """Rows that say another size of their image than the first that says one does.
-
-    Returns:
-        What is wrong, by the row's line.
-    """
+def find_wrong_sizes(rows: Iterable[Row]) -> list[BrokenRow]:
+    """Rows that say another size of their image than the first that says one does."""
     first: dict[str, tuple[Size, int]] = {}
-    wrong = {}
+    wrong = []
     for row in rows:
         if row.size is None:
             continue
         size, line = first.setdefault(row.file, (row.size, row.line))
         if row.size != size:
-            wrong[row.line] = (
+            reason = (
                 f'the image is {row.size[0]} x {row.size[1]} pixels here, but '
                 f'{size[0]} x {size[1]} in line {line}'
             )
+            wrong.append(BrokenRow(row.line, reason, row.file))
     return wrong
 
 
@@ -140,17 +137,25 @@ class VerifiedCSVMixin(OwnDataMixin):
     def _read_data_list(self) -> list[dict]:
         with naming_file(self.ann_file):
             table = parse_csv(read_bytes(self.ann_file, self.backend_args))
-        wrong = find_wrong_sizes(table.rows)
-        broken = sorted([*table.broken, *wrong.items()])
-        errors = [UserError(why, file=self.ann_file, line=line) for line, why in broken]
-        settle(describe_broken_lines(errors, self.ann_file), self.skip_broken)
-        rows = [row for row in table.rows if row.line not in wrong]
+        paths = self._find_paths([row.file for row in (*table.rows, *table.broken)])
+        images = set(self._keep_listed(paths.values()))
+        listed = [row for row in table.rows if paths[row.file] in images]
+        wrong = find_wrong_sizes(listed)
+        broken = [
+            UserError(row.reason, file=self.ann_file, line=row.line)
+            for row in sorted([*table.broken, *wrong])
+            if not row.file or paths[row.file] in images
+        ]
+        settle(describe_broken_lines(broken, self.ann_file), self.skip_broken)
+        left_out = {row.line for row in wrong}
+        rows = [row for row in listed if row.line not in left_out]
         settle(describe_fractions(rows, self.ann_file), self.test_mode)
-        counts = Counter(row.name for row in rows if row.name is not None)
-        for line in compare_names(counts, self._metainfo['classes'], self.ann_file):
-            warn(line)
+        self._compare_names(rows, table.rows)
         repeated = find_repeated(rows)
-        groups = self._group(row for row in rows if row.line not in repeated)
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.line not in repeated:
+                groups.setdefault(paths[row.file], []).append(row)
         data_list = self._build_samples(groups)
         self.row_report[REPEATED] += [self._locate(line) for line in sorted(repeated)]
         self._warn_of(self.row_report)
@@ -160,22 +165,26 @@ class VerifiedCSVMixin(OwnDataMixin):
     def _locate(self, line: int) -> str:
         return f'{self.ann_file}:{line}'
 
-    def _group(self, rows: Iterable[Row]) -> dict[str, list[Row]]:
-        """The rows of each image, by its path."""
-        groups: dict[str, list[Row]] = {}
-        for row in rows:
-            groups.setdefault(row.file, []).append(row)
+    def _find_paths(self, names: Iterable[str]) -> dict[str, str]:
+        """Where each image lies, by what the file calls it; nowhere without a name."""
         folder = self.data_prefix.get('img', self.data_root or '')
-        by_path: dict[str, list[Row]] = {}
-        for path, name in zip(self._find_paths(list(groups), folder), groups):
-            by_path.setdefault(path, []).extend(groups[name])
-        return by_path
-
-    def _find_paths(self, names: list[str], folder: str) -> list[str]:
+        known = list(dict.fromkeys(filter(None, names)))
         if not is_local(folder, self.backend_args):
-            return [os.path.join(folder, name) for name in names]
-        way = choose_way(names, [folder])
-        return [follow(name, *way) for name in names]
+            return {name: os.path.join(folder, name) for name in known}
+        way = choose_way(known, [folder])
+        return {name: follow(name, *way) for name in known}
+
+    def _compare_names(self, rows: Iterable[Row], all_rows: Iterable[Row]) -> None:
+        """Of the images that are used, where others may have the classes too."""
+        counts = Counter(row.name for row in rows if row.name is not None)
+        known = {row.name for row in all_rows}
+        for line in compare_names(
+            counts,
+            self._metainfo['classes'],
+            self.ann_file,
+            lambda names: [name for name in names if name not in known],
+        ):
+            warn(line)
 
     def _build_samples(self, groups: Mapping[str, list[Row]]) -> list[dict]:
         stated = {path: _find_size(rows) for path, rows in groups.items()}

@@ -60,16 +60,30 @@ class Row(NamedTuple):
     box: list[Number] | None
 
 
+class BrokenRow(NamedTuple):
+    """A row that cannot be read.
+
+    Attributes:
+        line: Its first line in the file.
+        reason: What is wrong.
+        file: The image, or an empty text where it may be any.
+    """
+
+    line: int
+    reason: str
+    file: str
+
+
 class Table(NamedTuple):
     """What a file says.
 
     Attributes:
         rows: Those that can be read.
-        broken: Line numbers of the others, with what is wrong there.
+        broken: The others.
     """
 
     rows: list[Row]
-    broken: list[tuple[int, str]]
+    broken: list[BrokenRow]
 
 
 def parse_csv(content: bytes) -> Table:
@@ -94,7 +108,9 @@ def parse_csv(content: bytes) -> Table:
         try:
             rows.append(_read_row(line, cells, columns, len(first)))
         except UserError as error:
-            broken.append((line, str(error)))
+            is_whole = len(cells) == len(first)
+            file = cells[columns['filename']] if is_whole else ''
+            broken.append(BrokenRow(line, str(error), file))
     return Table(rows, broken)
 
 

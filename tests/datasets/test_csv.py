@@ -381,6 +381,27 @@ def test_broken_images(table, log):
         table.build(decode_all=True)
 
 
+def test_listed_images(table, log):
+    """What is wrong with others does not concern them."""
+    table.write(
+        TENSORFLOW, *ROWS, 'c.jpg,64,48,bird,x,4,24,24', 'c.jpg,64,48,bird,4,4,24,24'
+    )
+    write_text(table.root / 'val.txt', 'images/b (1).JPG')
+    classes = ('cat', 'dog', 'bird')
+    dataset = table.build(classes, image_list='val.txt', test_mode=True)
+    assert list_labels(dataset) == {'b (1).JPG': [1]}
+    assert log == [f"{table.file}: no box of the class 'cat', 'bird'"]
+    assert len(table.build(('cat', 'bird'), image_list='val.txt', test_mode=True)) == 1
+    with pytest.raises(UserError, match="never name the class 'cow'"):
+        table.build(('cow',), image_list='val.txt')
+    write_text(table.root / 'val.txt', f'{table.images}/c.jpg')
+    with pytest.raises(UserError, match='1 broken lines'):
+        table.build(classes, image_list='val.txt')
+    write_text(table.root / 'val.txt', 'images/a.jpg', 'images/d.jpg')
+    with pytest.raises(UserError, match='val.txt:2: images/d.jpg is no image of the'):
+        table.build(classes, image_list='val.txt')
+
+
 def test_many_rows():
     """Of 20,000 images, with lines counted over cells that have lines in them."""
     rows = [f'{i}.jpg,4,4,24,24,cat' for i in range(20_000)]
@@ -388,7 +409,7 @@ def test_many_rows():
     parsed = parse_csv(content.encode())
     assert len(parsed.rows) == 20_001
     assert (parsed.rows[0].line, parsed.rows[1].line) == (1, 3)
-    assert parsed.broken == [(20_003, "ymax: 'x' is no number")]
+    assert parsed.broken == [(20_003, "ymax: 'x' is no number", 'a.jpg')]
 
 
 @pytest.mark.slow

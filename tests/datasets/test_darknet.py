@@ -409,6 +409,20 @@ def test_class_ids_leave_the_scan_as_it_is(label_img, monkeypatch):
     assert len(names) == 3
 
 
+def test_listed_images_of_one_folder(label_img, tmp_path):
+    """Both lists keep their scan; labels of others do not concern a list."""
+    write_text(tmp_path / 'train.txt', 'images/a.jpg', 'images/b.jpg')
+    write_text(tmp_path / 'val.txt', f'{tmp_path}/images/c.jpg')
+    write_text(tmp_path / 'labels/b.txt', 'broken')
+    dataset = label_img(15, image_list='val.txt', test_mode=True)
+    assert list_labels(dataset) == {'c.jpg': [0]}
+    with pytest.raises(UserError, match='1 broken lines'):
+        label_img(15, image_list='train.txt')
+    assert sorted(path.name for path in tmp_path.glob('*.json')) == [
+        f'images.train.{name}.mmnextvit-cache.json' for name in ('train', 'val')
+    ]
+
+
 @pytest.mark.parametrize(
     ('ids', 'classes', 'message'),
     [
