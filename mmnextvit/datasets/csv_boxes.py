@@ -137,7 +137,8 @@ class VerifiedCSVMixin(OwnDataMixin):
     def _read_data_list(self) -> list[dict]:
         with naming_file(self.ann_file):
             table = parse_csv(read_bytes(self.ann_file, self.backend_args))
-        paths = self._find_paths([row.file for row in (*table.rows, *table.broken)])
+        files = [*(row.file for row in table.rows), *(row.file for row in table.broken)]
+        paths = self._find_paths(files)
         images = set(self._keep_listed(paths.values()))
         listed = [row for row in table.rows if paths[row.file] in images]
         wrong = find_wrong_sizes(listed)

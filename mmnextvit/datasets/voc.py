@@ -16,11 +16,10 @@ from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.messages import first_few, show
 from .checks import (
     VerifiedDataMixin,
-    describe_counts,
     find_box_fault,
     warn,
-    write_classes,
 )
+from .class_names import compare_names
 from .data_yaml import SUFFIXES
 from .files import find_files_below, is_local, read_bytes
 from .images import Size, read_image_size
@@ -227,25 +226,13 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
 
     def load_data_list(self) -> list[dict]:
         data_list = super().load_data_list()
-        classes = self._metainfo['classes']
-        unmet = [name for name in classes if name not in self._name_counts]
-        unknown = {n: c for n, c in self._name_counts.items() if n not in classes}
-        counts = describe_counts(unknown)
-        wrong = self._leave_out_known(unmet) if unknown else []
-        if wrong:
-            raise UserError(
-                'the annotations never name the class '
-                f'{first_few(map(repr, wrong))} of the config, but they name {counts}: '
-                f'write {write_classes(sorted(self._name_counts))}',
-                file=self.ann_file,
-            )
-        if unmet:
-            warn(f'{self.ann_file}: no box of the class {first_few(map(repr, unmet))}')
-        if unknown:
-            warn(
-                f'{self.ann_file}: boxes whose names are no classes of the config are '
-                f'ignored: {counts}'
-            )
+        for line in compare_names(
+            self._name_counts,
+            self._metainfo['classes'],
+            self.ann_file,
+            self._leave_out_known,
+        ):
+            warn(line)
         return data_list
 
     def _leave_out_known(self, names: Sequence[str]) -> list[str]:
