@@ -272,7 +272,9 @@ class VerifiedDataMixin(DetDataset):
         if not data_list:
             raise UserError('the file lists no images', file=self.ann_file)
         if self.box_faults:
-            warn(f'{self.ann_file}: boxes dropped: {describe_faults(self.box_faults)}')
+            places = [place for part in self.box_faults.values() for place in part]
+            faults = describe_faults(self.box_faults)
+            warn(f'{self.ann_file}: boxes dropped: {faults}', 'boxes', places)
         of_list = f' in the images of {self.image_list}' if self.image_list else ''
         if not self.test_mode and not any(data['instances'] for data in data_list):
             raise UserError(

@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from ..utils.errors import UserError
 from ..utils.messages import first_few
 from .checks import describe_counts, write_classes
+from .faults import warn
 
 
-def compare_names(
+def check_names(
     counts: Mapping[str, int],
     classes: Sequence[str],
     ann_file: str,
     leave_out_known: Callable[[Sequence[str]], Sequence[str]] = lambda names: names,
-) -> list[str]:
-    """What there is to tell of names and classes that differ.
+) -> None:
+    """Warns of names and classes that differ.
 
     A class that is never met is an error where unknown names are met: it is misspelt,
     most likely. Otherwise a small validation set may lack it.
@@ -38,13 +39,11 @@ def compare_names(
             f'{write_classes(sorted(counts))}',
             file=ann_file,
         )
-    warnings = [
-        f'{ann_file}: no box of the class {first_few(map(repr, unmet))}'
-        if unmet
-        else '',
-        f'{ann_file}: boxes whose names are no classes of the config are ignored: '
-        f'{describe_counts(unknown)}'
-        if unknown
-        else '',
-    ]
-    return list(filter(None, warnings))
+    if unmet:
+        names = first_few(map(repr, unmet))
+        warn(f'{ann_file}: no box of the class {names}', 'absent', unmet)
+    if unknown:
+        warn(
+            f'{ann_file}: boxes whose names are no classes of the config are ignored: '
+            f'{describe_counts(unknown)}'
+        )

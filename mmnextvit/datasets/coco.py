@@ -21,6 +21,7 @@ from .checks import (
     warn,
     write_classes,
 )
+from .faults import read_all
 from .values import (
     Identifier,
     read_area,
@@ -98,7 +99,7 @@ def _read_entries(part: str, entries: object) -> list[dict]:
         raise UserError(
             f'the file is not COCO detection data: {show(entries)} is no list', key=part
         )
-    read = [_read_entry(part, index, entry) for index, entry in enumerate(entries)]
+    read = read_all(lambda item: _read_entry(part, *item), enumerate(entries))
     repeated = Counter(entry['id'] for entry in read).most_common(1)
     if repeated and repeated[0][1] > 1:
         number, times = repeated[0]

@@ -13,9 +13,9 @@ from rich.progress import track
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import show
 from .checks import find_box_fault
-from .class_names import compare_names
+from .class_names import check_names
 from .csv_rows import BrokenRow, Row, parse_csv
-from .faults import Fault, describe_broken, describe_broken_lines, settle, warn
+from .faults import Fault, describe_broken, describe_broken_lines, settle
 from .files import is_local, read_bytes
 from .images import BrokenImageError, Size, read_image_size
 from .own_data import OwnDataMixin, count_content
@@ -151,7 +151,7 @@ class VerifiedCSVMixin(OwnDataMixin):
         left_out = {row.line for row in wrong}
         rows = [row for row in listed if row.line not in left_out]
         settle(describe_fractions(rows, self.ann_file), self.test_mode)
-        self._compare_names(rows, table.rows)
+        self._check_names(rows, table.rows)
         repeated = find_repeated(rows)
         groups: dict[str, list[Row]] = {}
         for row in rows:
@@ -175,17 +175,16 @@ class VerifiedCSVMixin(OwnDataMixin):
         way = choose_way(known, [folder])
         return {name: follow(name, *way) for name in known}
 
-    def _compare_names(self, rows: Iterable[Row], all_rows: Iterable[Row]) -> None:
+    def _check_names(self, rows: Iterable[Row], all_rows: Iterable[Row]) -> None:
         """Of the images that are used, where others may have the classes too."""
         counts = Counter(row.name for row in rows if row.name is not None)
         known = {row.name for row in all_rows}
-        for line in compare_names(
+        check_names(
             counts,
             self._metainfo['classes'],
             self.ann_file,
             lambda names: [name for name in names if name not in known],
-        ):
-            warn(line)
+        )
 
     def _build_samples(self, groups: Mapping[str, list[Row]]) -> list[dict]:
         stated = {path: _find_size(rows) for path, rows in groups.items()}

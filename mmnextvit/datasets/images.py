@@ -213,6 +213,7 @@ def load_image(
     decode_twice: bool = False,
     stated: Size | None = None,
     measured: bool = False,
+    content: bytes | None = None,
 ) -> Reading:
     """Reads an image, makes sure that it can be used, and says what is odd about it.
 
@@ -231,13 +232,15 @@ def load_image(
             EXIF turns sideways comes in the orientation that has this size.
         measured: Whether ``stated`` was read from the image, since its annotations say
             no size: their boxes are of the image as it is shown.
+        content: What the file holds, if it has been read already.
 
     Raises:
         BrokenImageError: It names the file and what is wrong with it.
         WrongSizeError: It has another size than ``stated``.
     """
     try:
-        content = read_bytes(path, backend_args)
+        if content is None:
+            content = read_bytes(path, backend_args)
         if not content:
             raise BrokenImageError('the file is empty')
         header = read_header(io.BytesIO(content))

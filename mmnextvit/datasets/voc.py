@@ -17,10 +17,10 @@ from ..utils.messages import first_few, show
 from .checks import (
     VerifiedDataMixin,
     find_box_fault,
-    warn,
 )
-from .class_names import compare_names
+from .class_names import check_names
 from .data_yaml import SUFFIXES
+from .faults import read_all
 from .files import find_files_below, is_local, read_bytes
 from .images import Size, read_image_size
 from .mmdet_bases import XMLDataset
@@ -196,12 +196,11 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
             description=f'Reading the annotations of {Path(self.ann_file).name}',
             disable=get_rank() != 0 or len(used) < MANY,
         )
-        return [
-            self.parse_data_info(
-                dict(img_id=entry.name, file_name=image, xml_path=entry.xml)
-            )
+        infos = (
+            dict(img_id=entry.name, file_name=image, xml_path=entry.xml)
             for entry, image in progress
-        ]
+        )
+        return read_all(self.parse_data_info, infos)
 
     def _check_annotations(self, entries: Sequence[Entry]) -> None:
         """Raises where annotation files are missing."""
@@ -226,13 +225,12 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
 
     def load_data_list(self) -> list[dict]:
         data_list = super().load_data_list()
-        for line in compare_names(
+        check_names(
             self._name_counts,
             self._metainfo['classes'],
             self.ann_file,
             self._leave_out_known,
-        ):
-            warn(line)
+        )
         return data_list
 
     def _leave_out_known(self, names: Sequence[str]) -> list[str]:

@@ -43,7 +43,9 @@ def describe_unusable(scan: Scan, title: str, bases: Sequence[str]) -> Fault | N
         f'{message}Repair them or take them out; skip_broken=True in the training '
         'dataset goes on without them'
     )
-    return Fault(error, f'{message}skipped' if scan.records else '')
+    warning = f'{message}skipped' if scan.records else ''
+    kind = 'missing' if missing else 'broken'
+    return Fault(error, warning, kind, list(scan.faults))
 
 
 def find_broken_lines(records: Records) -> list[UserError]:
@@ -97,7 +99,7 @@ def describe_pixels(records: Records, title: str) -> Fault | None:
 def describe_unlabelled(records: Records, title: str) -> Fault | None:
     """Of label files, if there is none; images to predict need none."""
     unlabelled = find_unlabelled(records)
-    if len(unlabelled) < len(records):
+    if not records or len(unlabelled) < len(records):
         return None
     message = (
         f'None of the {len(records)} images of {title} has a label file: '
