@@ -31,6 +31,7 @@ COMMANDS = (
     'predict',
     'export',
     'import_yolov5',
+    'check',
     'compute_anchors',
     'convert_weights',
     'get_flops',

@@ -4,6 +4,7 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..datasets.faults import describe_remarks
 from ..utils.errors import UserError
@@ -16,6 +17,20 @@ def list_datasets(dataset: object) -> list:
     if hasattr(dataset, 'datasets'):
         return [inner for part in dataset.datasets for inner in list_datasets(part)]
     return list_datasets(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
+
+
+def list_class_counts(model: nn.Module) -> dict[str, int]:
+    """``num_classes`` of the modules in a model's box and mask heads, by their names.
+
+    The innermost module comes first: it is the one that the config sets.
+    """
+    counts = {}
+    for name, module in reversed(list(model.named_modules())):
+        if {'bbox_head', 'mask_head'} & set(name.split('.')):
+            number = getattr(module, 'num_classes', None)
+            if number is not None:
+                counts[name] = number
+    return counts
 
 
 @HOOKS.register_module()
@@ -44,11 +59,8 @@ class DataReportHook(Hook):
     def _check_num_classes(self, runner: Runner, mode: str) -> None:
         dataset = getattr(runner, f'{mode}_dataloader').dataset
         classes = dataset.metainfo.get('classes', ())
-        # The innermost module is the one that the config sets.
-        for name, module in reversed(list(unwrap_model(runner).named_modules())):
-            in_head = {'bbox_head', 'mask_head'} & set(name.split('.'))
-            number = getattr(module, 'num_classes', len(classes))
-            if in_head and number != len(classes):
+        for name, number in list_class_counts(unwrap_model(runner)).items():
+            if number != len(classes):
                 raise UserError(
                     f'The head has num_classes={number}, but the {mode} data has '
                     f'{len(classes)} classes ({first_few(classes)}): set '
