@@ -69,6 +69,11 @@ class Tree:
         return _group((os.path.basename(file), file) for file in self.images)
 
     @cached_property
+    def images_by_stem(self) -> dict[str, tuple[str, ...]]:
+        """Images by their names without folder and suffix."""
+        return _group((get_stem(file), file) for file in self.images)
+
+    @cached_property
     def file_set(self) -> frozenset[str]:
         """The files, to ask whether there is one."""
         return frozenset(self.files)
@@ -168,15 +173,23 @@ def _walk(root: str) -> Iterator[tuple[str, str]]:
                 for entry in entries:
                     if entry.name.startswith('.') or entry.name.endswith(CACHES):
                         continue
-                    if entry.is_dir():
-                        if entry.name not in LEFT_OUT:
-                            inside.append(entry.path)
-                    elif entry.is_file():  # no FIFO, no device, no dangling link
-                        yield entry.path, 'file'
+                    kind = _find_kind(entry)
+                    if kind == 'folder' and entry.name not in LEFT_OUT:
+                        inside.append(entry.path)
+                    elif kind == 'file':
+                        yield entry.path, kind
         except OSError:
             yield folder, 'unreadable'
             continue
         pending += sorted(inside, reverse=True)
+
+
+def _find_kind(entry: os.DirEntry[str]) -> str:
+    """``'folder'``, ``'file'``, or neither: a FIFO, a link to nothing or itself."""
+    try:
+        return 'folder' if entry.is_dir() else 'file' if entry.is_file() else ''
+    except OSError:
+        return ''
 
 
 def _show_progress(
