@@ -74,7 +74,8 @@ def measure(path: str) -> tuple[int, int] | None:
 
 def reach(shapes: Iterable[Shape]) -> tuple[int, int]:
     """Width and height that hold shapes, at least 1."""
-    corners = [shape.box[2:] for shape in shapes if abs(sum(shape.box)) < 2**31]
+    boxes = [s.box for s in shapes if all(abs(side) < 2**30 for side in s.box)]
+    corners = [box[2:] for box in boxes]
     width, height = (max(sides) for sides in zip((1, 1), *corners))
     return int(width + 1), int(height + 1)
 

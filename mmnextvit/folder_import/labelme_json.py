@@ -91,6 +91,7 @@ def _make_rectangle(name: str, points: np.ndarray) -> Shape:
     return Shape(name, enclose(points))
 
 
+@np.errstate(all='ignore')  # the dataset refuses what is infinite
 def _make_circle(name: str, points: np.ndarray) -> Shape:
     """A circle from its middle and a point on its edge."""
     radius = float(np.hypot(*(points[1] - points[0])))

@@ -89,6 +89,7 @@ def enclose(points: np.ndarray) -> Box:
     return x1, y1, x2, y2
 
 
+@np.errstate(all='ignore')  # the dataset refuses what is infinite
 def turn(points: np.ndarray, middle: Sequence[float], angle: float) -> np.ndarray:
     """Points (n, 2) turned clockwise, as one sees it, by an angle in radians."""
     cos, sin = math.cos(angle), math.sin(angle)
@@ -108,6 +109,7 @@ def make_polygon(name: str, points: Sequence[Sequence[float]] | np.ndarray) -> S
     return Shape(name, enclose(array), outline)
 
 
+@np.errstate(all='ignore')  # the dataset refuses what is infinite
 def make_box(name: str, corners: Sequence[float], angle: float = 0) -> Shape:
     """A box from two opposite corners, in any order, turned around its middle.
 
@@ -123,6 +125,7 @@ def make_box(name: str, corners: Sequence[float], angle: float = 0) -> Shape:
     return make_polygon(name, turn(points, points.mean(0), angle))
 
 
+@np.errstate(all='ignore')  # the dataset refuses what is infinite
 def make_ellipse(
     name: str, middle: Sequence[float], radii: Sequence[float], angle: float = 0
 ) -> Shape:
@@ -201,6 +204,7 @@ def compute_area(shape: Shape) -> float:
     return sum(map(_compute_polygon_area, shape.segmentation))
 
 
+@np.errstate(all='ignore')  # the dataset refuses what is infinite
 def _compute_polygon_area(polygon: Sequence[float]) -> float:
     points: np.ndarray = np.reshape(polygon, (-1, 2))
     x, y = points[:, 0], points[:, 1]

@@ -1,15 +1,23 @@
 """Annotations of CVAT, VIA and LabelMe, read as the COCO that they are converted to."""
 
+import copy
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mmnextvit.datasets.coco import parse_coco
 from mmnextvit.datasets.samples import Sample, list_samples
-from mmnextvit.folder_import.conversions import CONVERSIONS
+from mmnextvit.folder_import.coco_files import build_coco
+from mmnextvit.folder_import.conversions import CONVERSIONS, parse_each
+from mmnextvit.folder_import.cvat_xml import parse_cvat
+from mmnextvit.folder_import.entries import Entry, list_classes
+from mmnextvit.folder_import.labelme_json import parse_labelme
 from mmnextvit.folder_import.reading import Reading
 from mmnextvit.folder_import.tree import read_tree
+from mmnextvit.folder_import.via_json import parse_via
 from mmnextvit.utils.errors import UserError
 
 import cv2
@@ -646,6 +654,100 @@ def test_bad_values_of_labelme(tmp_path, values, message):
     make_labelme(tmp_path, **values)
     with pytest.raises(UserError, match=r'data/000000\.json: ' + message):
         convert(tmp_path, 'LabelMe JSON')
+
+
+ODD_VALUES = (
+    None, True, 0, -1, 1e308, math.nan, math.inf, 10**30, '', 'x', '1e400', '\0',
+    '\ud800', '../..', '/', [], [1], [[]], {}, dict(a=1),
+)  # fmt: skip
+
+
+def list_places(value: object, place: tuple = ()) -> list[tuple]:
+    """The keys that lead to each value inside dicts and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    places = [(*place, key) for key, _ in items]
+    inside = [
+        list_places(value[path[-1]], path)
+        for path in places
+        if isinstance(value[path[-1]], (dict, list))
+    ]
+    return [*places, *(path for paths in inside for path in paths)]
+
+
+def replace_value(content: object, place: tuple, value: object) -> bytes:
+    content = copy.deepcopy(content)
+    part = content
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    return json.dumps(content).encode()
+
+
+def list_odd_via() -> list[bytes]:
+    content = wrap_via_project(list_via_images(PLAIN, [0]), 'raw')
+    (image,) = content['_via_img_metadata'].values()
+    image['regions'] = [
+        dict(shape_attributes=dict(shape, name=kind), region_attributes=dict(a='cat'))
+        for kind, (shape, _, _) in VIA_SHAPES.items()
+    ]
+    places = list_places(content)
+    return [replace_value(content, p, v) for p in places for v in ODD_VALUES]
+
+
+def list_odd_labelme() -> list[bytes]:
+    shapes = [
+        dict(label='cat', points=np.array(points).tolist(), shape_type=kind, group_id=1)
+        for kind, (points, _, _) in LABELME_SHAPES.items()
+    ]
+    content = dict(imagePath='a.jpg', imageWidth=9, imageHeight=9, shapes=shapes)
+    places = list_places(content)
+    return [replace_value(content, p, v) for p in places for v in ODD_VALUES]
+
+
+def list_odd_cvat() -> list[bytes]:
+    elements = '\n'.join(element for element, _, _ in CVAT_SHAPES.values())
+    text = (
+        '<annotations><image id="0" name="a.jpg" width="64" height="48">'
+        f'{elements}<mask label="dog" rle="1,3" left="1" top="2" width="2" height="2"/>'
+        '</image></annotations>'
+    )
+    values = [str(v) for v in ODD_VALUES if str(v).isprintable()] + ['1;2', ',;,', '<']
+    return [
+        (text[: found.start(1)] + value + text[found.end(1) :]).encode()
+        for found in re.finditer('="([^"]*)"', text)
+        for value in values
+    ]
+
+
+@pytest.mark.parametrize(
+    ('layout', 'list_contents'),
+    [
+        ('CVAT XML', list_odd_cvat),
+        ('VIA JSON', list_odd_via),
+        ('LabelMe JSON', list_odd_labelme),
+    ],
+)
+@pytest.mark.slow
+@pytest.mark.filterwarnings('error')
+def test_odd_values_are_read_or_refused(tmp_path, layout, list_contents):
+    """Each value of a file in turn: what is read, parse_coco takes."""
+    parse = {'CVAT XML': parse_cvat, 'LabelMe JSON': parse_labelme}.get(layout)
+    read = refused = 0
+    for content in list_contents():
+        contents = [(str(tmp_path / 'a.file'), content)]
+        try:
+            parsed = parse_each(parse, contents) if parse else parse_via(contents)
+        except UserError as error:
+            assert str(error).startswith(f'{tmp_path}/a.file:')
+            refused += 1
+            continue
+        known = [found for found in parsed.values() if found is not None]
+        images = [image for found in known for image in found.images]
+        entries = [Entry(f'/{image.name}', image, None, 'a') for image in images]
+        coco, _ = build_coco(entries, list_classes(known), '/', layout)
+        parse_coco(json.dumps(coco).encode())
+        read += 1
+    assert min(read, refused) > 50
 
 
 def test_boxes_that_are_none_are_left_to_the_dataset(tmp_path, log):
