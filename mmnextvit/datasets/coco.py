@@ -1,6 +1,5 @@
 """COCO's annotation files, checked before MMDetection reads them."""
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -22,6 +21,7 @@ from .checks import (
     write_classes,
 )
 from .faults import read_all
+from .json_reader import parse_json
 from .values import (
     Identifier,
     read_area,
@@ -76,14 +76,7 @@ def parse_coco(text: bytes, needs_annotations: bool = True) -> dict:
     Raises:
         UserError: It is no COCO detection data; the error lacks the file's name.
     """
-    if not text.strip():
-        raise UserError('the file is empty')
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f'the file is not JSON: {shorten(error)}') from error
-    except RecursionError:
-        raise UserError('the file is nested too deeply to be JSON of COCO') from None
+    content = parse_json(text, 'JSON of COCO')
     wanted = 'the file is not COCO detection data: lists named images, annotations and'
     if not isinstance(content, dict):
         raise UserError(f'{wanted} categories are wanted, it has {type(content)}')
