@@ -50,11 +50,10 @@ def peek_coco(path: str) -> CocoPeek | None:
     """
     try:
         check_is_file(path)
-        with (
-            open(path, 'rb') as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            return _peek_coco(content)
+        with open(path, 'rb') as file:
+            # It is not closed here: an error that ends a search still refers to it.
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return _peek_coco(content)
     except (OSError, ValueError, RecursionError):  # empty files have no map
         return None
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from .layouts import LAYOUTS, RECOGNISERS
 from .peeks import is_label_file
 from .reading import Reading
 from .tree import Tree, get_suffix, read_tree
+from .unsupported import find_unsupported
 from .yolo_layouts import find_labelled_folders
 
 ARCHIVES = ('.zip', '.tar', '.tgz', '.gz', '.rar', '.7z')
@@ -42,6 +43,9 @@ class Counted(NamedTuple):
 def open_folder(path: str | os.PathLike) -> tuple[Tree, str | None]:
     """Looks through a folder, or the one around a file of annotations, once.
 
+    Where that holds no image, as ``annotations`` or ``labels`` do, it is the folder
+    around that. A YAML file says itself where its images lie.
+
     Returns:
         What lies there, and the absolute path of the file if it is one.
 
@@ -50,13 +54,19 @@ def open_folder(path: str | os.PathLike) -> tuple[Tree, str | None]:
         OSError: It cannot be listed.
     """
     path = os.path.abspath(path)
-    if os.path.isfile(path):
-        return read_tree(os.path.dirname(path)), path
-    return read_tree(path), None
+    if not os.path.isfile(path):
+        return read_tree(path), None
+    tree = read_tree(os.path.dirname(path))
+    if tree.images or get_suffix(path) in ('.yaml', '.yml'):
+        return tree, path
+    return read_tree(os.path.dirname(tree.root)), path
 
 
 def recognise(
-    tree: Tree, out_stem: str | os.PathLike, file: str | None = None
+    tree: Tree,
+    out_stem: str | os.PathLike,
+    count: Callable[[Reading], Counted],
+    file: str | None = None,
 ) -> Reading:
     """What a folder is read as: its most usual layout, or what it is converted to.
 
@@ -64,11 +74,13 @@ def recognise(
         tree: The folder, or one that it lies in.
         out_stem: What the paths of files begin with that annotations are converted to,
             if none of our datasets reads them; nothing else is written.
+        count: Reads a reading with its datasets. It is asked only where a folder can be
+            read in several ways.
         file: A file of annotations, such as a ``data.yaml``: what is read from it.
 
     Raises:
         UserError: There is no layout that is known: what there is, and what was looked
-            for; or what there is is faulty.
+            for. What there is is faulty, or two layouts of it differ.
         OSError: Something cannot be read or written.
     """
     fault = None
@@ -76,28 +88,46 @@ def recognise(
         readings = list_readings(tree, file)
     except UserError as error:
         readings, fault = [], error
-    converted = [(c, c.recognise(tree)) for c in CONVERSIONS]
-    converted = [(c, files) for c, files in converted if not file or file in files]
-    converted = [(c, files) for c, files in converted if files]
-    others = [other.layout for other in readings[1:]]
-    if not readings and converted:
-        conversion, files = converted.pop(0)
-        given = [file] if file else files
-        readings = [conversion.convert(tree, given, Path(out_stem))]
-    others += [conversion.layout for conversion, _ in converted]
+    found = [(conversion, conversion.recognise(tree)) for conversion in CONVERSIONS]
+    converted = [(c, f) for c, f in found if (file in f if file else f)]
+    notes = [f'left out: {fault}'] if fault else []
     if readings:
-        notes = [f'also there, and not used: {first_few(others)}'] if others else []
-        notes += [f'left out: {fault}'] if fault else []
-        return add_notes(readings[0], notes)
-    if fault:
+        reading = _choose(readings, count)
+    elif converted:
+        conversion, files = converted.pop(0)
+        reading = conversion.convert(tree, [file] if file else files, Path(out_stem))
+    elif fault:
         raise fault
-    if file:
+    elif file:
         raise UserError(
             'this is no file of annotations that is read by itself. Give the folder '
             'that holds it and the images',
             file=file,
         )
-    raise describe_unknown(tree)
+    else:
+        raise find_unsupported(tree) or describe_unknown(tree)
+    notes += [
+        f'{conversion.layout} is there too, and not used: '
+        f'{first_few(map(tree.shorten_path, files), 1)}'
+        for conversion, files in converted
+    ]
+    return add_notes(reading, notes)
+
+
+def _choose(
+    readings: Sequence[Reading], count: Callable[[Reading], Counted]
+) -> Reading:
+    """The first of the readings, if those that can be read are of the same boxes."""
+    if len(readings) == 1:
+        return readings[0]
+    counted = [count(readings[0])]
+    notes = []
+    for reading in readings[1:]:
+        try:
+            counted.append(count(reading))
+        except UserError as error:
+            notes.append(f'{reading.layout} is there too, and cannot be read: {error}')
+    return add_notes(choose_reading(counted), notes)
 
 
 def list_readings(tree: Tree, file: str | None = None) -> list[Reading]:

@@ -145,13 +145,8 @@ def find_darknet(tree: Tree) -> list[Reading]:
         ],
         lambda path, layout: _read_data(tree, path, layout),
     )
-    return readings or _find_named(tree, 'Darknet', _is_darknet_names)
-
-
-def _is_darknet_names(path: str) -> bool:
-    return os.path.basename(path).lower() == ROBOFLOW_NAMES or (
-        get_suffix(path) == '.names'
-    )
+    names = [*tree.by_name.get(ROBOFLOW_NAMES, ()), *tree.by_suffix.get('.names', ())]
+    return readings or _find_named(tree, 'Darknet', names)
 
 
 def _read_data(tree: Tree, path: str, layout: str) -> Reading:
@@ -198,11 +193,8 @@ def _read_data(tree: Tree, path: str, layout: str) -> Reading:
 
 def find_named_labels(tree: Tree) -> list[Reading]:
     """Folders of images and label files with a ``classes.txt`` somewhere."""
-    return _find_named(tree, 'YOLO with classes.txt', _is_names_file)
-
-
-def _is_names_file(path: str) -> bool:
-    return os.path.basename(path).lower() in NAMES_FILES or get_suffix(path) == '.names'
+    names = [path for name in NAMES_FILES for path in tree.by_name.get(name, ())]
+    return _find_named(tree, 'YOLO with classes.txt', names)
 
 
 def find_labelled_folders(tree: Tree) -> dict[str, str]:
@@ -213,19 +205,19 @@ def find_labelled_folders(tree: Tree) -> dict[str, str]:
         stems = {
             get_stem(path)
             for path in tree.by_folder.get(labels, ())
-            if get_suffix(path) == '.txt' and not _is_names_file(path)
+            if get_suffix(path) == '.txt'
+            and os.path.basename(path).lower() not in NAMES_FILES
         }
         if stems and any(get_stem(image) in stems for image in images):
             labelled[folder] = labels
     return labelled
 
 
-def _find_named(tree: Tree, layout: str, is_names: Any) -> list[Reading]:
-    names_files = [path for path in tree.files if is_names(path)]
+def _find_named(tree: Tree, layout: str, names_files: Sequence[str]) -> list[Reading]:
     if not names_files:
         return []
     by_folder: dict[str, str] = {}
-    for path in sorted(names_files, key=_rank_names):
+    for path in names_files:
         by_folder.setdefault(os.path.dirname(path), path)
     groups: dict[str | None, list[str]] = {}
     chosen: dict[str | None, str] = {}
@@ -253,11 +245,6 @@ def _find_named(tree: Tree, layout: str, is_names: Any) -> list[Reading]:
             )
         )
     return join_parts(tree, layout, parts)
-
-
-def _rank_names(path: str) -> int:
-    name = os.path.basename(path).lower()
-    return NAMES_FILES.index(name) if name in NAMES_FILES else len(NAMES_FILES)
 
 
 def _go_up(tree: Tree, *folders: str) -> Iterator[str]:
