@@ -1,6 +1,7 @@
 """Folders with COCO's JSON files, as many programs write them."""
 
 import os
+import re
 from collections.abc import Iterator
 
 from .locate import find_prefix, find_split, read_split, take_words
@@ -9,6 +10,9 @@ from .peeks import CocoPeek, peek_coco
 from .reading import Reading
 from .tree import Tree, get_stem, read_head
 
+# What begins CVAT's files, whatever its subsets are called.
+CVAT = re.compile(r'"licenses"\s*:\s*\[\s*\{\s*"name"\s*:\s*""')
+HEAD = 1 << 12  # bytes
 ROBOFLOW = '_annotations.coco.json'
 MAX_FILES = 50  # of a folder are looked into; hundreds of JSON files are one an image
 
@@ -62,9 +66,10 @@ def _name_layout(path: str) -> str:
     name = os.path.basename(path).lower()
     if name == ROBOFLOW:
         return 'Roboflow COCO'
-    if name == 'instances_default.json':
+    head = read_head(path, HEAD)
+    if name == 'instances_default.json' or CVAT.search(head):
         return 'CVAT COCO 1.0'
-    if name == 'result.json' or '"Label Studio"' in read_head(path, 1 << 12):
+    if name == 'result.json' or '"Label Studio"' in head:
         return 'Label Studio COCO'
     return 'COCO'
 

@@ -4,30 +4,28 @@ The datasets read the files in full, and say what is wrong with them. Here ``Non
 means that a file is something else.
 """
 
-import csv
 import json
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
-from ..datasets.values import Identifier, read_id, read_name, read_number
+from ..datasets.csv_rows import parse_csv
+from ..datasets.values import Identifier, read_id, read_name
 from ..utils.errors import UserError
 from ..utils.files import check_is_file
 from .tree import get_stem, read_head
 
 SAMPLE = 200  # names of images that are looked for
-MAX_LIST = 1 << 22  # bytes of a list of categories; a thousand of them have 50,000
+# Bytes of a list of categories that are tried; a thousand of them have 50,000.
+SIZES = (1 << 16, 1 << 22)
+CSV_HEAD = 1 << 14  # bytes, which hold two hundred rows
 XML_HEAD = 1 << 12  # bytes, which hold the names that begin Pascal VOC's files
 
 FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 VOC_ROOT = re.compile(r'\s*(<\?.*?\?>\s*|<!--.*?-->\s*)*<annotation[\s>]', re.S)
 VOC_NAME = re.compile(r'<filename>\s*([^<]*?)\s*</filename>')
-
-IMAGE_COLUMNS = ('filename', 'file', 'file_name', 'image', 'image_name', 'img')
-CLASS_COLUMNS = ('class', 'label', 'name', 'category', 'class_name')
-SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
 class CocoPeek(NamedTuple):
@@ -67,12 +65,12 @@ def _peek_coco(content: mmap.mmap) -> CocoPeek | None:
         if found is None:
             return None
         starts[key] = found.end()
-    first = _decode(content, starts[b'annotations'], 1 << 16)
+    first = _decode(content, starts[b'annotations'], SIZES[:1])
     if first is not None and not (
         isinstance(first, dict) and {'category_id', 'bbox'} <= first.keys()
     ):
         return None  # captions, panoptic segments, another format
-    listed = _decode(content, starts[b'categories'] - 1, MAX_LIST)
+    listed = _decode(content, starts[b'categories'] - 1, SIZES)
     if not isinstance(listed, list):
         return None
     categories = tuple(
@@ -85,47 +83,32 @@ def _peek_coco(content: mmap.mmap) -> CocoPeek | None:
     return CocoPeek(categories, tuple(name for name in names if name))
 
 
-def _decode(content: mmap.mmap, start: int, max_bytes: int) -> object:
-    """The JSON value that begins at a place; ``None`` if there is none, or a longer."""
-    text = content[start : start + max_bytes].decode('utf-8', errors='ignore')
-    try:
-        return json.JSONDecoder().raw_decode(text.lstrip())[0]
-    except ValueError:
-        return None
+def _decode(content: mmap.mmap, start: int, sizes: Iterable[int]) -> object:
+    """The JSON value that begins at a place; ``None`` if there is none, or a longer.
 
-
-def peek_csv(path: str) -> tuple[str, ...] | None:
-    """Looks whether a file is a table of boxes, and gives the first names of images.
-
-    It has a header with a column each for image, class and four sides, or none and the
-    columns image, four sides, class.
+    Args:
+        content: The file.
+        start: The place.
+        sizes: How many bytes are tried.
     """
-    lines = read_head(path).splitlines()
-    try:
-        rows = [row for row in csv.reader(lines[:SAMPLE]) if row]
-    except csv.Error:
-        return None
-    if not rows:
-        return None
-    header = [column.strip().lower() for column in rows[0]]
-    if set(SIDES) <= set(header):
-        named = [header.index(name) for name in IMAGE_COLUMNS if name in header]
-        if not named or not set(CLASS_COLUMNS) & set(header):
-            return None
-        return tuple(row[named[0]] for row in rows[1:] if len(row) > named[0])
-    if len(header) == 6 and _are_sides(header[1:5]):
-        return tuple(row[0] for row in rows)
+    for size in sizes:
+        text = content[start : start + size].decode('utf-8', errors='ignore')
+        try:
+            return json.JSONDecoder().raw_decode(text.lstrip())[0]
+        except ValueError:
+            continue
     return None
 
 
-def _are_sides(texts: Sequence[str]) -> bool:
-    """Whether they are four numbers, or all empty, as of an image without a box."""
-    if not any(texts):
-        return True
+def peek_csv(path: str) -> tuple[str, ...] | None:
+    """Looks whether a file is a table of boxes, and gives the first names of images."""
+    head = read_head(path, CSV_HEAD)
+    whole, end, _ = head.rpartition('\n')
     try:
-        return all(read_number(text) == read_number(text) for text in texts)
+        table = parse_csv((whole + end or head).encode())
     except UserError:
-        return False
+        return None
+    return tuple(row.file for row in table.rows)
 
 
 def peek_voc(path: str) -> str | None:

@@ -19,6 +19,7 @@ from .unsupported import find_unsupported
 from .yolo_layouts import find_labelled_folders
 
 ARCHIVES = ('.zip', '.tar', '.tgz', '.gz', '.rar', '.7z')
+FIRST = 8  # files that are named
 MAX_LOOKS = 100  # text files that are looked into
 MAX_DEPTH = 3  # folders, one in another, of which the files are counted
 
@@ -288,10 +289,13 @@ def describe_unknown(tree: Tree) -> UserError:
     """
     if not tree.files:
         return MissingFileError('the folder holds no file', file=tree.root)
+    suffixes = {suffix or 'without': len(f) for suffix, f in tree.by_suffix.items()}
+    first = list(map(tree.shorten_path, tree.files[:FIRST]))
+    rest = len(tree.files) - len(first)
     seen = [
-        f'by suffix: {_describe_counts(Counter(map(_name_suffix, tree.files)))}',
+        f'by suffix: {_describe_counts(Counter(suffixes))}',
         f'by folder: {_describe_counts(_count_by_folder(tree))}',
-        f'the first: {first_few(map(tree.shorten_path, tree.files), 8)}',
+        f'the first: {first_few(first, FIRST)}' + (f' and {rest} more' if rest else ''),
     ]
     wanted = [f'{layout}: {sign}' for layout, sign in LAYOUTS.items()]
     wanted += [conversion.layout for conversion in CONVERSIONS]
@@ -328,16 +332,13 @@ def _hint(tree: Tree) -> str:
     return ''
 
 
-def _name_suffix(path: str) -> str:
-    return get_suffix(path) or 'without'
-
-
 def _count_by_folder(tree: Tree) -> Counter[str]:
     """How many files lie in each folder near the root, and below it."""
-    return Counter(
-        '/'.join(tree.shorten_path(file).split('/')[:-1][:MAX_DEPTH]) or '.'
-        for file in tree.files
-    )
+    counts: Counter[str] = Counter()
+    for folder, files in tree.by_folder.items():
+        near = tree.shorten_path(folder).split('/')[:MAX_DEPTH]
+        counts['/'.join(near)] += len(files)
+    return counts
 
 
 def _describe_counts(counts: Counter[str]) -> str:

@@ -78,9 +78,9 @@ def _find_listed(tree: Tree, folders: Mapping[str, tuple[str, ...]]) -> list[Rea
 
 
 def _read_ids(path: str) -> set[str]:
-    """The names that begin a list, without folders, with and without a suffix."""
+    """The names that begin a list, with and without a suffix."""
     lines = [line.strip() for line in read_head(path).splitlines()[:SAMPLE]]
-    names = {os.path.basename(line) for line in lines if line}
+    names = {line for line in lines if line}
     return names | {SUFFIX.sub('', name) for name in names}
 
 
@@ -102,8 +102,8 @@ def _read_lists(
         f'{tree.shorten_path(path)} names no file that is there: left out'
         for path in missing
     ]
-    if 'train' in by_stem and 'trainval' in by_stem and 'val' in by_stem:
-        del by_stem['trainval']
+    if 'train' in by_stem:
+        by_stem.pop('trainval', None)
     if not {'val', 'valid', 'validation'} & by_stem.keys():
         shown = tree.shorten_path(os.path.dirname(lists[0]))
         notes.append(f'{shown} has no val.txt: there is no validation split')

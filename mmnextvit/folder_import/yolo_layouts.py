@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..datasets.darknet import find_list, read_darknet, read_names_file
@@ -294,7 +294,9 @@ def _merge_folders(
 # -------------------------------------------------------------------------- shared
 
 
-def _read_first(files: Sequence[tuple[str, str]], read: Any) -> list[Reading]:
+def _read_first(
+    files: Sequence[tuple[str, str]], read: Callable[[str, str], Reading]
+) -> list[Reading]:
     """What can be read of some files.
 
     Raises:

@@ -268,12 +268,32 @@ def test_coco_with_files_for_other_tasks(tmp_path) -> None:
     assert len(readings) == 2  # whose boxes are the same, as their datasets will tell
 
 
+def test_cvat_coco_with_subsets(tmp_path) -> None:
+    for split, subset in dict(train='Train', val='Validation').items():
+        layouts.write_images(tmp_path / 'images' / subset, PLAIN, SPLITS[split])
+        layouts.write_coco(
+            tmp_path / 'annotations' / f'instances_{subset}.json',
+            PLAIN,
+            SPLITS[split],
+            licenses=[dict(name='', id=0, url='')],
+        )
+    check(read(tmp_path), layouts.expect('CVAT COCO 1.0', PLAIN, PAIR, CLASSES, (1, 2)))
+
+
+def test_coco_file_with_names_that_are_no_text(tmp_path) -> None:
+    """It is not read, and nothing breaks."""
+    layouts.build_coco_one_file(tmp_path)
+    file = tmp_path / 'my pets.json'
+    file.write_text(file.read_text().replace('000000.jpg', '\\x.jpg'))
+    assert list_readings(*open_folder(tmp_path)) == []
+
+
 def test_coco_file_is_not_parsed(tmp_path, monkeypatch) -> None:
     """Only the beginning, the categories and one annotation are, however long it is."""
     expected = layouts.build_coco_one_file(tmp_path)
     file = tmp_path / 'my pets.json'
     content = json.loads(file.read_text())
-    content['annotations'] *= 20_000
+    content['annotations'] *= 2000
     file.write_text(json.dumps(dict(content, categories=content['categories'])))
     size = file.stat().st_size
     decoded = []
@@ -307,13 +327,32 @@ def test_csv_with_names_that_have_folders(tmp_path) -> None:
     check(read(tmp_path), layouts.expect('TensorFlow CSV', PLAIN))
 
 
+def test_csv_with_other_columns_and_semicolons(tmp_path) -> None:
+    layouts.write_images(tmp_path, PLAIN, range(8))
+    file = tmp_path / 'boxes.csv'
+    layouts.write_csv(file, PLAIN, range(8), layouts.TENSORFLOW)
+    text = file.read_text().replace(',', ';').replace('filename', 'image_path')
+    file.write_text(text)
+    layouts.write_text(tmp_path / 'test.csv', 'filename,cell_type,xmin,xmax', 'a,b,1,2')
+    check(read(tmp_path), layouts.expect('TensorFlow CSV', PLAIN))
+
+
+def test_long_csv_is_cut_at_a_row(tmp_path) -> None:
+    layouts.build_csv_with_header(tmp_path)
+    file = tmp_path / '_annotations.csv'
+    with open(file, 'a', encoding='utf-8') as out:
+        for number in range(2000):
+            out.write(f'"more, {number}.jpg",1,1,9,9,cat\n')
+    assert read(tmp_path).datasets['train']['data_prefix'] == dict(img=str(tmp_path))
+
+
 def test_voc_lists_without_val(tmp_path) -> None:
     layouts.build_voc(tmp_path)
-    for name in ('val', 'trainval'):
-        (tmp_path / 'ImageSets' / 'Main' / f'{name}.txt').unlink()
+    (tmp_path / 'ImageSets' / 'Main' / 'val.txt').unlink()
     reading = read(tmp_path)
     assert set(reading.datasets) == {'train', 'test'}
     assert 'val.txt' in reading.notes[0]
+    assert len(read_boxes(reading)['train']) == len(SPLITS['train'])
 
 
 def test_voc_lists_with_trainval_alone(tmp_path) -> None:
