@@ -49,7 +49,7 @@ def peek_coco(path: str) -> CocoPeek | None:
     try:
         check_is_file(path)
         with open(path, 'rb') as file:
-            # It is not closed here: an error that ends a search still refers to it.
+            # It is not closed here: what ends a search with an error refers to it.
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return _peek_coco(content)
     except (OSError, ValueError, RecursionError):  # empty files have no map
@@ -79,8 +79,16 @@ def _peek_coco(content: mmap.mmap) -> CocoPeek | None:
         if isinstance(category, dict) and {'id', 'name'} <= category.keys()
     )
     quoted = islice(FILE_NAME.finditer(content, starts[b'images']), SAMPLE)
-    names = (json.loads(match[1]) for match in quoted)
-    return CocoPeek(categories, tuple(name for name in names if name))
+    names = tuple(_unquote(match[1]) for match in quoted)
+    return CocoPeek(categories, tuple(filter(None, names)))
+
+
+def _unquote(text: bytes) -> str:
+    """A text of JSON; empty where it is none, as the dataset will say."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ''
 
 
 def _decode(content: mmap.mmap, start: int, sizes: Iterable[int]) -> object:

@@ -64,29 +64,29 @@ def open_folder(path: str | os.PathLike) -> tuple[Tree, str | None]:
 
 
 def recognise(
-    tree: Tree,
+    folder: str | os.PathLike,
     out_stem: str | os.PathLike,
     count: Callable[[Reading], Counted],
-    file: str | None = None,
 ) -> Reading:
     """What a folder is read as: its most usual layout, or what it is converted to.
 
     Args:
-        tree: The folder, or one that it lies in.
+        folder: The folder, one that it lies in, or its file of annotations, such as a
+            ``data.yaml``: then what is read from this file.
         out_stem: What the paths of files begin with that annotations are converted to,
             if none of our datasets reads them; nothing else is written.
         count: Reads a reading with its datasets. It is asked only where a folder can be
             read in several ways.
-        file: A file of annotations, such as a ``data.yaml``: what is read from it.
 
     Raises:
         UserError: There is no layout that is known: what there is, and what was looked
             for. What there is is faulty, or two layouts of it differ.
         OSError: Something cannot be read or written.
     """
+    tree, file = open_folder(folder)
     fault = None
     try:
-        readings = list_readings(tree, file)
+        readings = _keep_of_file(find_readings(tree), file)
     except UserError as error:
         readings, fault = [], error
     found = [(conversion, conversion.recognise(tree)) for conversion in CONVERSIONS]
@@ -131,21 +131,27 @@ def _choose(
     return add_notes(choose_reading(counted), notes)
 
 
-def list_readings(tree: Tree, file: str | None = None) -> list[Reading]:
+def list_readings(folder: str | os.PathLike) -> tuple[Tree, list[Reading]]:
     """All that our datasets can read a folder as, the most usual layout first.
 
     Whether several are of the same boxes, only the datasets can tell: see
     `choose_reading`.
 
     Args:
-        tree: The folder, or one that it lies in.
-        file: A file of annotations: only what is read from it.
+        folder: The folder, one that it lies in, or its file of annotations.
 
     Raises:
-        UserError: Nothing, but something is there that is faulty.
+        UserError: Nothing, but something is there that is faulty; or there is no such
+            folder.
+        OSError: It cannot be listed.
     """
-    readings = find_readings(tree)
-    return [r for r in readings if file in list_files(r)] if file else readings
+    tree, file = open_folder(folder)
+    return tree, _keep_of_file(find_readings(tree), file)
+
+
+def _keep_of_file(readings: Iterable[Reading], file: str | None) -> list[Reading]:
+    """The readings of one file of annotations, or all."""
+    return [r for r in readings if file is None or file in list_files(r)]
 
 
 def find_readings(tree: Tree) -> list[Reading]:

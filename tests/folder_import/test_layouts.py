@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from mmnextvit.folder_import.layouts import LAYOUTS
-from mmnextvit.folder_import.recognition import list_files, list_readings, open_folder
+from mmnextvit.folder_import.recognition import list_files, list_readings
 from mmnextvit.utils.errors import UserError
 
 import pytest
@@ -20,7 +20,7 @@ PAIR = dict(train=SPLITS['train'], val=SPLITS['val'])
 
 def read(folder: Path | str):
     """The only reading of a folder."""
-    (reading,) = list_readings(*open_folder(folder))
+    (reading,) = list_readings(folder)[1]
     return reading
 
 
@@ -34,7 +34,7 @@ def check(reading, expected) -> None:
 
 def fault(folder: Path | str) -> str:
     with pytest.raises(UserError) as caught:
-        list_readings(*open_folder(folder))
+        list_readings(folder)[1]
     return str(caught.value)
 
 
@@ -84,19 +84,16 @@ def test_folder_named_like_a_split(tmp_path, layout) -> None:
     check(read(root), expected)
 
 
-@pytest.mark.parametrize(
-    'layout', [name for name in BUILDERS if not name.startswith('voc')]
-)
+WITH_FILES = [name for name in BUILDERS if not name.startswith(('voc', 'roboflow_voc'))]
+
+
+@pytest.mark.parametrize('layout', WITH_FILES)
 def test_file_of_annotations_given(tmp_path, layout) -> None:
     """The file in place of its folder, and of one that holds no images."""
     expected = BUILDERS[layout](tmp_path)
     reading = read(tmp_path)
     file = reading.datasets['train']['ann_file']
-    if not os.path.isfile(file):
-        pytest.skip('the annotations are a folder')
-    tree, given = open_folder(file)
-    assert given == file
-    (found,) = list_readings(tree, given)
+    (found,) = list_readings(file)[1]
     assert file in list_files(found)
     assert found.layout == expected.layout
     assert read_boxes(found)['train'] == read_boxes(reading)['train']
@@ -263,7 +260,7 @@ def test_coco_with_files_for_other_tasks(tmp_path) -> None:
         captions = [dict(id=1, image_id=0, caption='A cat.')]
         content = {**content, 'annotations': captions, 'categories': []}
         (folder / f'captions_{split}2017.json').write_text(json.dumps(content))
-    readings = list_readings(*open_folder(tmp_path))
+    readings = list_readings(tmp_path)[1]
     check(readings[0], expected)
     assert len(readings) == 2  # whose boxes are the same, as their datasets will tell
 
@@ -280,12 +277,15 @@ def test_cvat_coco_with_subsets(tmp_path) -> None:
     check(read(tmp_path), layouts.expect('CVAT COCO 1.0', PLAIN, PAIR, CLASSES, (1, 2)))
 
 
-def test_coco_file_with_names_that_are_no_text(tmp_path) -> None:
-    """It is not read, and nothing breaks."""
+def test_coco_file_that_is_broken_further_on(tmp_path) -> None:
+    """It is recognised, and the dataset says what is wrong with it."""
     layouts.build_coco_one_file(tmp_path)
     file = tmp_path / 'my pets.json'
-    file.write_text(file.read_text().replace('000000.jpg', '\\x.jpg'))
-    assert list_readings(*open_folder(tmp_path)) == []
+    file.write_text(file.read_text().replace('000000.jpg', '\\x.jpg')[:-9])
+    reading = read(tmp_path)
+    assert reading.datasets['train']['data_prefix'] == dict(img=f'{tmp_path}/images')
+    with pytest.raises(UserError, match='my pets.json: the file is not JSON'):
+        read_boxes(reading)
 
 
 def test_coco_file_is_not_parsed(tmp_path, monkeypatch) -> None:

@@ -10,7 +10,6 @@ from mmnextvit.folder_import.reading import Reading
 from mmnextvit.folder_import.recognition import (
     Counted,
     choose_reading,
-    open_folder,
     recognise,
 )
 from mmnextvit.utils.errors import MissingFileError, UserError
@@ -35,9 +34,8 @@ def refuse(reading: Reading) -> Counted:
 
 
 def fault(folder: Path, count=refuse) -> str:
-    tree, file = open_folder(folder)
     with pytest.raises(UserError) as caught:
-        recognise(tree, folder / OUT, count, file)
+        recognise(folder, folder.parent / OUT, count)
     return str(caught.value)
 
 
@@ -58,8 +56,7 @@ def test_two_readings_of_the_same_boxes(tmp_path, double) -> None:
     expected = {
         BUILDERS[name](tmp_path).layout: BUILDERS[name] for name in (first, second)
     }
-    tree, file = open_folder(tmp_path)
-    reading = recognise(tree, tmp_path / OUT, count, file)
+    reading = recognise(tmp_path, tmp_path / OUT, count)
     assert reading.layout == taken
     (other,) = set(expected) - {taken}
     (note,) = reading.notes
@@ -74,8 +71,7 @@ def test_order_of_layouts_decides(tmp_path) -> None:
     counted = []
     for name in ('coco_one_file', 'voc_folders'):
         BUILDERS[name](tmp_path / name)
-        tree, file = open_folder(tmp_path / name)
-        counted.append(count(recognise(tree, tmp_path / OUT, refuse, file)))
+        counted.append(count(recognise(tmp_path / name, tmp_path / OUT, refuse)))
     assert choose_reading(counted).layout == 'COCO'
     assert choose_reading(counted[::-1]).layout == 'Pascal VOC'
 
@@ -90,8 +86,7 @@ def test_images_without_boxes_may_be_listed_once(tmp_path) -> None:
         dict(id=99, file_name=f'new {PLAIN[0]}', width=50, height=50)
     )
     file.write_text(json.dumps(content))
-    tree, _ = open_folder(tmp_path)
-    assert recognise(tree, tmp_path / OUT, count).layout == 'COCO'
+    assert recognise(tmp_path, tmp_path / OUT, count).layout == 'COCO'
 
 
 def remove_a_box(root: Path) -> str:
@@ -125,8 +120,8 @@ def test_two_readings_that_differ(tmp_path, change) -> None:
     assert 'Pascal VOC' in problem and 'annots' in problem
     assert f'1 images differ: {image}' in problem
     assert '8 images' in problem and 'Give the file of the right one' in problem
-    tree, file = open_folder(tmp_path / 'my pets.json')
-    assert recognise(tree, tmp_path / OUT, refuse, file).layout == 'COCO'
+    file = tmp_path / 'my pets.json'
+    assert recognise(file, tmp_path / OUT, refuse).layout == 'COCO'
 
 
 def test_images_of_one_name_in_two_splits_are_told_apart() -> None:
@@ -154,16 +149,15 @@ def test_two_data_sets_in_one_folder(tmp_path) -> None:
     layouts.build_voc(tmp_path / 'VOC2012', [f'2012_{name}' for name in PLAIN])
     problem = fault(tmp_path, count)
     assert 'VOC2007' in problem and 'VOC2012' in problem
-    tree, _ = open_folder(tmp_path / 'VOC2012')
-    assert recognise(tree, tmp_path / OUT, refuse).layout == 'Pascal VOC'
+    reading = recognise(tmp_path / 'VOC2012', tmp_path / OUT, refuse)
+    assert reading.layout == 'Pascal VOC'
 
 
 def test_second_reading_that_cannot_be_read(tmp_path) -> None:
     layouts.build_coco_one_file(tmp_path)
     layouts.write_voc(tmp_path / 'annots', PLAIN, range(8))
     (tmp_path / 'annots' / '000003.xml').write_text('<annotation><object></annot')
-    tree, _ = open_folder(tmp_path)
-    reading = recognise(tree, tmp_path / OUT, count)
+    reading = recognise(tmp_path, tmp_path / OUT, count)
     assert reading.layout == 'COCO'
     (note,) = reading.notes
     assert 'Pascal VOC' in note and '000003.xml' in note
@@ -172,8 +166,7 @@ def test_second_reading_that_cannot_be_read(tmp_path) -> None:
 def test_faulty_reading_beside_a_sound_one(tmp_path) -> None:
     expected = layouts.build_voc_folders(tmp_path)
     layouts.write_text(tmp_path / 'data.yaml', 'train: nowhere', 'names: [cat, dog]')
-    tree, _ = open_folder(tmp_path)
-    reading = recognise(tree, tmp_path / OUT, refuse)
+    reading = recognise(tmp_path, tmp_path / OUT, refuse)
     assert read_boxes(reading)['train'] == expected.list_boxes('train')
     (note,) = reading.notes
     assert 'data.yaml' in note and 'left out' in note
@@ -182,8 +175,7 @@ def test_faulty_reading_beside_a_sound_one(tmp_path) -> None:
 def test_conversion_beside_a_reading_is_told(tmp_path) -> None:
     layouts.build_coco_one_file(tmp_path)
     (tmp_path / 'annotations.xml').write_text('<annotations></annotations>')
-    tree, _ = open_folder(tmp_path)
-    (note,) = recognise(tree, tmp_path / OUT, refuse).notes
+    (note,) = recognise(tmp_path, tmp_path / OUT, refuse).notes
     assert 'CVAT XML' in note and 'annotations.xml' in note and 'not used' in note
 
 
@@ -216,7 +208,7 @@ def test_empty_folder(tmp_path) -> None:
 
 def test_folder_that_is_not_there(tmp_path) -> None:
     with pytest.raises(MissingFileError, match='no such folder'):
-        open_folder(tmp_path / 'nowhere')
+        recognise(tmp_path / 'nowhere', tmp_path / OUT, refuse)
 
 
 def test_file_that_is_no_annotation(tmp_path) -> None:
@@ -267,8 +259,7 @@ def test_only_one_split_is_for_training(tmp_path) -> None:
     layouts.build_roboflow_coco(tmp_path)
     for folder in ('train', 'test'):
         shutil.rmtree(tmp_path / folder)
-    tree, _ = open_folder(tmp_path)
-    reading = recognise(tree, tmp_path / OUT, refuse)
+    reading = recognise(tmp_path, tmp_path / OUT, refuse)
     assert set(reading.datasets) == {'train'}
     assert len(read_boxes(reading)['train']) == len(SPLITS['val'])
 
@@ -278,6 +269,5 @@ def test_half_of_the_images_are_missing(tmp_path) -> None:
     layouts.build_coco_one_file(tmp_path)
     for name in PLAIN[::2]:
         (tmp_path / 'images' / name).unlink()
-    tree, _ = open_folder(tmp_path)
-    reading = recognise(tree, tmp_path / OUT, refuse)
+    reading = recognise(tmp_path, tmp_path / OUT, refuse)
     assert reading.datasets['train']['data_prefix']['img'] == str(tmp_path / 'images')
