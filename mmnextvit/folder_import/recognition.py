@@ -91,7 +91,7 @@ def recognise(
         readings, fault = [], error
     found = [(conversion, conversion.recognise(tree)) for conversion in CONVERSIONS]
     converted = [(c, f) for c, f in found if (file in f if file else f)]
-    notes = [f'left out: {fault}'] if fault else []
+    notes = [f'left out: {shorten(fault, 400)}'] if fault else []
     if readings:
         reading = _choose(readings, count)
     elif converted:
@@ -127,7 +127,8 @@ def _choose(
         try:
             counted.append(count(reading))
         except UserError as error:
-            notes.append(f'{reading.layout} is there too, and cannot be read: {error}')
+            fault = shorten(error, 400)
+            notes.append(f'{reading.layout} is there too, and cannot be read: {fault}')
     return add_notes(choose_reading(counted), notes)
 
 
@@ -174,7 +175,7 @@ def find_readings(tree: Tree) -> list[Reading]:
                 break
     if errors and not readings:
         raise errors[0]
-    notes = [f'left out: {error}' for error in errors]
+    notes = [f'left out: {shorten(error, 400)}' for error in errors]
     if tree.unreadable:
         paths = first_few(map(tree.shorten_path, tree.unreadable))
         notes.append(f'{paths}: left out, since these folders may not be read')
