@@ -346,9 +346,10 @@ def _place(node: object, folders: Mapping[str, PurePath]) -> Any:
         return {key: _place(value, folders) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
         return [_place(value, folders) for value in node]
-    if not isinstance(node, (str, PurePath)) or not PurePath(node).is_absolute():
+    if not isinstance(node, (str, PurePath)):
         return node
-    around = [name for name in folders if PurePath(node).is_relative_to(folders[name])]
+    path = type(folders['data_root'])(node)
+    around = [name for name in folders if path.is_relative_to(folders[name])]
     if not around:
         return str(node)
     name = max(around, key=lambda name: len(folders[name].parts))
@@ -358,19 +359,21 @@ def _place(node: object, folders: Mapping[str, PurePath]) -> Any:
 
 def _cut(path: str | PurePath, folder: PurePath) -> str:
     """A path below a folder, in that folder; with a slash at its end if it has one."""
-    rest = PurePath(path).relative_to(folder).as_posix()
+    rest = type(folder)(path).relative_to(folder).as_posix()
     slash = '/' if str(path).endswith(('/', '\\')) else ''
     return '' if rest == '.' else rest + slash
 
 
 def _shorten_paths(data: Mapping[str, Any], root: PurePath) -> dict[str, Any]:
     """A dataset's config whose paths are those that it joins with its ``data_root``."""
+    kind = type(root)
 
     def cut(path: object) -> object:
-        below = isinstance(path, str) and PurePath(path).is_relative_to(root)
-        return _cut(path, root) if below else path  # type: ignore[arg-type]
+        if not isinstance(path, str) or not kind(path).is_relative_to(root):
+            return path
+        return _cut(path, root)
 
-    if 'data_root' not in data or PurePath(data['data_root']) != root:
+    if 'data_root' not in data or kind(data['data_root']) != root:
         return dict(data)
     short = dict(data)
     if 'ann_file' in data:
