@@ -7,7 +7,7 @@ own, so that it holds for each of our detectors of MMYOLO's kind.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FunctionType, ModuleType
@@ -188,6 +188,28 @@ def find_changes(cfg: Mapping[str, Any]) -> dict[str, Any]:
             if value != (tuple(before) if isinstance(before, list) else before):
                 changes[key] = value
     return changes
+
+
+def check_followed(cfg: Mapping[str, Any], changed: Iterable[str] = ()) -> None:
+    """Checks that what follows from the settings of a config has followed.
+
+    Args:
+        cfg: The config.
+        changed: Settings that were changed, where it calls no :func:`fit_recipe`.
+
+    Raises:
+        UserError: Something has not.
+    """
+    unfollowed = sorted(find_changes(cfg) if 'recipe' in cfg else changed)
+    if unfollowed:
+        raise UserError(
+            'nothing in this config follows it, as in one that calls fit_recipe (those '
+            "of 'mmnextvit new' do) and is read by a command of mmnextvit: set each of "
+            'the values that depend on it, or change it in the file that calls '
+            'fit_recipe',
+            file=getattr(cfg, 'filename', None),
+            key=unfollowed[0],
+        )
 
 
 def _copy(node: Any) -> Any:

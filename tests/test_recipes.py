@@ -11,11 +11,13 @@ import math
 import re
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmnextvit
 from mmnextvit import config_file, fit_recipe
 from mmnextvit.cli.arguments import read_config
 from mmnextvit.datasets.demo_data import make_demo_data
+from mmnextvit.engine.data_report import DataReportHook
 from mmnextvit.engine.training import make_training_config
 from mmnextvit.recipes import find_changes, fitting
 from mmnextvit.utils.errors import UserError
@@ -659,6 +661,17 @@ def test_options_that_nothing_follows(config):
         with pytest.raises(UserError, match='nothing in this config follows') as error:
             read_config(path, options)
         assert (error.value.file, error.value.key) == (path, *options)
+
+
+def test_another_programs_runner_refuses_what_nothing_follows(config):
+    """As MMDetection's own scripts read a config that inherits."""
+    child = config.with_name('child.py')
+    child.write_text("_base_ = './my.py'\nimage_size = 416\n")
+    hook = DataReportHook()
+    with pytest.raises(UserError, match='child.py: image_size: nothing in this config'):
+        hook.before_run(SimpleNamespace(cfg=Config.fromfile(child)))
+    hook.before_run(SimpleNamespace(cfg=read_config(str(child))))
+    hook.before_run(SimpleNamespace(cfg={}))
 
 
 def test_a_wrong_option_names_file_and_key(config):

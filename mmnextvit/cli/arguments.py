@@ -8,7 +8,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..recipes import SETTINGS, find_changes, fitting
+from ..recipes import SETTINGS, check_followed, find_changes, fitting
 from ..utils.errors import UserError, naming_file
 from ..utils.files import check_new_file, require_file
 from ..utils.packages import explain_missing_mmyolo
@@ -110,18 +110,7 @@ def read_config(path: str, options: Mapping[str, Any] = {}) -> 'Config':
     if changes:
         with fitting(changes):
             cfg = _read_changed(path, options)
-    if 'recipe' in cfg:
-        unfollowed = sorted(find_changes(cfg))
-    else:
-        unfollowed = sorted(SETTINGS.keys() & options)
-    if unfollowed:
-        raise UserError(
-            'nothing in this config follows it, as in one that calls fit_recipe (those '
-            "of 'mmnextvit new' do): set each of the values that depend on it, or "
-            'change it in the config that this one was made from',
-            file=path,
-            key=unfollowed[0],
-        )
+    check_followed(cfg, SETTINGS.keys() & options)
     return cfg
 
 

@@ -202,7 +202,7 @@ def test_images_without_boxes_and_none():
     'model, hint',
     [
         ('yolo8', 'did you mean yolov8'),
-        ('77', 'there are s, b, l'),
+        ('77', 'there are s'),
         ('timm:', 'timm:NAME'),
     ],
 )
