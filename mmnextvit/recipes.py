@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from types import FunctionType, ModuleType
 from typing import Any
 
-from .utils.errors import UserError
+from .utils.errors import UserError, naming_key
 from .utils.messages import did_you_mean, first_few, show
 
 DIVISOR = 32  # of image sizes: the stride of the smallest feature map
@@ -259,11 +259,8 @@ def _read_settings(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_setting(key: str, value: object) -> Any:
-    try:
+    with naming_key(key):
         return SETTINGS[key](value)
-    except UserError as error:
-        error.key = key
-        raise
 
 
 def _read_class_ids(ids: Any, classes: Sequence[str]) -> tuple[int, ...] | None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..datasets.samples import Sample
-from ..recipes import DIVISOR
-from ..utils.errors import UserError
+from ..recipes import DIVISOR, read_names, read_size
+from ..utils.errors import UserError, naming_key
 from ..utils.messages import did_you_mean, show
 from ..utils.render import Assign, Code, Comment, Extended, Statement, quote, render
 
@@ -95,13 +95,16 @@ def choose(
             trained with.
 
     Raises:
-        UserError: There is no such model.
+        UserError: There is no such model, or no image size like this.
     """
     known = [*ARCHS, 'timm:NAME', 'yolov8', 'rtmdet']
     is_timm = model.startswith('timm:') and model != 'timm:'
     if not is_timm and model not in known[:3] + known[4:]:
         hint = did_you_mean(model, known) or f'there are {", ".join(known)}'
         raise UserError(f'--model {show(model)}: {hint}')
+    if image_size is not None:
+        with naming_key('--imgsz'):
+            read_size(image_size)
     small = len(samples) < SMALL
     backbone_weights = None if whole_detector else weights
     family = _choose_family(model, backbone_weights)
@@ -254,6 +257,9 @@ def write_text(
         num_images: Images to train with.
         data_root: The folder of the data, absolute.
         config_folder: The folder that the config is for, absolute.
+
+    Raises:
+        UserError: Two classes have the same name.
     """
     folders = {'data_root': data_root}
     if _is_safe(config_folder):
@@ -275,9 +281,10 @@ def write_text(
     ]
     if any(code.text.startswith('here') for code in _find_code(placed)):
         statements.append(Assign('here', Code("'{{ fileDirname }}/'")))
-    statements.append(Assign('classes', tuple(classes), in_one_line=True))
+    names = read_names(tuple(classes))
+    statements.append(Assign('classes', names, in_one_line=True))
     if class_ids is not None:
-        ids = dict(zip(classes, class_ids, strict=True))
+        ids = dict(zip(names, class_ids, strict=True))
         reason = 'their numbers in the annotations'
         statements.append(Assign('class_ids', ids, reason=reason, in_one_line=True))
     statements += [

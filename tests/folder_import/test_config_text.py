@@ -211,6 +211,11 @@ def test_unknown_models(model, hint):
         choose(model, images(9))
 
 
+def test_an_image_size_that_cannot_be():
+    with pytest.raises(UserError, match='--imgsz: 500 must be a multiple of 32 pixels'):
+        choose('s', images(9), image_size=500)
+
+
 # The text
 
 
@@ -420,6 +425,11 @@ def test_paths_of_windows():
         data_prefix=dict(img='train/'),
         image_list='D:/configs/my_train.txt',
     )
+
+
+def test_classes_of_one_name_are_refused():
+    with pytest.raises(UserError, match='each name stands once, not person twice'):
+        write(classes=('person', 'dog', 'person'), class_ids=(0, 1, 2))
 
 
 def test_reasons_are_comments():
