@@ -1,1 +1,509 @@
-"""One of our configs with another image size, classes, epochs or batch."""
+"""One of our configs with other data, image size, classes, epochs or batch.
+
+A recipe says the same thing in many places: the image size in each pipeline, the
+classes in the model and in the weights of its losses, the epochs in loops, schedules
+and hooks. :func:`fit_recipe` changes them together. Numbers follow from the recipe's
+own, so that it holds for each of our detectors of MMYOLO's kind.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FunctionType, ModuleType
+from typing import Any
+
+from .utils.errors import UserError, naming_key
+from .utils.messages import did_you_mean, first_few, show
+
+DIVISOR = 32  # of image sizes: the stride of the smallest feature map
+WARM_UP_SHARE = 0.1  # of a training, at most
+LAST_SHARE = 0.25  # of the epochs, at most, are those without mosaics
+
+# Whatever transform, policy or variable has one of these: pixels as (width, height), as
+# the longer side, or a list of them.
+SIZE_KEYS = ('crop_size', 'img_scale', 'img_scales', 'img_size', 'scale', 'size')
+# Heads whose loss weights YOLOv5 scales with the classes and with the image size.
+SCALED_HEADS = ('YOLOv5Head', 'YOLOv5InsHead')
+# MMYOLO's defaults of YOLOv5's schedule, which its recipes leave out.
+WARM_UP = dict(warmup_epochs=3, warmup_mim_iter=1000)
+# What tells where a dataset lies; the rest of a dataset belongs to the recipe.
+LOCATION = ('_scope_', 'ann_file', 'data_prefix', 'data_root', 'metainfo', 'type')
+META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+
+_CHANGES: ContextVar[Mapping[str, object]] = ContextVar('changes')
+
+
+def read_size(value: object) -> tuple[int, int]:
+    """Width and height from both, or from the side of a square."""
+    size = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(size) != 2 or not all(_is_whole(v, 1) and v % DIVISOR == 0 for v in size):
+        raise UserError(
+            f'{show(value)} must be a multiple of {DIVISOR} pixels, or a width and a '
+            f'height that are: as in 640 or (640, 480)'
+        )
+    return size[0], size[1]
+
+
+def read_names(value: object) -> tuple[str, ...]:
+    """Names of classes."""
+    names = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"{show(value)} must be names, as in ('cat', 'dog') or ('cat',)"
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f'each name stands once, not {first_few(repeated)} twice')
+    return names
+
+
+def read_count(value: object) -> int:
+    """A number from 1 on."""
+    if not _is_whole(value, 1):
+        raise UserError(f'{show(value)} must be a whole number from 1 on')
+    return int(value)  # type: ignore[call-overload]
+
+
+def read_workers(value: object) -> int:
+    """A number from 0 on."""
+    if not _is_whole(value, 0):
+        raise UserError(f'{show(value)} must be a whole number from 0 on')
+    return int(value)  # type: ignore[call-overload]
+
+
+def _is_whole(value: object, least: float) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole and value >= least  # type: ignore[operator]
+
+
+# What a config may set in one line, and how each is read.
+SETTINGS: dict[str, Callable[[object], Any]] = {
+    'batch_size': read_count,
+    'classes': read_names,
+    'image_size': read_size,
+    'max_epochs': read_count,
+    'num_images': read_count,
+    'num_workers': read_workers,
+}
+DATASETS = ('train', 'val', 'test')
+
+
+def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config on the user's own data changes in the recipe that it inherits.
+
+    A config file calls it in its last line, with the namespace that it has filled::
+
+        globals().update(__import__('mmnextvit').fit_recipe(_base_, globals()))
+
+    Args:
+        base: The recipe, such as ``_base_`` in a config file.
+        config: Datasets and settings:
+
+            - ``train``, ``val``: configs of datasets, without pipelines; ``test``,
+              which is ``val`` where it is left out.
+            - ``classes``: names, in the order of their labels.
+            - ``class_ids``: the number of each name in the annotations as a dict, or as
+              a list in the order of ``classes``; where names alone don't tell.
+            - ``num_images``: images to train with, which bounds the warm-up.
+            - ``image_size``: a side, or width and height, in pixels; ``max_epochs``;
+              ``batch_size``, of a process; ``num_workers`` of the data loaders. Those
+              that are left out are the recipe's.
+
+            Other keys that the recipe has too are merged on top of the result, as in
+            any config that inherits: they win. The rest is the file's own business.
+
+    Returns:
+        The changed keys, each with its whole value. ``recipe`` says what they were
+        fitted to.
+
+    Raises:
+        UserError: A setting is missing or cannot be; it has the key.
+    """
+    old = _copy({key: base[key] for key in base})
+    _check_base(old)
+    config = {key: value for key, value in config.items() if _is_data(key, value)}
+    own = _copy({**config, **_CHANGES.get({})})
+    recipe = _read_settings(own, old)
+    class_ids = _read_class_ids(own.get('class_ids'), recipe['classes'])
+    new = _rewrite(old, _make_rules(old, recipe))
+    new['model'] = _weigh_losses(new['model'], old['model'], old['img_scale'], recipe)
+    iterations = _count_iterations(recipe)
+    rate = _compute_rate(old, recipe)
+    new['optim_wrapper'] = _scale_optimizer(new['optim_wrapper'], rate)
+    if rate != 1:  # the rate is now that of this batch
+        new['auto_scale_lr']['base_batch_size'] = recipe['batch_size']
+    new['default_hooks'] = _bound_hooks(new['default_hooks'], recipe, iterations)
+    schedulers = new.get('param_scheduler')
+    if isinstance(schedulers, list):
+        epochs = old['train_cfg']['max_epochs'], recipe['max_epochs']
+        new['param_scheduler'] = [
+            _fit_scheduler(one, epochs, iterations, rate) for one in schedulers
+        ]
+    for split in DATASETS:
+        new |= _fit_data(split, new, own, recipe, class_ids)
+    new = _merge(new, {k: v for k, v in own.items() if k not in (*SETTINGS, *DATASETS)})
+    changed = {k: v for k, v in new.items() if k not in old or v != old[k]}
+    # Whole values, not changes for MMEngine to merge, which cannot remove a key.
+    whole = {
+        key: dict(value, _delete_=True) if isinstance(value, dict) else value
+        for key, value in changed.items()
+    }
+    if class_ids is not None:
+        whole['class_ids'] = class_ids
+    return {**whole, **recipe, 'recipe': dict(recipe)}
+
+
+@contextmanager
+def fitting(changes: Mapping[str, object]) -> Iterator[None]:
+    """Gives settings of :func:`fit_recipe` other values in configs read in the block.
+
+    MMEngine computes what a config says before it merges what a command line, or a
+    config that inherits, changes. So the file is read once more with the changes.
+    """
+    token = _CHANGES.set(changes)
+    try:
+        yield
+    finally:
+        _CHANGES.reset(token)
+
+
+def find_changes(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were changed after :func:`fit_recipe` was called, by name.
+
+    Args:
+        cfg: A config as it was read, with what was changed since.
+
+    Raises:
+        UserError: One of them cannot be.
+    """
+    recipe = cfg.get('recipe')
+    if not isinstance(recipe, Mapping) or 'image_size' not in recipe:
+        return {}
+    changes = {}
+    for key in SETTINGS:
+        if key in cfg:
+            value = _read_setting(key, cfg[key])
+            before = recipe.get(key)
+            if value != (tuple(before) if isinstance(before, list) else before):
+                changes[key] = value
+    return changes
+
+
+def check_followed(cfg: Mapping[str, Any], changed: Iterable[str] = ()) -> None:
+    """Checks that what follows from the settings of a config has followed.
+
+    Args:
+        cfg: The config.
+        changed: Settings that were changed, where it calls no :func:`fit_recipe`.
+
+    Raises:
+        UserError: Something has not.
+    """
+    unfollowed = sorted(find_changes(cfg) if 'recipe' in cfg else changed)
+    if unfollowed:
+        raise UserError(
+            'nothing in this config follows it, as in one that calls fit_recipe (those '
+            "of 'mmnextvit new' do) and is read by a command of mmnextvit: set each of "
+            'the values that depend on it, or change it in the file that calls '
+            'fit_recipe',
+            file=getattr(cfg, 'filename', None),
+            key=unfollowed[0],
+        )
+
+
+def _copy(node: Any) -> Any:
+    """A value with plain dicts in place of MMEngine's, which shares nothing with it."""
+    if isinstance(node, Mapping):
+        return {key: _copy(node[key]) for key in node}
+    if isinstance(node, (list, tuple)):
+        return type(node)(map(_copy, node))
+    return node
+
+
+def _is_data(key: str, value: object) -> bool:
+    """Whether a name of a file's namespace is part of the config."""
+    return key != '_base_' and not (
+        key.startswith('__') or isinstance(value, (FunctionType, ModuleType))
+    )
+
+
+def _check_base(base: dict[str, Any]) -> None:
+    """Checks that a config is one of those that can be fitted."""
+    wanted = ('model', 'img_scale', 'train_dataloader', 'val_dataloader', 'train_cfg')
+    missing = [key for key in wanted if not base.get(key)]
+    if missing or 'max_epochs' not in base['train_cfg']:
+        raise UserError(
+            'fit_recipe takes the recipes of YOLOv5, YOLOv8 and RTMDet, such as '
+            "_base_ = __import__('mmnextvit').config_file('yolov5_nextvit_s'): this "
+            f'one has no {first_few(missing) or "train_cfg.max_epochs"}',
+            key='_base_',
+        )
+
+
+def _read_settings(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The settings as they are in force, whoever says them."""
+    for key in ('train', 'val'):
+        if not isinstance(own.get(key), dict):
+            raise UserError('it must be the config of a dataset, a dict', key=key)
+    settings = dict(
+        batch_size=base['train_dataloader']['batch_size'],
+        image_size=base['img_scale'],
+        max_epochs=base['train_cfg']['max_epochs'],
+    )
+    settings.update({key: own[key] for key in SETTINGS if key in own})
+    for key in ('classes', 'num_images'):
+        if key not in settings:
+            raise UserError('fit_recipe needs it, and the config has none', key=key)
+    return {key: _read_setting(key, value) for key, value in settings.items()}
+
+
+def _read_setting(key: str, value: object) -> Any:
+    with naming_key(key):
+        return SETTINGS[key](value)
+
+
+def _read_class_ids(ids: Any, classes: Sequence[str]) -> tuple[int, ...] | None:
+    """The numbers of the classes in the annotations, in the order of their names."""
+    if ids is None:
+        return None
+    if isinstance(ids, dict):
+        for name in classes:
+            if name not in ids:
+                hint = did_you_mean(name, ids) or f'it has {first_few(ids)}'
+                problem = f'it has no number for the class {show(name)}: {hint}'
+                raise UserError(problem, key='class_ids')
+        ids = [ids[name] for name in classes]
+    if len(ids) != len(classes):
+        problem = f'it has {len(ids)} numbers for {len(classes)} classes'
+        raise UserError(problem, key='class_ids')
+    return tuple(ids)
+
+
+def _make_rules(
+    base: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, Callable[[Any], Any]]:
+    """How the values of keys follow, wherever they stand."""
+    old_size, new_size = base['img_scale'], recipe['image_size']
+    old_epochs, epochs = base['train_cfg']['max_epochs'], recipe['max_epochs']
+    last = int(epochs * LAST_SHARE)
+
+    def scale(value: Any) -> Any:
+        return _scale_size(value, old_size, new_size, DIVISOR)
+
+    def scale_border(value: Any) -> Any:
+        return _scale_size(value, old_size, new_size, 1)
+
+    def keep_from_end(epoch: int) -> int:
+        return epochs - min(old_epochs - epoch, last)
+
+    return {
+        **dict.fromkeys(SIZE_KEYS, scale),
+        'border': scale_border,
+        'batch_size_per_gpu': lambda _: recipe['batch_size'],
+        'train_batch_size_per_gpu': lambda _: recipe['batch_size'],
+        'num_classes': lambda _: len(recipe['classes']),
+        'max_epochs': lambda _: epochs,
+        'switch_epoch': keep_from_end,
+        'num_last_epochs': lambda number: min(number, last),
+        'dynamic_intervals': lambda pairs: [(keep_from_end(e), n) for e, n in pairs],
+        # of hooks that begin late, as EMAHook can
+        'begin_epoch': lambda epoch: epoch * epochs // old_epochs,
+    }
+
+
+def _rewrite(node: Any, rules: Mapping[str, Callable[[Any], Any]]) -> Any:
+    """A value in which every key that has a rule follows it, at any depth."""
+    if isinstance(node, dict):
+        return {
+            key: rules[key](value) if key in rules else _rewrite(value, rules)
+            for key, value in node.items()
+        }
+    if isinstance(node, (list, tuple)):
+        return type(node)(_rewrite(item, rules) for item in node)
+    return node
+
+
+def _scale_size(
+    value: Any, old: Sequence[int], new: Sequence[int], divisor: int
+) -> Any:
+    """Pixels that follow the image size; what is no whole number stays as it is.
+
+    Args:
+        value: A side, (width, height), or lists of them.
+        old: The recipe's image size.
+        new: The image size that is wanted.
+        divisor: Multiples of it remain such, so that a network takes them.
+    """
+    if isinstance(value, (list, tuple)):
+        if len(value) == 2 and all(_is_whole(side, -math.inf) for side in value):
+            scaled = [_scale_side(*pair, divisor) for pair in zip(value, old, new)]
+        else:
+            scaled = [_scale_size(item, old, new, divisor) for item in value]
+        return type(value)(scaled)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _scale_side(value, max(old), max(new), divisor)
+    return value
+
+
+def _scale_side(value: int, old: int, new: int, divisor: int) -> int:
+    if value % divisor:
+        return round(value * new / old)
+    multiple = value * new // old // divisor * divisor
+    return multiple or (divisor if value > 0 else 0)
+
+
+def _weigh_losses(
+    model: dict[str, Any],
+    before: dict[str, Any],
+    old_size: Sequence[int],
+    recipe: dict[str, Any],
+) -> dict[str, Any]:
+    """YOLOv5's loss weights, which are for so many classes and so large an image.
+
+    Args:
+        model: The model that they are for.
+        before: That of the recipe.
+        old_size: The recipe's image size.
+        recipe: The settings.
+    """
+    head = model.get('bbox_head', {})
+    if head.get('type') not in SCALED_HEADS:
+        return model
+    classes = len(recipe['classes']) / before['bbox_head']['head_module']['num_classes']
+    area = math.prod(recipe['image_size']) / math.prod(old_size)
+    losses = {
+        f'loss_{name}': dict(
+            head[f'loss_{name}'],
+            loss_weight=head[f'loss_{name}']['loss_weight'] * factor,
+        )
+        for name, factor in (('cls', classes), ('obj', area))
+    }
+    return dict(model, bbox_head=dict(head, **losses))
+
+
+def _count_iterations(recipe: dict[str, Any]) -> int:
+    """Iterations of a training by one process."""
+    return math.ceil(recipe['num_images'] / recipe['batch_size']) * recipe['max_epochs']
+
+
+def _compute_rate(base: dict[str, Any], recipe: dict[str, Any]) -> float:
+    """By what the learning rate is multiplied.
+
+    Adam's follows the root of the batch size (Malladi et al., "On the SDEs and Scaling
+    Rules for Adaptive Gradient Algorithms", 2022). With SGD the rate stays: the losses
+    of YOLOv5's and YOLOv8's heads are sums over the batch, which scale the gradients.
+    """
+    optimizer = base['optim_wrapper']['optimizer']['type']
+    size = (base.get('auto_scale_lr') or {}).get('base_batch_size')
+    if 'Adam' not in optimizer or size is None:
+        return 1
+    return math.sqrt(recipe['batch_size'] / size)
+
+
+def _scale_optimizer(wrapper: dict[str, Any], rate: float) -> dict[str, Any]:
+    optimizer = wrapper['optimizer']
+    return dict(wrapper, optimizer=dict(optimizer, lr=optimizer['lr'] * rate))
+
+
+def _bound_hooks(
+    hooks: dict[str, Any], recipe: dict[str, Any], iterations: int
+) -> dict[str, Any]:
+    """The hooks with a warm-up of YOLOv5's that a short training has time for."""
+    schedule = hooks.get('param_scheduler') or {}
+    if 'max_epochs' not in schedule:  # not YOLOv5's
+        return hooks
+    warm_up = {**WARM_UP, **schedule}
+    epochs = recipe['max_epochs'] * WARM_UP_SHARE
+    bounded = dict(
+        warmup_epochs=min(warm_up['warmup_epochs'], epochs),
+        warmup_mim_iter=min(
+            warm_up['warmup_mim_iter'], int(iterations * WARM_UP_SHARE)
+        ),
+    )
+    return dict(hooks, param_scheduler=dict(schedule, **bounded))
+
+
+def _fit_scheduler(
+    scheduler: dict[str, Any], epochs: tuple[int, int], iterations: int, rate: float
+) -> dict[str, Any]:
+    """A scheduler of MMEngine's for another length of training.
+
+    Args:
+        scheduler: Its config.
+        epochs: Of the recipe, and those that are wanted.
+        iterations: Of the training.
+        rate: By what the learning rate is multiplied.
+    """
+    changes: dict[str, Any] = {}
+    if 'eta_min' in scheduler:
+        changes['eta_min'] = scheduler['eta_min'] * rate
+    if not scheduler.get('by_epoch', True):  # a warm-up
+        most = max(int(iterations * WARM_UP_SHARE), 1)
+        return dict(scheduler, **changes, end=min(scheduler['end'], most))
+    old, new = epochs
+    for key in ('begin', 'end'):
+        if key in scheduler:
+            changes[key] = scheduler[key] * new // old
+    if 'T_max' in scheduler:
+        begin, end = scheduler.get('begin', 0), scheduler.get('end', old)
+        if (
+            scheduler['T_max'] == end - begin
+        ):  # the least rate is that of the last epoch
+            changes['T_max'] = changes.get('end', new) - changes.get('begin', 0)
+        else:
+            changes['T_max'] = max(scheduler['T_max'] * new // old, 1)
+    return dict(scheduler, **changes)
+
+
+def _fit_data(
+    split: str,
+    new: dict[str, Any],
+    own: dict[str, Any],
+    recipe: dict[str, Any],
+    class_ids: tuple[int, ...] | None,
+) -> dict[str, Any]:
+    """The data loader of a split and, but for training, its evaluator."""
+    key = f'{split}_dataloader'
+    loader = dict(new[key])
+    dataset = own.get(split) or own['val']
+    kept = {k: v for k, v in loader['dataset'].items() if k not in LOCATION}
+    metainfo = dict(dataset.get('metainfo') or {}, classes=recipe['classes'])
+    loader['dataset'] = dict(kept, **{**dataset, 'metainfo': metainfo})
+    if class_ids is not None:
+        loader['dataset']['class_ids'] = class_ids
+    if 'num_workers' in recipe:
+        workers = min(recipe['num_workers'], loader['num_workers'])
+        if split == 'train':
+            workers = recipe['num_workers']
+        loader.update(num_workers=workers, persistent_workers=workers > 0)
+    if split == 'train':
+        return {key: dict(loader, batch_size=recipe['batch_size'])}
+    # The metric takes the truth from the samples, of whatever format the dataset is.
+    loader['dataset']['pipeline'] = _add_truth(loader['dataset']['pipeline'])
+    evaluator = dict(new[f'{split}_evaluator'], ann_file=None)
+    return {key: loader, f'{split}_evaluator': evaluator}
+
+
+def _add_truth(pipeline: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A pipeline whose samples have the annotated boxes with them."""
+
+    def add(transform: dict[str, Any]) -> dict[str, Any]:
+        keys = tuple(transform.get('meta_keys', META_KEYS))
+        if 'PackDetInputs' not in str(transform['type']) or 'instances' in keys:
+            return transform
+        return dict(transform, meta_keys=(*keys, 'instances'))
+
+    return [add(transform) for transform in pipeline]
+
+
+def _merge(new: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What a file itself says about keys of the recipe, on top, by MMEngine's rules."""
+    from mmengine.config import ConfigDict
+
+    merged = dict(new)
+    for key in own.keys() & new.keys():
+        both = ConfigDict({key: new[key]})
+        both.merge({key: own[key]})
+        merged[key] = both.to_dict()[key]
+    return merged

@@ -3,12 +3,13 @@
 import argparse
 import ast
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.errors import UserError
+from ..recipes import SETTINGS, check_followed, find_changes, fitting
+from ..utils.errors import UserError, naming_file
 from ..utils.files import check_new_file, require_file
 from ..utils.packages import explain_missing_mmyolo
 
@@ -86,14 +87,45 @@ def to_share(text: str) -> float:
     return value
 
 
-def read_config(path: str) -> 'Config':
-    """A detector's config file.
+def read_config(path: str, options: Mapping[str, Any] = {}) -> 'Config':
+    """A detector's config file, with changes.
+
+    Where it calls :func:`~mmnextvit.fit_recipe`, or inherits from one that does, the
+    image size, the classes, the epochs and the batch size may be changed by their name
+    alone, by the options as by a config that inherits: what follows from them follows.
+
+    Args:
+        path: The file.
+        options: Values by key, as in ``{'model.backbone.frozen_stages': 1}``.
 
     Raises:
-        UserError: The file cannot be read as a config, or has no ``model``. What its
-            own code raises goes on, with its traceback.
+        UserError: The file cannot be read as a config, or has no ``model``; or nothing
+            in it follows an option that is a setting of ``fit_recipe``. What its own
+            code raises goes on, with its traceback.
         MissingPackageError: It inherits from MMYOLO, which is not installed.
     """
+    cfg = _read_changed(path, options)
+    with naming_file(path):
+        changes = find_changes(cfg)
+    if changes:
+        with fitting(changes):
+            cfg = _read_changed(path, options)
+    check_followed(cfg, SETTINGS.keys() & options)
+    return cfg
+
+
+def _read_changed(path: str, options: Mapping[str, Any]) -> 'Config':
+    """A config file with options, and with the paths that follow ``data_root``."""
+    cfg = _read_file(path)
+    data_root = cfg.get('data_root')
+    cfg.merge_from_dict(dict(options))
+    if cfg.get('data_root') != data_root and Path(data_root or '').parts:
+        move_data_root(cfg, data_root)
+    return cfg
+
+
+def _read_file(path: str) -> 'Config':
+    """A detector's config file as it is."""
     from mmengine.config import Config
 
     require_file(path, 'config')
@@ -111,7 +143,7 @@ def read_config(path: str) -> 'Config':
     try:
         with explain_missing_mmyolo():
             cfg = Config.fromfile(path)
-    except UserError as error:  # of the YAML
+    except UserError as error:  # of the YAML, or of fit_recipe
         error.file = error.file or path
         raise
     except UnicodeDecodeError as error:
@@ -142,11 +174,7 @@ def load_config(args: argparse.Namespace) -> 'Config':
     Raises:
         UserError: As :func:`read_config`.
     """
-    cfg = read_config(args.config)
-    data_root = cfg.get('data_root')
-    cfg.merge_from_dict(args.cfg_options)
-    if cfg.get('data_root') != data_root and Path(data_root or '').parts:
-        move_data_root(cfg, data_root)
+    cfg = read_config(args.config, args.cfg_options)
     if 'launcher' in args:
         cfg.launcher = args.launcher
         name = Path(args.config).stem

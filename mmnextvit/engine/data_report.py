@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..datasets.faults import describe_remarks
+from ..recipes import check_followed
 from ..utils.errors import UserError
 from ..utils.messages import first_few
 from .runner import unwrap_model
@@ -42,8 +43,13 @@ class DataReportHook(Hook):
 
     Raises:
         UserError: ``num_classes`` of a box or mask head is not the number of classes
-            of the data that it is trained, validated or tested on.
+            of the data that it is trained, validated or tested on; or a setting of the
+            recipe was changed in a way that nothing follows.
     """
+
+    def before_run(self, runner: Runner) -> None:
+        """Other programs' commands don't read a file anew, as ours do for a setting."""
+        check_followed(runner.cfg)
 
     def before_train(self, runner: Runner) -> None:
         self._check_num_classes(runner, 'train')

@@ -100,6 +100,16 @@ def naming_file(file: str | os.PathLike | None) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def naming_key(key: str) -> Iterator[None]:
+    """Has a :class:`UserError` of the block name the key that it is about."""
+    try:
+        yield
+    except UserError as error:
+        error.key = key
+        raise
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
 

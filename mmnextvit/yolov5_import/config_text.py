@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from ..models.map_numbers import get_level_weights
 from ..models.yolov5_modules import NORM_CFG
+from ..utils.render import Assign, Code, Comment, Extended, Rows, Statement, render
 from .hyp import AFFINE, FLIP, HSV, Hyp
 from .model_yaml import ImportedModel
 from .notes import Note
-from .render import Assign, Code, Comment, Extended, Rows, Statement, render
 
 HEAD_MODULES = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
 MAX_NOTES = 15  # that the config lists

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..utils.errors import UserError
+from ..utils.render import join_lines
 from ..utils.yaml_reader import YAMLFile
-from .notes import Note, join_lines
+from .notes import Note
 
 DEFAULT_GAINS = {'cls': 0.5, 'bbox': 0.05, 'obj': 1.0}
 

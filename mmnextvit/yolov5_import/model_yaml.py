@@ -15,9 +15,9 @@ from ..models.yolov5_row_rules import (
 )
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import did_you_mean, first_few
+from ..utils.render import is_plain
 from ..utils.yaml_reader import YAMLFile
 from .notes import Note
-from .render import is_plain
 
 HEADS = 'Detect', 'Segment'
 HEAD_DEFAULTS = 'nc', 'anchors', 32, 256

@@ -3,16 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..utils.render import join_lines
 from ..utils.yaml_reader import YAMLFile
-
-
-def join_lines(text: object) -> str:
-    """A text from outside, fit for a comment, where a newline would begin code.
-
-    Nor would a config with control characters, such as a null, be read.
-    """
-    printable = (c if c.isprintable() else ' ' for c in str(text)[:2000])
-    return ' '.join(''.join(printable).split())[:300]
 
 
 @dataclass(frozen=True)

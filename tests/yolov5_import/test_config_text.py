@@ -1,9 +1,7 @@
 """The config of an imported model: what it builds, and how it reads."""
 
 from mmnextvit.utils.errors import UserError
-from mmnextvit.yolov5_import.config_text import MAX_LINES, Settings, make_config_text
-from mmnextvit.yolov5_import.notes import Note
-from mmnextvit.yolov5_import.render import (
+from mmnextvit.utils.render import (
     Assign,
     Code,
     Comment,
@@ -11,6 +9,8 @@ from mmnextvit.yolov5_import.render import (
     Rows,
     render,
 )
+from mmnextvit.yolov5_import.config_text import MAX_LINES, Settings, make_config_text
+from mmnextvit.yolov5_import.notes import Note
 
 import pytest
 import torch

@@ -1,24 +1,25 @@
 """A config as data, and its text.
 
 Whatever comes from a file stands in the text as the ``repr`` of plain data, or behind a
-``#`` in a line of its own, so that it is never code. Code is what :class:`Code` and the
-targets of :class:`Assign` hold: constants of this package.
+``#``, so that it is never code. Code is what :class:`Code` and the targets of
+:class:`Assign` hold: constants of this package.
+
+MMEngine replaces what stands between two braces in the text of a config. Names out of a
+file may hold such braces, and are written so that they stay what they are.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
 from typing import NamedTuple
-
-from .notes import join_lines
 
 INDENT = '    '
 
 
 @dataclass(frozen=True)
 class Code:
-    """An expression that stands in the config as it is."""
+    """An expression, or a whole line, that stands in the config as it is."""
 
     text: str
 
@@ -28,7 +29,7 @@ class Extended:
     """A dict with changes: ``dict(base, **changes)``."""
 
     base: Code
-    changes: dict[str, object]
+    changes: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,24 @@ class Comment:
 
 @dataclass(frozen=True)
 class Assign:
-    """An assignment, with a comment above it."""
+    """An assignment.
+
+    Attributes:
+        target: What is assigned to.
+        value: The value.
+        comment: A line above it.
+        reason: A comment behind the value, where this stands in one line.
+        in_one_line: Whether it stands in one line however long that is.
+    """
 
     target: str
     value: object
     comment: str = ''
+    reason: str = ''
+    in_one_line: bool = False
 
 
-Statement = Comment | Assign
+Statement = Comment | Assign | Code
 
 
 class Layout(NamedTuple):
@@ -76,6 +87,7 @@ LAYOUTS = (
     Layout(160, True),
     Layout(160, False),
     Layout(320, False),
+    Layout(10**9, False),
 )
 
 
@@ -98,17 +110,37 @@ def render(statements: Sequence[Statement], max_lines: int) -> str:
 
 def _render_statement(statement: Statement, layout: Layout) -> Iterator[str]:
     if isinstance(statement, Comment):
-        yield f'# {join_lines(statement.text)}' if statement.text else ''
+        yield _render_comment(statement.text)
+        return
+    if isinstance(statement, Code):
+        yield statement.text
         return
     if statement.comment:
-        yield f'# {join_lines(statement.comment)}'
+        yield _render_comment(statement.comment)
     start = f'{statement.target} = '
     if isinstance(statement.value, Rows):
         yield f'{start}['
         yield from _render_rows(statement.value, layout)
         yield ']'
-    else:
-        yield from _render_lines(start, statement.value, '', layout.width)
+        return
+    width = 10**9 if statement.in_one_line else layout.width
+    lines = _render_lines(start, statement.value, '', width)
+    if statement.reason and len(lines) == 1:
+        lines[0] += f'  {_render_comment(statement.reason)}'
+    yield from lines
+
+
+def join_lines(text: object) -> str:
+    """A text from outside, fit for a comment, where a newline would begin code.
+
+    Nor would a config with control characters, such as a null, be read.
+    """
+    printable = (c if c.isprintable() else ' ' for c in str(text)[:2000])
+    return ' '.join(''.join(printable).split())[:300]
+
+
+def _render_comment(text: str) -> str:
+    return f'# {join_lines(text)}'.replace('{{', '{ {') if text else ''
 
 
 def _render_lines(
@@ -156,17 +188,25 @@ def _render_parts(value: object) -> tuple[str, list[tuple[str, object]], str]:
     if isinstance(value, dict):
         if all(_is_name(key) for key in value):
             return 'dict(', [(f'{key}=', item) for key, item in value.items()], ')'
-        return '{', [(f'{key!r}: ', item) for key, item in value.items()], '}'
+        return '{', [(f'{quote(key)}: ', item) for key, item in value.items()], '}'
     if isinstance(value, (list, tuple)):
         brackets = '[]' if isinstance(value, list) else '()'
         return brackets[0], [('', item) for item in value], brackets[1]
     if not is_plain(value):
         raise TypeError(f'{value!r} is not plain data')
-    return repr(value), [], ''
+    return quote(value), [], ''
+
+
+def quote(value: object) -> str:
+    """Plain data as an expression, which MMEngine replaces no part of."""
+    return repr(value).replace('{{', r'{\x7b')
 
 
 def _is_name(key: object) -> bool:
-    return isinstance(key, str) and key.isidentifier() and not iskeyword(key)
+    """Whether a key may stand in a call; Python changes names in some other scripts."""
+    if not isinstance(key, str):
+        return False
+    return key.isascii() and key.isidentifier() and not iskeyword(key)
 
 
 def _render_rows(rows: Rows, layout: Layout) -> Iterator[str]:
