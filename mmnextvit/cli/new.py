@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add('--weights', help='weights to start from: a file, timm://NAME, hf://..., a URL')
     add('--all-classes', action='store_true', help='keep classes that own no box')
-    add(
-        '--skip-missing', action='store_true', help='go on without images that are missing'
-    )
+    add('--skip-missing', action='store_true', help='leave out images that are missing')
 
 
 def run(args: argparse.Namespace) -> None:

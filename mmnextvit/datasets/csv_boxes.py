@@ -14,7 +14,7 @@ from ..utils.errors import UserError, naming_file
 from ..utils.messages import show
 from .checks import find_box_fault
 from .class_names import check_names
-from .csv_rows import BrokenRow, Row, parse_csv
+from .csv_rows import BrokenRow, Row, Table, parse_csv
 from .faults import Fault, describe_broken, describe_broken_lines, settle
 from .files import is_local, read_bytes
 from .images import BrokenImageError, Size, read_image_size
@@ -134,9 +134,16 @@ class VerifiedCSVMixin(OwnDataMixin):
         self.row_report: dict[str, list[str]] = defaultdict(list)
         super().__init__(*args, **kwargs)
 
-    def _read_data_list(self) -> list[dict]:
+    def _read_table(self) -> Table:
         with naming_file(self.ann_file):
-            table = parse_csv(read_bytes(self.ann_file, self.backend_args))
+            return parse_csv(read_bytes(self.ann_file, self.backend_args))
+
+    def list_names(self) -> list[str]:
+        """The names that boxes have, whatever the classes are."""
+        return sorted({row.name for row in self._read_table().rows if row.name})
+
+    def _read_data_list(self) -> list[dict]:
+        table = self._read_table()
         files = [*(row.file for row in table.rows), *(row.file for row in table.broken)]
         paths = self._find_paths(files)
         images = set(self._keep_listed(paths.values()))

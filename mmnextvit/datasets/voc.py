@@ -223,6 +223,11 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
             'of the dataset'
         )
 
+    def list_names(self) -> list[str]:
+        """The names that boxes have, whatever the classes are."""
+        self._read_data_list()
+        return sorted(self._name_counts)
+
     def load_data_list(self) -> list[dict]:
         data_list = super().load_data_list()
         check_names(

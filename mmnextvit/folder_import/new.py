@@ -1,35 +1,32 @@
 """A config for a folder of images, and what the folder holds."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from ..datasets.duplicates import find_near, hash_images
+from ..datasets.faults import listen
 from ..datasets.samples import Sample, list_samples
-from ..engine.runner import build_unread_dataset
-from ..models.timm_models import get_timm_mean_std
-from ..utils.errors import MissingFileError, UserError
+from ..engine.runner import build_dataset
+from ..models.timm_features import get_timm_mean_std
+from ..utils.errors import UserError
 from ..utils.files import atomic_write_text, check_new_file, require_file
-from ..utils.messages import first_few
+from ..utils.messages import first_few, shorten
 from .config_text import Plan, choose, write_text
-from .conversions import CONVERSIONS, find_unsupported
 from .reading import Reading
-from .recognition import (
-    Counted,
-    add_notes,
-    choose_reading,
-    describe_unknown,
-    list_readings,
-)
-from .split import split_samples, write_lists
+from .recognition import Counted, add_notes, recognise
+from .split import describe_split, split_samples, write_lists
 from .summary import describe_data
 
 BACKBONES = 'timm://', 'hf://'  # where weights of backbones come from
+IMAGES = 'missing', 'broken'  # what is told of images that --skip-missing leaves out
+MAX_NOTE = 400  # characters
 
 
 @dataclass(frozen=True)
@@ -85,13 +82,14 @@ def write_config(options: Options) -> str:
         UserError: The folder cannot be read, or a file to be written is there.
         OSError: A file cannot be written.
     """
+    out = check_new_file(options.out)
     contents = read_folder(options)
     if not options.all_classes:
         contents = leave_out_unused(contents)
     if 'val' not in contents.samples:
         contents = make_split(contents, options)
     elif options.skip_missing:
-        contents = list_present(contents, options)
+        contents = list_images(contents, options)
     train = contents.samples['train']
     plan = make_plan(train, options)
     reading = contents.reading
@@ -103,12 +101,10 @@ def write_config(options: Options) -> str:
         class_ids=contents.class_ids,
         num_images=len(train),
         data_root=find_root(options.folder),
-        config_folder=options.out.absolute().parent,
+        config_folder=out.absolute().parent,
     )
-    atomic_write_text(check_new_file(options.out), text)
-    return describe_data(
-        reading, contents.classes, contents.samples, plan, options.out
-    )
+    atomic_write_text(out, text, overwrite=False)
+    return describe_data(reading, contents.classes, contents.samples, plan, out)
 
 
 # -------------------------------------------------------------------------- reading
@@ -127,68 +123,111 @@ def read_folder(options: Options) -> Contents:
         UserError: It has no layout that is known, readings differ, or the data are
             faulty.
     """
-    tree, readings = list_readings(options.folder)
+
+    def count(reading: Reading) -> Counted:
+        contents = load(reading, options.skip_missing)
+        samples = [s for part in contents.samples.values() for s in part]
+        return Counted(reading, contents.classes, samples)
+
     stem = options.out.with_suffix('')
-    if not readings:
-        for conversion in CONVERSIONS:
-            files = conversion.recognise(tree)
-            if files:
-                readings = [conversion.convert(tree, files, stem)]
-                break
-    if not readings:
-        raise find_unsupported(tree) or describe_unknown(tree)
-    read = [load(reading, options.skip_missing) for reading in readings]
-    first = read[0]
-    if len(read) == 1:
-        return first
-    counted = [
-        Counted(one.reading, one.classes, [s for p in one.samples.values() for s in p])
-        for one in read
-    ]
-    return replace(first, reading=choose_reading(counted))
+    return load(recognise(options.folder, stem, count), options.skip_missing)
 
 
 def load(reading: Reading, skip_missing: bool = False) -> Contents:
     """What the datasets of a reading read, all classes kept.
 
     Raises:
-        UserError: The data are faulty, or images are missing and not skipped.
+        UserError: The data are faulty; it tells of all faults at once.
     """
-    classes = reading.classes or list_names(reading)
-    samples = {}
-    for split, dataset in reading.datasets.items():
-        known: dict[str, Any] = dict(
+    with listen() as told:
+        classes = reading.classes or list_names(reading)
+        samples = {
+            split: read_samples(dataset, classes, reading.class_ids, split == 'train')
+            for split, dataset in reading.datasets.items()
+        }
+    stops = [
+        fault.text
+        for fault in told
+        if fault.stops and not (skip_missing and fault.kind in IMAGES)
+    ]
+    if stops:
+        images = any(fault.stops and fault.kind in IMAGES for fault in told)
+        hint = '\nmmnextvit new --skip-missing goes on without these images.'
+        raise UserError('\n'.join(dict.fromkeys(stops)) + hint * images)
+    notes = dict.fromkeys(shorten(fault.text, MAX_NOTE) for fault in told)
+    return Contents(add_notes(reading, notes), classes, reading.class_ids, samples)
+
+
+def read_samples(
+    dataset: Mapping[str, object],
+    classes: Sequence[str],
+    class_ids: Sequence[int] | None,
+    training: bool,
+) -> list[Sample]:
+    """The images of a split, with all boxes, those of classes of one name included.
+
+    Args:
+        dataset: Its config.
+        classes: Names.
+        class_ids: Their numbers in the annotations, if these have any.
+        training: Whether to check that the split can be trained on.
+    """
+    parts = []
+    for labels in list_distinct(classes):
+        known: dict[str, object] = dict(
             dataset,
-            metainfo=dict(classes=classes),
-            skip_broken=skip_missing,
+            metainfo=dict(classes=tuple(classes[label] for label in labels)),
+            # One class alone may own no box.
+            test_mode=not (training and len(labels) == len(classes)),
+            lazy_init=True,
         )
-        if reading.class_ids is not None:
-            known['class_ids'] = reading.class_ids
-        try:
-            data_list = build_unread_dataset(known).load_data_list()
-        except MissingFileError as error:
-            raise UserError(
-                f'{error}\n(mmnextvit new --skip-missing goes on without images that '
-                'are missing.)'
-            ) from error
-        samples[split] = list_samples(data_list)
-    return Contents(reading, classes, reading.class_ids, samples)
+        if class_ids is not None:
+            known['class_ids'] = tuple(class_ids[label] for label in labels)
+        read = list_samples(build(known).load_data_list())
+        renumbered = np.array(labels)
+        parts.append([s._replace(labels=renumbered[s.labels]) for s in read])
+    return [
+        first._replace(
+            boxes=np.concatenate([first.boxes, *(s.boxes for s in others)]),
+            labels=np.concatenate([first.labels, *(s.labels for s in others)]),
+        )
+        for first, *others in zip(*parts, strict=True)
+    ]
+
+
+def list_distinct(classes: Sequence[str]) -> Iterator[list[int]]:
+    """Parts of the labels, in none of which two classes have one name."""
+    left = list(range(len(classes)))
+    while left:
+        first = {classes[label]: label for label in reversed(left)}
+        yield sorted(first.values())
+        left = [label for label in left if first[classes[label]] != label]
 
 
 def list_names(reading: Reading) -> tuple[str, ...]:
     """The names that boxes have, in the order of the alphabet."""
     names: set[str] = set()
     for dataset in reading.datasets.values():
-        unread = build_unread_dataset(dict(dataset, metainfo=dict(classes=('?',))))
-        names.update(unread.count_names())
+        unread = dict(dataset, metainfo=dict(classes=('?',)), lazy_init=True)
+        names.update(build(unread).list_names())
     return tuple(sorted(names))
+
+
+def build(dataset: Mapping[str, object]) -> Any:
+    """A dataset by its config, which MMYOLO's registry has."""
+    cfg = dict(default_scope='mmyolo', train_dataloader=dict(dataset=dict(dataset)))
+    return build_dataset(Config(cfg), 'train')
 
 
 # ------------------------------------------------------------------------- choosing
 
 
 def leave_out_unused(contents: Contents) -> Contents:
-    """The same without the classes that own no box in any split."""
+    """The same without the classes that own no box in any split.
+
+    Raises:
+        UserError: No class owns one.
+    """
     labels = [s.labels for part in contents.samples.values() for s in part]
     counts = np.bincount(np.concatenate(labels), minlength=len(contents.classes))
     used = [label for label, count in enumerate(counts) if count]
@@ -201,7 +240,7 @@ def leave_out_unused(contents: Contents) -> Contents:
             file=contents.reading.datasets['train']['ann_file'],
         )
     note = (
-        f'{len(unused)} classes own no box and are left out: '
+        f'{len(unused)} of the names own no box and are left out: '
         f'{first_few(map(repr, unused))} (--all-classes keeps them)'
     )
     ids = contents.class_ids
@@ -220,46 +259,37 @@ def leave_out_unused(contents: Contents) -> Contents:
 def make_split(contents: Contents, options: Options) -> Contents:
     """The same with part of the training images for validation, as lists of images."""
     samples = contents.samples['train']
-    prints = hash_images([s.path for s in samples], 'Comparing images')
-    groups = find_near(prints)
     root = find_root(options.folder)
-    train, val = split_samples(samples, root, groups)
+    groups = find_near(hash_images([s.path for s in samples], 'Comparing images'))
+    split = split_samples(samples, root, groups)
+    parts = {side: [samples[i] for i in getattr(split, side)] for side in split._fields}
+    note = (
+        f'no images are set aside for validation: {len(split.val)} of {len(samples)} '
+        'are now, near duplicates on one side'
+    )
+    lines = describe_split(samples, groups, split, contents.classes)
+    reading = add_notes(contents.reading, [note, *lines])
+    rest = {k: v for k, v in contents.samples.items() if k != 'train'}
+    return list_images(
+        replace(contents, reading=reading, samples=parts | rest), options
+    )
+
+
+def list_images(contents: Contents, options: Options) -> Contents:
+    """The same with a list of the images of each split, which alone are used."""
+    datasets = contents.reading.datasets
     lists = write_lists(
         options.out.with_suffix(''),
-        root,
-        [samples[i].path for i in train],
-        [samples[i].path for i in val],
+        find_root(options.folder),
+        {k: [s.path for s in part] for k, part in contents.samples.items()},
     )
-    note = (
-        'the folder has no images for validation: '
-        f'{len(val)} of {len(samples)} are set aside in {lists[1].name}, copies of an '
-        'image on one side'
-    )
-    before = contents.reading.datasets
-    datasets = {
-        split: dict(before['train'], image_list=str(path.absolute()))
-        for split, path in zip(('train', 'val'), lists)
+    listed = {
+        split: dict(
+            datasets.get(split, datasets['train']), image_list=str(path.absolute())
+        )
+        for split, path in lists.items()
     }
-    rest = {k: v for k, v in contents.samples.items() if k != 'train'}
-    return replace(
-        contents,
-        reading=replace(
-            add_notes(contents.reading, [note]), datasets={**before, **datasets}
-        ),
-        samples=dict(train=[samples[i] for i in train], val=[samples[i] for i in val])
-        | rest,
-    )
-
-
-def list_present(contents: Contents, options: Options) -> Contents:
-    """The same with lists of the images that are there, which alone are used."""
-    root = find_root(options.folder)
-    datasets = dict(contents.reading.datasets)
-    for split, samples in contents.samples.items():
-        path = options.out.with_name(f'{options.out.stem}_{split}.txt')
-        write_list(path, root, [sample.path for sample in samples])
-        datasets[split] = dict(datasets[split], image_list=str(path.absolute()))
-    return replace(contents, reading=replace(contents.reading, datasets=datasets))
+    return replace(contents, reading=replace(contents.reading, datasets=listed))
 
 
 def make_plan(samples: Sequence[Sample], options: Options) -> Plan:
@@ -274,8 +304,7 @@ def make_plan(samples: Sequence[Sample], options: Options) -> Plan:
         weights = os.path.abspath(weights)
     normalisation = None
     if backbone and options.model.startswith('timm:'):
-        mean, std = get_timm_mean_std(options.model.removeprefix('timm:'))
-        normalisation = dict(mean=mean, std=std)
+        normalisation = get_timm_mean_std(options.model.removeprefix('timm:'))
     return choose(
         options.model,
         samples,
@@ -298,4 +327,4 @@ def is_backbone(weights: str) -> bool:
         require_file(weights, '--weights')
     content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
     names = content.get('state_dict', content)
-    return not any(name.startswith(('bbox_head.', 'module.bbox_head.')) for name in names)
+    return not any('bbox_head.' in name for name in names)

@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -307,35 +307,31 @@ def make_relative(path: str | os.PathLike, root: str | os.PathLike) -> str:
 def write_lists(
     out_stem: str | os.PathLike,
     root: str | os.PathLike,
-    train_paths: Sequence[str],
-    val_paths: Sequence[str],
-) -> tuple[Path, Path]:
-    """Writes both sides of a split as lists for ``image_list``, or neither of them.
+    paths: Mapping[str, Sequence[str]],
+) -> dict[str, Path]:
+    """Writes lists for ``image_list``, all of them or none.
 
     Args:
-        out_stem: ``my`` for ``my_train.txt`` and ``my_val.txt``.
+        out_stem: ``my`` for ``my_train.txt``, ``my_val.txt``.
         root: The datasets' ``data_root``. A path below it is written relative to it,
             with forward slashes, and another one as an absolute path.
-        train_paths: Images to train on.
-        val_paths: Images to validate on.
+        paths: The images of each split.
 
     Returns:
-        The files that were written.
+        The files that were written, by split.
 
     Raises:
         UserError: One of them exists, or an image's name cannot stand in a list.
         OSError: They cannot be written.
     """
-    stem = os.fspath(out_stem)
-    contents = {
-        Path(f'{stem}_train.txt'): _make_list(train_paths, root),
-        Path(f'{stem}_val.txt'): _make_list(val_paths, root),
+    files = {
+        split: check_new_file(f'{os.fspath(out_stem)}_{split}.txt') for split in paths
     }
-    train, val = map(check_new_file, contents)
-    with atomic_write(train, overwrite=False) as scratch:
-        for file, content in contents.items():
-            scratch.with_name(file.name).write_bytes(content)
-    return train, val
+    contents = {split: _make_list(images, root) for split, images in paths.items()}
+    with atomic_write(next(iter(files.values())), overwrite=False) as scratch:
+        for split, file in files.items():
+            scratch.with_name(file.name).write_bytes(contents[split])
+    return files
 
 
 def _make_list(paths: Sequence[str], root: str | os.PathLike) -> bytes:

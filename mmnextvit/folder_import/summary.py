@@ -42,8 +42,8 @@ def describe_data(
             *describe_classes(classes, samples),
             describe_images(every),
             describe_boxes(every, size),
-            f'{out}: {plan.base.value}, {shown} pixels, {plan.max_epochs.value} epochs, '
-            f'batches of {plan.batch_size.value}',
+            f'{out}: {plan.base.value}, {shown} pixels, {plan.max_epochs.value} '
+            f'epochs, batches of {plan.batch_size.value}',
             f'  mmnextvit check {out}  looks for what is wrong with the data',
             f'  mmnextvit train {out}  trains',
         ]
@@ -111,7 +111,7 @@ def describe_images(samples: Sequence[Sample]) -> str:
 
 
 def describe_boxes(samples: Sequence[Sample], size: int | tuple[int, int]) -> str:
-    """The range of box sides in pixels, where the images have their size in training."""
+    """The range of box sides in pixels, once images have their size in training."""
     sides = measure_sides(samples, size)
     if not len(sides):
         return '  no boxes'
@@ -122,9 +122,7 @@ def describe_boxes(samples: Sequence[Sample], size: int | tuple[int, int]) -> st
     return text + (f'; {small:,} boxes are smaller than {SMALL}x{SMALL}' * bool(small))
 
 
-def measure_sides(
-    samples: Sequence[Sample], size: int | tuple[int, int]
-) -> np.ndarray:
+def measure_sides(samples: Sequence[Sample], size: int | tuple[int, int]) -> np.ndarray:
     """Width and height of each box in pixels, once its image fits into ``size``."""
     wanted = np.array([size, size] if isinstance(size, int) else size)
     sides = [
