@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--model',
         default='s',
-        help='s, b or l (NextViT with the neck and head of YOLOv5), timm:NAME (with any '
-        'timm backbone), yolov8 or rtmdet (s)',
+        help="s, b or l (NextViT, with YOLOv5's neck and head), timm:NAME (any timm "
+        'backbone with them), yolov8 or rtmdet (s)',
     )
     add('--weights', help='weights to start from: a file, timm://NAME, hf://..., a URL')
     add('--all-classes', action='store_true', help='keep classes that own no box')

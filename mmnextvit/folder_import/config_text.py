@@ -384,7 +384,7 @@ def _shorten_paths(data: Mapping[str, Any], root: PurePath) -> dict[str, Any]:
         return dict(data)
     short = dict(data)
     if 'ann_file' in data:
-        short['ann_file'] = cut(data['ann_file'])
+        short['ann_file'] = cut(data['ann_file']) or './'
     if 'data_prefix' in data:
         short['data_prefix'] = {k: cut(v) for k, v in data['data_prefix'].items()}
     return short

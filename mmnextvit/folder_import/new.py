@@ -1,7 +1,7 @@
 """A config for a folder of images, and what the folder holds."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def write_config(options: Options) -> str:
     if 'val' not in contents.samples:
         contents = make_split(contents, options)
     elif options.skip_missing:
-        contents = list_images(contents, options)
+        contents = list_images(contents, options, contents.samples)
     train = contents.samples['train']
     plan = make_plan(train, options)
     reading = contents.reading
@@ -270,18 +270,19 @@ def make_split(contents: Contents, options: Options) -> Contents:
     lines = describe_split(samples, groups, split, contents.classes)
     reading = add_notes(contents.reading, [note, *lines])
     rest = {k: v for k, v in contents.samples.items() if k != 'train'}
-    return list_images(
-        replace(contents, reading=reading, samples=parts | rest), options
-    )
+    contents = replace(contents, reading=reading, samples=parts | rest)
+    return list_images(contents, options, parts)
 
 
-def list_images(contents: Contents, options: Options) -> Contents:
-    """The same with a list of the images of each split, which alone are used."""
+def list_images(
+    contents: Contents, options: Options, splits: Iterable[str]
+) -> Contents:
+    """The same with lists of the images of some splits, which alone are used."""
     datasets = contents.reading.datasets
     lists = write_lists(
         options.out.with_suffix(''),
         find_root(options.folder),
-        {k: [s.path for s in part] for k, part in contents.samples.items()},
+        {split: [s.path for s in contents.samples[split]] for split in splits},
     )
     listed = {
         split: dict(
@@ -289,7 +290,8 @@ def list_images(contents: Contents, options: Options) -> Contents:
         )
         for split, path in lists.items()
     }
-    return replace(contents, reading=replace(contents.reading, datasets=listed))
+    reading = replace(contents.reading, datasets={**datasets, **listed})
+    return replace(contents, reading=reading)
 
 
 def make_plan(samples: Sequence[Sample], options: Options) -> Plan:

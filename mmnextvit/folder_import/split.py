@@ -5,7 +5,7 @@ The rules of :func:`split_samples`, the first ones before the later:
 1. Near duplicates stay on one side.
 2. Every class stays in training.
 3. A class is in the validation split, too, if several groups of near duplicates have
-   it. Where that is not possible for all such classes, as many are as can be.
+   it and training keeps one of them.
 4. Of each class, and of the images without boxes, the validation split has its share.
 
 Which images it takes is decided by hashes of their names relative to the data root: the
@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import block_array, csr_array, eye_array
 
 from ..datasets.samples import Sample
 from ..utils.errors import UserError
@@ -31,7 +29,6 @@ from ..utils.files import atomic_write, check_new_file
 from ..utils.messages import first_few, show
 
 SHARE = 0.2  # of the images, for validation
-MAX_NODES = 1000  # of the search for a split with all classes, so that it ends
 
 
 class Split(NamedTuple):
@@ -83,7 +80,7 @@ def split_samples(
     units = _order_units(names, groups)
     classes = _tell_classes(samples)
     counts = np.array([classes[unit].sum(0) for unit in units])
-    chosen = _add_missing(counts, _draw(counts, share))
+    chosen = _draw(counts, share)
     val = [i for unit, taken in zip(units, chosen) if taken for i in unit]
     if not counts[chosen, :-1].any():
         cut = (counts[:, :-1] > 1).any(1) | (len(units) == 1)
@@ -163,46 +160,6 @@ def _draw(counts: np.ndarray, share: float) -> np.ndarray:
             for unit in possible[np.argsort(excess, kind='stable')[:1]]:
                 take(unit)
     return chosen
-
-
-def _add_missing(counts: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Exchanges as few images as possible for a class that validation lacks.
-
-    It is an integer program: classes may need each other's units, and whether all can
-    be on both sides is as hard as colouring a hypergraph with two colours.
-
-    Args:
-        counts: (units, classes + 1) how many images of a unit have a class.
-        chosen: (units,) what is drawn for validation, no class completely.
-
-    Returns:
-        (units,) with as many as possible of the classes that several units have.
-    """
-    carries = counts[:, :-1] > 0
-    carriers = carries.sum(0)
-    several = carriers > 1
-    if carries[chosen].any(0)[several].all():
-        return chosen
-    # Unknown are whether a unit is chosen, and whether a class of several units is met.
-    sizes = counts.sum(1)
-    costs = sizes + np.arange(len(counts)) / (2 * len(counts))  # no two ways are alike
-    gains = np.full(several.sum(), -2.0 * sizes.sum() - 1)
-    in_train = csr_array(carries[:, carriers > 0].T.astype(float))
-    in_val = csr_array(carries[:, several].T.astype(float))
-    found = milp(
-        np.concatenate((np.where(chosen, -costs, costs), gains)),
-        integrality=np.repeat((1, 0), (len(counts), len(gains))),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(
-                block_array([[in_train, csr_array((in_train.shape[0], len(gains)))]]),
-                ub=carriers[carriers > 0] - 1,
-            ),
-            LinearConstraint(block_array([[in_val, -eye_array(len(gains))]]), lb=0),
-        ],
-        options=dict(mip_rel_gap=0, node_limit=MAX_NODES),
-    )
-    return chosen if found.x is None else found.x[: len(counts)] > 0.5
 
 
 def _choose_run(
