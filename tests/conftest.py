@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         fast_test = None
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collections that MMEngine asks for what will stay anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
