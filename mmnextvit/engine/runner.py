@@ -129,10 +129,11 @@ def check_number_of_classes(model: nn.Module, checkpoint: str) -> None:
 
 
 class RunConfig(Config):
-    """A run's config, which is formatted once, and written whole or not at all.
+    """A run's config, whose text takes no time and is written whole or not at all.
 
-    MMEngine formats it anew in each place that has its text, among them each
-    checkpoint: that takes longer than to write the checkpoint.
+    MMEngine takes the text in many places, among them each checkpoint, and has yapf
+    format it anew each time: that takes longer than to write the checkpoint. Without
+    yapf it is indented all the same.
 
     Args:
         cfg: The config, which is copied.
@@ -140,15 +141,7 @@ class RunConfig(Config):
 
     def __init__(self, cfg: Config) -> None:
         self.__setstate__(copy.deepcopy(cfg).__getstate__())
-
-    @property
-    def pretty_text(self) -> str:
-        content = str(self.to_dict())
-        known, text = self.__dict__.get('_formatted', (None, ''))
-        if content != known:
-            text = super().pretty_text
-            self.__dict__['_formatted'] = content, text
-        return text
+        self.__dict__['_format_python_code'] = False
 
     def dump(self, file: str | Path | None = None) -> str | None:
         if file is None:

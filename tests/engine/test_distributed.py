@@ -182,7 +182,9 @@ def test_train_and_test_in_two_processes(tmp_path):
     assert [g['initial_lr'] for g in groups] == [0.01 * 4 / 128] * 3
 
     of_one = start_two(tmp_path, 'one_machine', *OPTIONS)
-    assert [process.wait() for process in of_one] == [0, 0]
+    with ThreadPoolExecutor() as pool:  # where one hangs, both say where they are
+        waits = [pool.submit(process.wait) for process in of_one]
+    assert [wait.exception() or wait.result() for wait in waits] == [0, 0]
     expected = Run(tmp_path / 'one_machine')
     for key in ('state_dict', 'ema_state_dict', 'optimizer'):
         parts = checkpoint[key], expected.read('epoch_1.pth')[key]

@@ -1,5 +1,6 @@
 """A command in a forked process, which starts without importing torch once more."""
 
+import faulthandler
 import multiprocessing.process
 import multiprocessing.util
 import os
@@ -14,6 +15,8 @@ import torch
 
 from tests.helpers.commands import fresh_process_state, working_in
 
+PATIENCE = 300  # seconds that a process may take
+
 
 class Fork(NamedTuple):
     """A process that was forked."""
@@ -21,7 +24,7 @@ class Fork(NamedTuple):
     pid: int
     output: Path
 
-    def wait(self, seconds: float = 600) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit code, or the negative number of the signal that ended it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -29,6 +32,8 @@ class Fork(NamedTuple):
             if pid:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.05)
+        os.kill(self.pid, signal.SIGUSR1)  # it says where it is
+        time.sleep(1)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         raise AssertionError(f'it did not end in {seconds} s:\n{self.printed()}')
@@ -63,6 +68,7 @@ def fork(work: Callable[[], object], folder: Path, name: str, **env: object) -> 
         sys.stdout = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115
         sys.stderr = open(2, 'w', buffering=1, closefd=False)  # noqa: SIM115
         os.environ.update({key: str(value) for key, value in env.items()})
+        faulthandler.register(signal.SIGUSR1, sys.stderr)  # for one that hangs
         torch.set_num_threads(1)
         with working_in(folder), fresh_process_state():
             work()

@@ -34,7 +34,7 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path, capfd):
     path = tmp_path / 'my_data.py'
     path.write_text(config.replace("'./", f"'{ROOT}/configs/"))
     data = tmp_path / 'data' / 'my_data'
-    make_demo_data(data, train=4, val=2, size=64, seed=0)
+    make_demo_data(data, train=2, val=1, size=64, seed=0)
     for split in ('train', 'val'):
         content = json.loads((data / 'annotations' / f'{split}.json').read_text())
         content['categories'] = [dict(id=1, name='cat'), dict(id=2, name='dog')]

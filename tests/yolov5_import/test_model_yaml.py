@@ -2,10 +2,11 @@
 
 import re
 import time
-import tracemalloc
 from copy import deepcopy
 from datetime import date
+from pathlib import Path
 
+from mmnextvit.benchmark.memory import read_memory
 from mmnextvit.cli import call
 from mmnextvit.utils.errors import UserError, find_user_error
 from mmnextvit.utils.yaml_reader import MAX_BYTES, read_yaml
@@ -152,13 +153,12 @@ def test_malice_costs_little(tmp_path):
     for rows in (wide, many, long):
         content = dict(yolov5_model('l'), backbone=rows)
         texts.append(write_yaml(tmp_path / 'x.yaml', content).read_text())
-    tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()
+    Path('/proc/self/clear_refs').write_text('5')  # the peak is counted from here
+    before = read_memory('VmRSS')
     for text in texts:
         (tmp_path / 'x.yaml').write_text(text)
         with pytest.raises(UserError, match='x.yaml'):
             call('import_yolov5', tmp_path / 'x.yaml', '-o', tmp_path / 'x.py')
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert time.monotonic() - start < 60
-    assert peak < 500e6
+    assert time.process_time() - start < 60  # of this process, however busy others are
+    assert read_memory('VmHWM') - before < 500  # MB
