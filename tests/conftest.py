@@ -63,12 +63,6 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         fast_test = None
 
 
-def pytest_collection_finish() -> None:
-    """Spares the garbage collections that MMEngine asks for what will stay anyway."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture
 def tiny() -> dict:
     return dict(TINY)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import mmnextvit
 from mmnextvit.cli import COMMANDS
@@ -16,7 +18,7 @@ import torch
 from mmengine.config import Config
 
 from tests.conftest import ROOT
-from tests.helpers.commands import run_here
+from tests.helpers.commands import call_here, run_here
 
 README = (ROOT / 'README.md').read_text()
 
@@ -26,14 +28,8 @@ def code(language: str, containing: str) -> str:
     return next(block for block in blocks if containing in block)
 
 
-@pytest.mark.slow
-def test_the_config_for_own_data_trains_as_it_stands(tmp_path, capfd):
-    """With two classes, a file a split, and no change but what saves time."""
-    config = code('python', 'my_data')
-    assert len(config.splitlines()) <= 15
-    path = tmp_path / 'my_data.py'
-    path.write_text(config.replace("'./", f"'{ROOT}/configs/"))
-    data = tmp_path / 'data' / 'my_data'
+def write_own_data(data: Path) -> None:
+    """COCO data of two classes, a file a split."""
     make_demo_data(data, train=2, val=1, size=64, seed=0)
     for split in ('train', 'val'):
         content = json.loads((data / 'annotations' / f'{split}.json').read_text())
@@ -42,6 +38,38 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path, capfd):
             annotation['category_id'] = 1 + annotation['category_id'] % 2
         (data / f'{split}.json').write_text(json.dumps(content))
 
+
+@pytest.mark.slow
+def test_the_commands_for_own_data(tmp_path, tiny, capfd):
+    """With a small backbone and small images, which save time."""
+    write_own_data(tmp_path / 'data' / 'my_data')
+    shutil.rmtree(tmp_path / 'data' / 'my_data' / 'annotations')
+    commands = re.findall(
+        r'^mmnextvit (.*?)(?: +#.*)?$', code('bash', 'mmnextvit new'), re.M
+    )
+    new, train = (command.split() for command in commands)
+    run_here(*new, cwd=tmp_path, capfd=capfd)
+    options = [
+        'image_size=64',
+        'max_epochs=1',
+        *(
+            f'model.backbone.arch.{k}={list(v)}'.replace(' ', '')
+            for k, v in tiny.items()
+        ),
+    ]
+    printed = run_here(*train, '--cfg-options', *options, cwd=tmp_path, capfd=capfd)
+    assert 'coco/bbox_mAP_50' in printed
+    assert (tmp_path / 'work_dirs' / 'my_data' / 'last_checkpoint').is_file()
+
+
+@pytest.mark.slow
+def test_a_config_by_hand_trains_as_it_stands(tmp_path, capfd):
+    """That of docs/data.md, with no change but what saves time."""
+    page = (ROOT / 'docs' / 'data.md').read_text()
+    config = page.split('## By hand')[1].split('```python\n')[1].split('```')[0]
+    path = tmp_path / 'my_data.py'
+    path.write_text(config.replace("'./", f"'{ROOT}/configs/"))
+    write_own_data(tmp_path / 'data' / 'my_data')
     options = [
         'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1',
@@ -51,6 +79,32 @@ def test_the_config_for_own_data_trains_as_it_stands(tmp_path, capfd):
     printed = run_here(*command, cwd=tmp_path, capfd=capfd)
     assert 'coco/bbox_mAP_50' in printed
     assert (tmp_path / 'work_dirs' / 'my_data' / 'last_checkpoint').is_file()
+
+
+def test_a_written_config_is_as_the_page_shows(tmp_path, monkeypatch):
+    """Folders, and the numbers of images and epochs, are those of the data."""
+    page = (ROOT / 'docs' / 'data.md').read_text()
+    shown = page.split('## The config')[1].split('```python\n')[1].split('```')[0]
+    image = np.zeros((480, 640, 3), np.uint8)
+    (tmp_path / 'cells' / 'JPEGImages').mkdir(parents=True)
+    (tmp_path / 'cells' / 'Annotations').mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        name = ('RBC', 'WBC', 'Platelets')[number % 3]
+        image[::40, ::40] = rng.integers(0, 256, (12, 16, 3))
+        cv2.imwrite(str(tmp_path / 'cells' / 'JPEGImages' / f'{number}.jpg'), image)
+        (tmp_path / 'cells' / 'Annotations' / f'{number}.xml').write_text(
+            '<annotation><size><width>640</width><height>480</height></size><object>'
+            f'<name>{name}</name><bndbox><xmin>100</xmin><ymin>100</ymin>'
+            '<xmax>200</xmax><ymax>200</ymax></bndbox></object></annotation>'
+        )
+    call_here('new', 'cells', cwd=tmp_path)
+    written = (tmp_path / 'cells.py').read_text()
+
+    def leave_out(text: str) -> str:
+        return re.sub(r"'/.*?/cells/'|in /.*|\d[\d,]*", '_', text)
+
+    assert leave_out(written) == leave_out(shown)
 
 
 @pytest.mark.slow
