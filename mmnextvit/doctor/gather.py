@@ -435,7 +435,7 @@ def find_amp() -> Amp:
     if device != 'cpu':
         return Amp(f'the device {device}', None)
     try:
-        flags = Path('/proc/cpuinfo').read_text(errors='replace')
+        flags = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace')
     except OSError:  # not Linux
         supported = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: None)()
         return Amp('this processor', supported)

@@ -230,7 +230,7 @@ def _choose_model(
     return dict(changes, backbone=backbone) if backbone else changes
 
 
-def write_text(
+def format_text(
     plan: Plan,
     *,
     title: str,

@@ -18,7 +18,7 @@ from ..models.timm_features import get_timm_mean_std
 from ..utils.errors import UserError
 from ..utils.files import atomic_write_text, check_new_file, require_file
 from ..utils.messages import first_few, shorten
-from .config_text import Plan, choose, write_text
+from .config_text import Plan, choose, format_text
 from .reading import Reading
 from .recognition import Counted, add_notes, recognise
 from .split import describe_split, split_samples, write_lists
@@ -93,7 +93,7 @@ def write_config(options: Options) -> str:
     train = contents.samples['train']
     plan = make_plan(train, options)
     reading = contents.reading
-    text = write_text(
+    text = format_text(
         plan,
         title=f'{reading.layout} in {os.path.abspath(options.folder)}',
         datasets=reading.datasets,
@@ -125,15 +125,15 @@ def read_folder(options: Options) -> Contents:
     """
 
     def count(reading: Reading) -> Counted:
-        contents = load(reading, options.skip_missing)
+        contents = read_contents(reading, options.skip_missing)
         samples = [s for part in contents.samples.values() for s in part]
         return Counted(reading, contents.classes, samples)
 
     stem = options.out.with_suffix('')
-    return load(recognise(options.folder, stem, count), options.skip_missing)
+    return read_contents(recognise(options.folder, stem, count), options.skip_missing)
 
 
-def load(reading: Reading, skip_missing: bool = False) -> Contents:
+def read_contents(reading: Reading, skip_missing: bool = False) -> Contents:
     """What the datasets of a reading read, all classes kept.
 
     Raises:

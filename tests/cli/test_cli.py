@@ -72,8 +72,8 @@ def test_version(capfd):
     'name, hint',
     [
         ('trian', 'did you mean train?'),
-        ('--verison', 'there are train, '),
-        ('zzz', 'there are train, '),
+        ('--verison', 'there are new, '),
+        ('zzz', 'there are new, '),
         ('mmdet/analyze_logs', 'did you mean mmdet/analysis_tools/analyze_logs'),
         ('mmyolo/zzz/zzz/zzz/zzz/zzz', 'there are mmyolo/'),
     ],

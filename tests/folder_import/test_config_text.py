@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmnextvit import config_file
 from mmnextvit.datasets.samples import Sample
-from mmnextvit.folder_import.config_text import Choice, Plan, choose, write_text
+from mmnextvit.folder_import.config_text import Choice, Plan, choose, format_text
 from mmnextvit.utils.errors import UserError
 
 import numpy as np
@@ -58,7 +58,7 @@ def write(plan: Plan | None = None, **changes) -> str:
         data_root=ROOT_OF_DATA,
         config_folder=HERE,
     )
-    return write_text(plan or choose('s', images(214)), **{**arguments, **changes})
+    return format_text(plan or choose('s', images(214)), **{**arguments, **changes})
 
 
 def evaluate(text: str, folder: object = HERE) -> dict:

@@ -279,18 +279,17 @@ def test_lists_are_written_beside_the_config(tmp_path):
         '#1.jpg',
     ]
     paths = [str(root / name) for name in train]
-    written = write_lists(
-        tmp_path / 'out' / 'my', root, paths, [str(tmp_path / 'b.jpg')]
+    sides = dict(train=paths, val=[str(tmp_path / 'b.jpg')])
+    written = write_lists(tmp_path / 'out' / 'my', root, sides)
+    assert written == dict(
+        train=tmp_path / 'out' / 'my_train.txt',
+        val=tmp_path / 'out' / 'my_val.txt',
     )
-    assert written == (
-        tmp_path / 'out' / 'my_train.txt',
-        tmp_path / 'out' / 'my_val.txt',
-    )
-    lines = written[0].read_bytes().decode('utf-8').split('\n')
+    lines = written['train'].read_bytes().decode('utf-8').split('\n')
     assert lines.pop() == ''
     assert lines[:3] == train[:3] and lines[3:] == [f'./{name}' for name in train[3:]]
     assert [os.path.normpath(root / line.strip()) for line in lines] == paths
-    assert written[1].read_text() == f'{(tmp_path / "b.jpg").as_posix()}\n'
+    assert written['val'].read_text() == f'{(tmp_path / "b.jpg").as_posix()}\n'
     assert sorted(os.listdir(tmp_path / 'out')) == ['my_train.txt', 'my_val.txt']
 
 
@@ -298,7 +297,7 @@ def test_lists_are_written_beside_the_config(tmp_path):
 def test_nothing_is_overwritten(there, tmp_path):
     (tmp_path / there).write_text('mine')
     with pytest.raises(UserError, match=f'{there} exists, and nothing is overwritten'):
-        write_lists(tmp_path / 'my', tmp_path, ['a.jpg'], ['b.jpg'])
+        write_lists(tmp_path / 'my', tmp_path, dict(train=['a.jpg'], val=['b.jpg']))
     assert os.listdir(tmp_path) == [there]
     assert (tmp_path / there).read_text() == 'mine'
 
@@ -306,7 +305,8 @@ def test_nothing_is_overwritten(there, tmp_path):
 @pytest.mark.parametrize('name', ['a\nb.jpg', 'a\r.jpg', 'a.jpg ', 'a\udcff.jpg'])
 def test_names_that_no_list_can_have(name, tmp_path):
     with pytest.raises(UserError, match='line break, a space.*Rename') as error:
-        write_lists(tmp_path / 'my', tmp_path, ['good.jpg'], [str(tmp_path / name)])
+        sides = dict(train=['good.jpg'], val=[str(tmp_path / name)])
+        write_lists(tmp_path / 'my', tmp_path, sides)
     assert 'good' not in str(error.value) and '\n' not in str(error.value)
     assert os.listdir(tmp_path) == []
 
