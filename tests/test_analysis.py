@@ -240,6 +240,7 @@ def test_wrong_arguments(args, message, tiny_config, capfd):
     assert message in printed.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_without_times(tiny_config, capfd):
     options = '--shape', 64, 64, '--device=cpu'
     printed = run_here(

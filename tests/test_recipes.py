@@ -134,6 +134,7 @@ def names(path: tuple) -> list[str]:
 # What is computed is what MMYOLO computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
     [
@@ -209,6 +210,7 @@ def test_numbers_are_those_of_the_edited_recipe(name, settings, tmp_path):
         assert cosine == cosine_wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', BASES)
 def test_no_size_is_left_over(name):
     """None of 640 pixels, of its halves, doubles and parts, wherever it stands."""
@@ -514,6 +516,7 @@ def test_settings_that_are_missing(key):
         fit_recipe(read(config_file('yolov5_nextvit_s')), config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name', ['mask_rcnn_nextvit_s_fpn_1x_coco', 'retinanet_nextvit_s_fpn_1x_coco']
 )
@@ -596,6 +599,7 @@ def test_the_file_resolves_as_the_function_says(config):
     assert not find_changes(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('key, value, follows', CHANGES)
 def test_one_line_changes(key, value, follows, config):
     text, count = re.subn(rf'^{key} = .*$', f'{key} = {value}', TEXT, flags=re.M)

@@ -168,6 +168,7 @@ def test_growth(monkeypatch):
     assert all(result.timm > 0 and result.ours > 0 for result in results)
 
 
+@pytest.mark.slow
 def test_growth_as_table_and_plot(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(report, 'SIZES', (100, 200))
     results = [Growth(1, 100, 0.2, 0.1), Growth(1, 200, 0.6, 0.2), Growth(2, 100, 1, 1)]

@@ -68,6 +68,7 @@ def test_scores_are_shares(text):
         to_share(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'command, args, what',
     [

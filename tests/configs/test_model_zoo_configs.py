@@ -217,6 +217,7 @@ def test_names_are_those_of_the_official_files():
     assert backbone == {'stem', 'features'}  # no final norm
 
 
+@pytest.mark.slow
 def test_official_file_fills_the_model(tmp_path):
     cfg = config('mask_rcnn_nextvit_s_fpn_1x_coco')
     cfg.model.backbone.arch = TINY

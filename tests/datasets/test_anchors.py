@@ -31,6 +31,7 @@ def test_clusters_are_found():
     assert compute_possible_recall(sizes, anchors, 4.0) == 1.0
 
 
+@pytest.mark.slow
 def test_they_beat_those_of_coco_on_other_boxes():
     random = np.random.default_rng(0)
     sizes = random.uniform(3, 12, (500, 2)) * [6, 1]

@@ -237,6 +237,7 @@ def test_class_ids(animals, log, categories, used, classes, ids, labels, test_mo
     assert not log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('categories', 'used', 'classes', 'ids', 'labels'), CASES)
 @pytest.mark.parametrize('from_file', [False, True])
 def test_class_ids_in_the_metric(

@@ -64,6 +64,7 @@ def test_the_hash_is_whether_each_part_is_brighter_than_the_one_before():
     assert distance(take_fingerprint(encode(draw(1))), by_hand) > 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'copy',
     [
@@ -169,6 +170,7 @@ def group_by_hand(pairs: set[tuple[int, int]], count: int) -> list[list[int]]:
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', range(12))
 @pytest.mark.parametrize('block', [1, 100, 2**20])
 def test_groups_and_leaks_are_those_of_all_pairs(seed, block, monkeypatch):

@@ -53,6 +53,7 @@ def list_paths(dataset) -> list[str]:
 # --------------------------------------------------------------------- names of images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('image', 'filename'),
     [
@@ -167,6 +168,7 @@ ODD_NAMES = (
 SUFFIXES = ('.jpg', '.JPG', '.png', '.JPEG', '.bmp', '.PNG')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('xml', 'images', 'cfg'),
     [

@@ -141,6 +141,7 @@ def alone():
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_training_is_as_without(tmp_path, wrapped, request):
     def model():

@@ -207,6 +207,7 @@ def test_options_that_it_does_not_follow_are_refused():
         build(nn.Linear(2, 2), paramwise_cfg=dict(norm_decay_mult=0))
 
 
+@pytest.mark.slow
 def test_a_smaller_learning_rate_in_the_backbone(load_config):
     """The fine-tuning config: one group each, no decay on norms and biases."""
     cfg = load_config('yolov5_nextvit_s_in1k')

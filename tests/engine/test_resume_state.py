@@ -133,6 +133,7 @@ def put(content: dict, path: str, value: object) -> None:
 # ------------------------------------------------------------------ what is accepted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'options',
     [

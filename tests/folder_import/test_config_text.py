@@ -77,6 +77,7 @@ def evaluate(text: str, folder: object = HERE) -> dict:
 # What is chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'model, count, weights, whole, base, epochs, batch',
     [
@@ -123,6 +124,7 @@ def test_the_recipe_suits_images_and_weights(
 PRETRAINED = dict(type='Pretrained', checkpoint='timm://x')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'model, count, weights, changes',
     [
@@ -346,6 +348,7 @@ def test_names_and_paths_are_never_code(tmp_path, monkeypatch):
     assert cfg.model.backbone.init_cfg.checkpoint == HOSTILE[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ["it's", 'a"b', 'a\\b', 'a\nb', '{{ x }}', 'ö 空'])
 def test_lists_beside_a_config_in_any_folder(name, tmp_path):
     folder = tmp_path / name

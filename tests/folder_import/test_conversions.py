@@ -80,6 +80,7 @@ def list_files(root: Path) -> dict[Path, bytes]:
 # -------------------------------------------------------------------- whole folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('names', [PLAIN, ODD], ids=['plain', 'odd'])
 @pytest.mark.parametrize('name', TOOL_BUILDERS)
 def test_layout_is_read_as_it_was_made(tmp_path, name, names):

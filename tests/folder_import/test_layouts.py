@@ -43,6 +43,7 @@ def test_every_layout_has_a_builder(tmp_path) -> None:
     assert built == set(LAYOUTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('names', [PLAIN, ODD], ids=['plain', 'odd'])
 @pytest.mark.parametrize('layout', BUILDERS)
 def test_layout_is_recognised_and_read(tmp_path, layout, names) -> None:
@@ -59,6 +60,7 @@ def test_layout_is_recognised_and_read(tmp_path, layout, names) -> None:
         }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', BUILDERS)
 def test_layout_in_a_folder_of_its_name(tmp_path, layout) -> None:
     """As archives unpack, with what macOS, a browser and a clone leave around."""
@@ -87,6 +89,7 @@ def test_folder_named_like_a_split(tmp_path, layout) -> None:
 WITH_FILES = [name for name in BUILDERS if not name.startswith(('voc', 'roboflow_voc'))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', WITH_FILES)
 def test_file_of_annotations_given(tmp_path, layout) -> None:
     """The file in place of its folder, and of one that holds no images."""

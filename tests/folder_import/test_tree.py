@@ -144,6 +144,7 @@ def count_calls(root: Path) -> Counter[str]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shape', SHAPES)
 def test_work_grows_with_the_files(tmp_path, shape) -> None:
     """Ten times the files take ten times the calls at most, whatever they are."""

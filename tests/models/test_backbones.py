@@ -170,6 +170,7 @@ def test_maps_are_a_tuple_of_the_published_channels_and_strides(backbone):
         assert [tuple(y.shape) for y in maps] == shapes
 
 
+@pytest.mark.slow
 def test_maps_of_odd_sizes_are_rounded(backbone):
     with torch.no_grad():
         maps = backbone().eval()(images(*backbone.odd_size))
@@ -179,6 +180,7 @@ def test_maps_of_odd_sizes_are_rounded(backbone):
         assert y.isfinite().all()
 
 
+@pytest.mark.slow
 def test_train_and_eval_return_the_model(backbone):
     model = backbone()
     assert model.training

@@ -158,6 +158,7 @@ def test_batchnorm_constants(model_cfg):
             assert (m.eps, m.momentum) == (1e-3, 0.03), name
 
 
+@pytest.mark.slow
 def test_channels_follow_the_backbone(model_cfg, tiny):
     model = MODELS.build(model_cfg)
     assert model.neck.rows.rows[3].inputs[1].channels == tiny['stage_channels'][2]
@@ -233,6 +234,7 @@ def test_misfits_say_which_number_to_write(changes, message, model_cfg):
         MODELS.build(model_cfg)
 
 
+@pytest.mark.slow
 def test_configs_are_left_alone(model_cfg):
     before = copy.deepcopy(model_cfg)
     assert isinstance(MODELS.build(model_cfg), FittedYOLODetector)

@@ -102,6 +102,7 @@ def test_final_norm_is_on_the_last_map_only(lively):
     torch.testing.assert_close(normed[3], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', EVERY_ARCH)
 def test_float32_agrees_with_float64(arch, lively, error):
     model = lively(NextViT(arch)).eval()
@@ -197,6 +198,7 @@ def test_an_image_too_small_is_named_with_the_smallest_size(size, tiny):
         NextViT(tiny, out_indices=(0,)).eval()(torch.randn(1, 3, *size))
 
 
+@pytest.mark.slow
 def test_names_and_strict_load_of_an_official_state_dict():
     """The shapes of a few official entries, written from the release's layout."""
     state = NextViT('small').state_dict()
@@ -223,6 +225,7 @@ def test_names_and_strict_load_of_an_official_state_dict():
     assert not any(fresh.load_state_dict(state, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('frozen_stages', range(-1, 5))
 def test_frozen_stages(frozen_stages, tiny):
     model = NextViT(tiny, frozen_stages=frozen_stages)

@@ -206,6 +206,7 @@ def test_norm_eval():
     assert model.eval() is model
 
 
+@pytest.mark.slow
 def test_norm_cfg():
     model = build('resnet10t', norm_cfg=dict(type='BN', eps=1e-3, momentum=0.03))
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -253,6 +254,7 @@ def test_checkpointing_saves_memory():
     assert waiting[1] < 0.7 * waiting[0]  # timm leaves the first and last part alone
 
 
+@pytest.mark.slow
 def test_mean_and_std_in_the_configs_units():
     model = build('convnext_atto')
     assert model.mean == [123.675, 116.28, 103.53]

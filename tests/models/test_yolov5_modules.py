@@ -234,6 +234,7 @@ def test_training(case, pair, error):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(MINIMAL))
 def test_stacked(name, pair, error):
     """Two copies, from a ``number`` of 4; each has its own parameters."""
@@ -254,6 +255,7 @@ def test_not_stacked(name):
         RowGraph(rows, {-1: FeatureMap(C, Fraction(1))}, outputs=(0,), first_row=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*WIDE, *REPEATING])
 def test_number_of_outputs_is_not_scaled(name, pair, error):
     case = row(name, 40, *MINIMAL.get(name, [32])[1:], channels=40)

@@ -110,6 +110,7 @@ def test_trains_a_step_and_predicts(name, read):
     assert len(result[0].pred_instances) > 0
 
 
+@pytest.mark.slow
 def test_maps_are_numbered_as_the_page_says(read):
     rows = re.findall(r'^\| `out_indices=(\(.+\))` \| (.+) \|$', PAGE, re.M)
     assert len(rows) == 2
@@ -119,6 +120,7 @@ def test_maps_are_numbered_as_the_page_says(read):
         assert MODELS.build(cfg.model).neck.in_rows == ast.literal_eval(numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('key, value, message', ERRORS)
 def test_errors_say_what_the_page_says(key, value, message, read):
     cfg = read('plain_yolov5.py')
@@ -127,6 +129,7 @@ def test_errors_say_what_the_page_says(key, value, message, read):
         MODELS.build(cfg.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prefix', [None, 'backbone.'])
 def test_weights_are_loaded(prefix, read, folder):
     cfg = read('plain_weights.py')

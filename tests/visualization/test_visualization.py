@@ -96,6 +96,7 @@ def test_images_without_annotations():
     assert np.array_equal(*pairs) and 'bboxes' not in nothing.gt_instances
 
 
+@pytest.mark.slow
 def test_hook_draws_the_first_images(tmp_path):
     path = str(tmp_path / 'a.png')
     cv2.imwrite(path, np.zeros((50, 100, 3), np.uint8))

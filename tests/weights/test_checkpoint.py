@@ -49,6 +49,7 @@ def test_fit_of_another_arch(states):
     assert 'not in the file: backbone.features.' in str(fit(base, small))
 
 
+@pytest.mark.slow
 def test_fit_of_another_head(states):
     model = dict(states['small'], **{'bbox_head.conv.weight': torch.ones(24, 8, 1, 1)})
     file = dict(model, **{'bbox_head.conv.weight': torch.ones(255, 8, 1, 1)})

@@ -137,6 +137,7 @@ def test_messages_of_commands_are_printable(tmp_path, capfd):
 # --------------------------------------------------------------------------- sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_many_views_of_one_storage(tmp_path, dtype):
     """2,000 of them would make 40 GB out of 10 MB when they are widened."""
@@ -179,6 +180,7 @@ def with_first_anchor(width):
     return [[(width, 13), *ANCHORS[0][1:]], *ANCHORS[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'changes, message',
     [
@@ -249,6 +251,7 @@ def test_classes_of_a_checkpoint():
 # ----------------------------------------------------------------------------- NaN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), float('-inf')])
 @pytest.mark.parametrize(
     'dtype', [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]

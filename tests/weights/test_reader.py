@@ -344,6 +344,7 @@ def yolov5_state(seed=0):
     return {k: torch.randn(shape, generator=g).half() for k, shape in YOLOV5.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('protocol', [2, 4])
 def test_reads_yolov5_without_yolov5(tmp_path, monkeypatch, zipped, protocol):

@@ -120,6 +120,7 @@ def test_what_else_differs_from_a_yolov5_checkpoint_is_said(tmp_path, detector):
     assert re.search(r'eps \[1e-05\] in the file, \[0.001\] in the model', notes)
 
 
+@pytest.mark.slow
 def test_the_receipt(tmp_path, detector, log):
     model = detector()
     path = tmp_path / 'epoch_1.pth'
@@ -271,6 +272,7 @@ def test_what_cannot_be_fetched_says_where_to_put_it(
     assert torch.equal(pretrained(source).norm.weight, ours['norm.weight'])
 
 
+@pytest.mark.slow
 def test_addresses_that_name_nothing():
     hint = 'timm has no such weights: did you mean nextvit_small.bd_'
     with pytest.raises(ValueError, match=f'timm://nextvit_small.nothing: {hint}'):

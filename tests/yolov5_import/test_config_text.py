@@ -48,6 +48,7 @@ def test_the_document_is_our_config(tmp_path, load_config):
     assert cfg.model.bbox_head.prior_generator.base_sizes == priors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('levels', [1, 2, 4, 5])
 def test_heads_on_one_to_five_levels(levels, tmp_path):
     """P2 to P6 and P3 to P7, with YOLOv5's weights of the levels."""
@@ -74,6 +75,7 @@ def test_heads_on_one_to_five_levels(levels, tmp_path):
     assert all(p.grad.isfinite().all() for p in detector.parameters())
 
 
+@pytest.mark.slow
 def test_segment_head_learns_and_predicts(tmp_path):
     content = yolov5_model('n', head=('Segment', ['nc', 'anchors', 32, 256]))
     _, cfg, detector = import_content(tmp_path, content)

@@ -28,6 +28,7 @@ def yolo_data(tmp_path_factory):
     return write_yolo_data(tmp_path_factory.mktemp('yolo'))
 
 
+@pytest.mark.slow
 def test_pretrained_weights_bring_their_mean_and_std(tmp_path):
     write_yaml(tmp_path / 'm.yaml', document_model('resnet18', True))
     call('import_yolov5', tmp_path / 'm.yaml', '-o', tmp_path / 'x.py')
@@ -171,6 +172,7 @@ def test_hyperparameters(tmp_path, capsys):
     build(text)
 
 
+@pytest.mark.slow
 def test_no_text_of_a_file_becomes_code(yolo_data, tmp_path, capsys):
     """A newline would end the comment that a note stands in, and a null the config."""
     code = f'a\0\r\x0c\ud800\nopen({str(tmp_path / "run")!r}, "w")\n#'
@@ -194,6 +196,7 @@ def test_no_text_of_a_file_becomes_code(yolo_data, tmp_path, capsys):
     assert len(capsys.readouterr().out.strip().splitlines()[-5:]) == 5
 
 
+@pytest.mark.slow
 def test_levels_in_any_order_have_their_anchors(tmp_path):
     """YOLOv5 turns the anchors' order round too."""
     content = yolov5_model('n')
