@@ -97,14 +97,7 @@ def choose(
     Raises:
         UserError: There is no such model, or no image size like this.
     """
-    known = [*ARCHS, 'timm:NAME', 'yolov8', 'rtmdet']
-    is_timm = model.startswith('timm:') and model != 'timm:'
-    if not is_timm and model not in known[:3] + known[4:]:
-        hint = did_you_mean(model, known) or f'there are {", ".join(known)}'
-        raise UserError(f'--model {show(model)}: {hint}')
-    if image_size is not None:
-        with naming_key('--imgsz'):
-            read_size(image_size)
+    check_choices(model, image_size)
     small = len(samples) < SMALL
     backbone_weights = None if whole_detector else weights
     family = _choose_family(model, backbone_weights)
@@ -118,6 +111,22 @@ def choose(
         model=_choose_model(model, family, small, backbone_weights, normalisation),
         load_from=weights if whole_detector else None,
     )
+
+
+def check_choices(model: str, image_size: int | tuple[int, int] | None) -> None:
+    """Checks what a user may choose.
+
+    Raises:
+        UserError: There is no such model, or no image size like this.
+    """
+    known = [*ARCHS, 'timm:NAME', 'yolov8', 'rtmdet']
+    is_timm = model.startswith('timm:') and model != 'timm:'
+    if not is_timm and model not in known[:3] + known[4:]:
+        hint = did_you_mean(model, known) or f'there are {", ".join(known)}'
+        raise UserError(f'--model {show(model)}: {hint}')
+    if image_size is not None:
+        with naming_key('--imgsz'):
+            read_size(image_size)
 
 
 def _choose_family(model: str, backbone_weights: str | None) -> str:

@@ -1,32 +1,42 @@
 """A config for a folder of images, and what the folder holds."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
+from torch import Tensor
 
 from ..datasets.duplicates import find_near, hash_images
-from ..datasets.faults import listen
+from ..datasets.faults import Told, listen
 from ..datasets.samples import Sample, list_samples
+from ..datasets.yolo_labels import find_label_files
 from ..engine.runner import build_dataset
 from ..models.timm_features import get_timm_mean_std
-from ..utils.errors import UserError
-from ..utils.files import atomic_write_text, check_new_file, require_file
+from ..models.timm_models import check_name
+from ..utils.errors import UserError, naming_key
+from ..utils.files import atomic_write, require_file
 from ..utils.messages import first_few, shorten
-from .config_text import Plan, choose, format_text
+from .config_text import check_choices, choose, format_text
+from .peeks import is_label_file
 from .reading import Reading
-from .recognition import Counted, add_notes, recognise
+from .recognition import ARCHIVES, Counted, add_notes, recognise
 from .split import describe_split, split_samples, write_lists
 from .summary import describe_data
+from .tree import get_suffix, is_image, read_tree
+from .yolo_layouts import NAMES_FILES, TYPE
 
 BACKBONES = 'timm://', 'hf://'  # where weights of backbones come from
 IMAGES = 'missing', 'broken'  # what is told of images that --skip-missing leaves out
 MAX_NOTE = 400  # characters
+SPLITS = 'train', 'val', 'test'
+SUFFIXES = '.txt', '.json'  # of lists, and of annotations that are converted
 
 
 @dataclass(frozen=True)
@@ -82,29 +92,61 @@ def write_config(options: Options) -> str:
         UserError: The folder cannot be read, or a file to be written is there.
         OSError: A file cannot be written.
     """
-    out = check_new_file(options.out)
-    contents = read_folder(options)
-    if not options.all_classes:
-        contents = leave_out_unused(contents)
-    if 'val' not in contents.samples:
-        contents = make_split(contents, options)
-    elif options.skip_missing:
-        contents = list_images(contents, options, contents.samples)
-    train = contents.samples['train']
-    plan = make_plan(train, options)
-    reading = contents.reading
-    text = format_text(
-        plan,
-        title=f'{reading.layout} in {os.path.abspath(options.folder)}',
-        datasets=reading.datasets,
-        classes=contents.classes,
-        class_ids=contents.class_ids,
-        num_images=len(train),
-        data_root=find_root(options.folder),
-        config_folder=out.absolute().parent,
-    )
-    atomic_write_text(out, text, overwrite=False)
-    return describe_data(reading, contents.classes, contents.samples, plan, out)
+    out = Path(os.path.abspath(options.out))
+    taken = list(filter(os.path.lexists, list_outputs(out)))
+    if taken:
+        raise UserError(
+            f'{first_few(taken)} exists, and nothing is overwritten: choose another '
+            'name for the config with -o'
+        )
+    check_choices(options.model, options.image_size)
+    if options.model.startswith('timm:'):
+        with naming_key('--model'):
+            check_name(options.model.removeprefix('timm:'))
+    weights = find_weights(options)
+    # All files are made beside the scratch and get their names together, at the end.
+    with atomic_write(out, overwrite=False) as scratch:
+        moved = partial(move, start=str(scratch.parent), to=str(out.parent))
+        try:
+            contents = prepare_contents(options, scratch.with_suffix(''))
+        except UserError as error:
+            raise UserError(moved(str(error))) from error
+        reading = replace(
+            contents.reading,
+            datasets=moved(contents.reading.datasets),
+            notes=moved(contents.reading.notes),
+        )
+        train = contents.samples['train']
+        plan = choose(
+            options.model, train, image_size=options.image_size, **weights._asdict()
+        )
+        text = format_text(
+            plan,
+            title=f'{reading.layout} in {os.path.abspath(options.folder)}',
+            datasets=reading.datasets,
+            classes=contents.classes,
+            class_ids=contents.class_ids,
+            num_images=len(train),
+            data_root=find_root(options.folder),
+            config_folder=out.parent,
+        )
+        scratch.write_text(text, encoding='utf-8')
+    return describe_data(reading, contents.classes, contents.samples, plan, options.out)
+
+
+def list_outputs(out: Path) -> list[Path]:
+    """The config, and what may be written beside it."""
+    made = (f'{out.stem}_{split}{suffix}' for split in SPLITS for suffix in SUFFIXES)
+    return [out, *map(out.with_name, made)]
+
+
+def move(value: Any, start: str, to: str) -> Any:
+    """A value in which texts name one folder where they have named another."""
+    if isinstance(value, Mapping):
+        return {key: move(item, start, to) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(move(item, start, to) for item in value)
+    return value.replace(start, to) if isinstance(value, str) else value
 
 
 # -------------------------------------------------------------------------- reading
@@ -116,7 +158,31 @@ def find_root(folder: str) -> Path:
     return path.parent if path.is_file() else path
 
 
-def read_folder(options: Options) -> Contents:
+def prepare_contents(options: Options, stem: Path) -> Contents:
+    """What is to be trained on and validated with.
+
+    Args:
+        options: What the command line says.
+        stem: What the paths of files begin with that are written.
+
+    Raises:
+        UserError: The folder cannot be read, or no image or no box is left of it.
+    """
+    root = find_root(options.folder)
+    contents = leave_out_empty(read_folder(options, stem))
+    if not options.all_classes:
+        contents = leave_out_unused(contents)
+    check_distinct(contents.classes)
+    listed: Iterable[str] = ()
+    if 'val' not in contents.samples:
+        contents = make_split(contents, root)
+        listed = 'train', 'val'
+    if options.skip_missing:
+        listed = contents.samples
+    return list_images(contents, root, stem, listed) if listed else contents
+
+
+def read_folder(options: Options, stem: Path) -> Contents:
     """Reads a folder by our own datasets, as they will read it in training.
 
     Raises:
@@ -129,7 +195,6 @@ def read_folder(options: Options) -> Contents:
         samples = [s for part in contents.samples.values() for s in part]
         return Counted(reading, contents.classes, samples)
 
-    stem = options.out.with_suffix('')
     return read_contents(recognise(options.folder, stem, count), options.skip_missing)
 
 
@@ -145,17 +210,67 @@ def read_contents(reading: Reading, skip_missing: bool = False) -> Contents:
             split: read_samples(dataset, classes, reading.class_ids, split == 'train')
             for split, dataset in reading.datasets.items()
         }
+    missing = any(fault.kind == 'missing' for fault in told)
+    if reading.datasets['train']['type'] == TYPE and not missing:
+        told += find_lost_images(samples.values())
+    of_images = [fault for fault in told if fault.stops and fault.kind in IMAGES]
     stops = [
         fault.text
         for fault in told
-        if fault.stops and not (skip_missing and fault.kind in IMAGES)
+        if fault.stops and not (skip_missing and fault in of_images)
     ]
     if stops:
-        images = any(fault.stops and fault.kind in IMAGES for fault in told)
-        hint = '\nmmnextvit new --skip-missing goes on without these images.'
-        raise UserError('\n'.join(dict.fromkeys(stops)) + hint * images)
-    notes = dict.fromkeys(shorten(fault.text, MAX_NOTE) for fault in told)
-    return Contents(add_notes(reading, notes), classes, reading.class_ids, samples)
+        hints = hint_at_archives(reading.datasets['train']['data_root'])
+        hints += 'mmnextvit new --skip-missing goes on without these images.'
+        lines = dict.fromkeys([*stops, hints] if of_images else stops)
+        raise UserError('\n'.join(lines))
+    # Where names repeat, each reading of some of the classes is silent about the rest.
+    partial_reading = len(set(classes)) < len(classes)
+    notes = [
+        f'{len(fault.places)} left out, since images are {fault.kind}: '
+        f'{first_few(fault.places)}'
+        if fault in of_images
+        else shorten(fault.text, MAX_NOTE)
+        for fault in told
+        if not (partial_reading and fault.kind == 'annotations')
+    ]
+    reading = add_notes(reading, dict.fromkeys(notes))
+    return Contents(reading, classes, reading.class_ids, samples)
+
+
+def find_lost_images(splits: Iterable[Sequence[Sample]]) -> list[Told]:
+    """What YOLO's label files tell of images that are not there.
+
+    No dataset asks for them: its images are those that are in a folder.
+    """
+    folders = {os.path.dirname(sample.path) for part in splits for sample in part}
+    there = [os.path.join(f, name) for f in folders for name in os.listdir(f)]
+    labels = {*find_label_files(filter(is_image, there)).values()} - {''}
+    lost = sorted(
+        path
+        for folder in {os.path.dirname(path) for path in labels}
+        if os.path.isdir(folder)
+        for path in (os.path.join(folder, name) for name in os.listdir(folder))
+        if get_suffix(path) == '.txt'
+        and path not in labels
+        and os.path.basename(path).lower() not in NAMES_FILES
+        and is_label_file(path)
+    )
+    if not lost:
+        return []
+    text = (
+        f'{len(lost)} label files have no image: {first_few(lost)}. Looked for in '
+        f'{first_few(sorted(folders))}'
+    )
+    return [Told('missing', text, lost, stops=True)]
+
+
+def hint_at_archives(root: str) -> str:
+    """A sentence with a line's end about archives, in which images may be."""
+    tree = read_tree(root)
+    archives = [file for file in tree.files if get_suffix(file) in ARCHIVES]
+    named = first_few(map(tree.shorten_path, archives))
+    return f'They may be in {named}: unpack it.\n' if archives else ''
 
 
 def read_samples(
@@ -222,6 +337,27 @@ def build(dataset: Mapping[str, object]) -> Any:
 # ------------------------------------------------------------------------- choosing
 
 
+def leave_out_empty(contents: Contents) -> Contents:
+    """The same without the splits of which no image is left.
+
+    Raises:
+        UserError: Training is one of them.
+    """
+    empty = [split for split, part in contents.samples.items() if not part]
+    datasets = contents.reading.datasets
+    if 'train' in empty:
+        raise UserError(
+            'no image to train on is there', file=datasets['train']['ann_file']
+        )
+    notes = [f'no image of {split} is there: left out' for split in empty]
+    kept = {split: data for split, data in datasets.items() if split not in empty}
+    return replace(
+        contents,
+        reading=add_notes(replace(contents.reading, datasets=kept), notes),
+        samples={split: contents.samples[split] for split in kept},
+    )
+
+
 def leave_out_unused(contents: Contents) -> Contents:
     """The same without the classes that own no box in any split.
 
@@ -256,10 +392,29 @@ def leave_out_unused(contents: Contents) -> Contents:
     )
 
 
-def make_split(contents: Contents, options: Options) -> Contents:
-    """The same with part of the training images for validation, as lists of images."""
+def check_distinct(classes: Sequence[str]) -> None:
+    """Refuses two classes of one name.
+
+    Raises:
+        UserError: There are such.
+    """
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f'several classes have the name {first_few(map(repr, repeated))}, and '
+            'results could not tell them apart. Rename them in the annotations or, '
+            'where only one of each owns boxes, leave out --all-classes'
+        )
+
+
+def make_split(contents: Contents, root: Path) -> Contents:
+    """The same with part of the training images for validation.
+
+    Args:
+        contents: What a folder holds, without images for validation.
+        root: The folder.
+    """
     samples = contents.samples['train']
-    root = find_root(options.folder)
     groups = find_near(hash_images([s.path for s in samples], 'Comparing images'))
     split = split_samples(samples, root, groups)
     parts = {side: [samples[i] for i in getattr(split, side)] for side in split._fields}
@@ -268,53 +423,65 @@ def make_split(contents: Contents, options: Options) -> Contents:
         'are now, near duplicates on one side'
     )
     lines = describe_split(samples, groups, split, contents.classes)
-    reading = add_notes(contents.reading, [note, *lines])
     rest = {k: v for k, v in contents.samples.items() if k != 'train'}
-    contents = replace(contents, reading=reading, samples=parts | rest)
-    return list_images(contents, options, parts)
+    reading = add_notes(contents.reading, [note, *lines])
+    return replace(contents, reading=reading, samples=parts | rest)
 
 
 def list_images(
-    contents: Contents, options: Options, splits: Iterable[str]
+    contents: Contents, root: Path, stem: Path, splits: Iterable[str]
 ) -> Contents:
-    """The same with lists of the images of some splits, which alone are used."""
+    """The same with lists of the images of some splits, which alone are used.
+
+    Args:
+        contents: What a folder holds.
+        root: The folder.
+        stem: What the paths of the lists begin with.
+        splits: Those that get a list.
+    """
     datasets = contents.reading.datasets
     lists = write_lists(
-        options.out.with_suffix(''),
-        find_root(options.folder),
+        stem,
+        root,
         {split: [s.path for s in contents.samples[split]] for split in splits},
     )
     listed = {
-        split: dict(
-            datasets.get(split, datasets['train']), image_list=str(path.absolute())
-        )
+        split: dict(datasets.get(split, datasets['train']), image_list=str(path))
         for split, path in lists.items()
     }
     reading = replace(contents.reading, datasets={**datasets, **listed})
     return replace(contents, reading=reading)
 
 
-def make_plan(samples: Sequence[Sample], options: Options) -> Plan:
-    """What suits the training images, the model and the weights that are at hand.
+class Weights(NamedTuple):
+    """Weights to start from, as `choose` takes them.
+
+    Attributes:
+        weights: Their file or address, if there are any.
+        whole_detector: Whether they are those of a detector; else of a backbone.
+        normalisation: What a timm backbone of them was trained with.
+    """
+
+    weights: str | None = None
+    whole_detector: bool = False
+    normalisation: Mapping[str, list[float]] | None = None
+
+
+def find_weights(options: Options) -> Weights:
+    """What the option ``--weights`` names.
 
     Raises:
-        UserError: There is no such model, or the weights cannot be read.
+        UserError: It cannot be read.
     """
     weights = options.weights
-    backbone = weights is not None and is_backbone(weights)
-    if weights is not None and '://' not in weights:
-        weights = os.path.abspath(weights)
+    if weights is None:
+        return Weights()
+    backbone = is_backbone(weights)
     normalisation = None
     if backbone and options.model.startswith('timm:'):
         normalisation = get_timm_mean_std(options.model.removeprefix('timm:'))
-    return choose(
-        options.model,
-        samples,
-        weights=weights,
-        whole_detector=weights is not None and not backbone,
-        image_size=options.image_size,
-        normalisation=normalisation,
-    )
+    path = weights if '://' in weights else os.path.abspath(weights)
+    return Weights(path, not backbone, normalisation)
 
 
 def is_backbone(weights: str) -> bool:
@@ -328,5 +495,7 @@ def is_backbone(weights: str) -> bool:
     if '://' not in weights:
         require_file(weights, '--weights')
     content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
-    names = content.get('state_dict', content)
-    return not any('bbox_head.' in name for name in names)
+    values = content.get('state_dict', content)
+    if not any(isinstance(value, Tensor) for value in values.values()):
+        raise UserError('the file holds no weights', file=weights)
+    return not any('bbox_head.' in name for name in values)
