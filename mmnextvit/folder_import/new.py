@@ -127,7 +127,7 @@ def write_config(options: Options) -> str:
             classes=contents.classes,
             class_ids=contents.class_ids,
             num_images=len(train),
-            data_root=find_root(options.folder),
+            data_root=find_root(reading),
             config_folder=out.parent,
         )
         scratch.write_text(text, encoding='utf-8')
@@ -152,10 +152,9 @@ def move(value: Any, start: str, to: str) -> Any:
 # -------------------------------------------------------------------------- reading
 
 
-def find_root(folder: str) -> Path:
-    """The folder that the paths in the config count from."""
-    path = Path(os.path.abspath(folder))
-    return path.parent if path.is_file() else path
+def find_root(reading: Reading) -> Path:
+    """The folder that the paths in the config and in lists count from."""
+    return Path(reading.datasets['train']['data_root'])
 
 
 def prepare_contents(options: Options, stem: Path) -> Contents:
@@ -168,18 +167,17 @@ def prepare_contents(options: Options, stem: Path) -> Contents:
     Raises:
         UserError: The folder cannot be read, or no image or no box is left of it.
     """
-    root = find_root(options.folder)
     contents = leave_out_empty(read_folder(options, stem))
     if not options.all_classes:
         contents = leave_out_unused(contents)
     check_distinct(contents.classes)
     listed: Iterable[str] = ()
     if 'val' not in contents.samples:
-        contents = make_split(contents, root)
+        contents = make_split(contents)
         listed = 'train', 'val'
     if options.skip_missing:
         listed = contents.samples
-    return list_images(contents, root, stem, listed) if listed else contents
+    return list_images(contents, stem, listed) if listed else contents
 
 
 def read_folder(options: Options, stem: Path) -> Contents:
@@ -220,10 +218,10 @@ def read_contents(reading: Reading, skip_missing: bool = False) -> Contents:
         if fault.stops and not (skip_missing and fault in of_images)
     ]
     if stops:
-        hints = hint_at_archives(reading.datasets['train']['data_root'])
-        hints += 'mmnextvit new --skip-missing goes on without these images.'
-        lines = dict.fromkeys([*stops, hints] if of_images else stops)
-        raise UserError('\n'.join(lines))
+        if of_images and not skip_missing:
+            stops += hint_at_archives(find_root(reading))
+            stops.append('mmnextvit new --skip-missing goes on without these images.')
+        raise UserError('\n'.join(dict.fromkeys(stops)))
     # Where names repeat, each reading of some of the classes is silent about the rest.
     partial_reading = len(set(classes)) < len(classes)
     notes = [
@@ -265,12 +263,12 @@ def find_lost_images(splits: Iterable[Sequence[Sample]]) -> list[Told]:
     return [Told('missing', text, lost, stops=True)]
 
 
-def hint_at_archives(root: str) -> str:
-    """A sentence with a line's end about archives, in which images may be."""
+def hint_at_archives(root: Path) -> list[str]:
+    """A line about archives, if there are any: images may be in them."""
     tree = read_tree(root)
     archives = [file for file in tree.files if get_suffix(file) in ARCHIVES]
     named = first_few(map(tree.shorten_path, archives))
-    return f'They may be in {named}: unpack it.\n' if archives else ''
+    return [f'They may be in {named}: unpack it.'] if archives else []
 
 
 def read_samples(
@@ -407,16 +405,11 @@ def check_distinct(classes: Sequence[str]) -> None:
         )
 
 
-def make_split(contents: Contents, root: Path) -> Contents:
-    """The same with part of the training images for validation.
-
-    Args:
-        contents: What a folder holds, without images for validation.
-        root: The folder.
-    """
+def make_split(contents: Contents) -> Contents:
+    """The same with part of the training images for validation."""
     samples = contents.samples['train']
     groups = find_near(hash_images([s.path for s in samples], 'Comparing images'))
-    split = split_samples(samples, root, groups)
+    split = split_samples(samples, find_root(contents.reading), groups)
     parts = {side: [samples[i] for i in getattr(split, side)] for side in split._fields}
     note = (
         f'no images are set aside for validation: {len(split.val)} of {len(samples)} '
@@ -428,21 +421,18 @@ def make_split(contents: Contents, root: Path) -> Contents:
     return replace(contents, reading=reading, samples=parts | rest)
 
 
-def list_images(
-    contents: Contents, root: Path, stem: Path, splits: Iterable[str]
-) -> Contents:
+def list_images(contents: Contents, stem: Path, splits: Iterable[str]) -> Contents:
     """The same with lists of the images of some splits, which alone are used.
 
     Args:
         contents: What a folder holds.
-        root: The folder.
         stem: What the paths of the lists begin with.
         splits: Those that get a list.
     """
     datasets = contents.reading.datasets
     lists = write_lists(
         stem,
-        root,
+        find_root(contents.reading),
         {split: [s.path for s in contents.samples[split]] for split in splits},
     )
     listed = {
