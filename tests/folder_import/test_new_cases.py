@@ -30,6 +30,7 @@ from tests.helpers.layouts import (
     SPLITS,
     build_coco,
     build_csv_with_header,
+    build_cvat_coco,
     build_darknet,
     build_label_studio_yolo,
     build_labelimg,
@@ -39,6 +40,7 @@ from tests.helpers.layouts import (
     build_tensorflow_csv,
     build_ultralytics_yolo,
     build_voc_folders,
+    build_vocdevkit,
     write_coco,
     write_image,
 )
@@ -264,6 +266,7 @@ HALVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', HALVES)
 def test_half_of_the_images_are_missing(build, tmp_path, capfd):
     build(tmp_path / 'data')
@@ -337,8 +340,9 @@ def test_what_is_there_is_refused_before_any_work(name, tmp_path, monkeypatch):
     assert f'{name} exists, and nothing is overwritten' in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('interrupt', [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize('step', ['split_samples', 'choose', 'write_text', 'publish'])
+@pytest.mark.parametrize('step', ['split_samples', 'choose', 'format_text', 'publish'])
 @pytest.mark.parametrize('build', [build_cvat_xml, build_labelimg])
 def test_all_is_written_or_nothing(build, step, interrupt, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
@@ -414,6 +418,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('key, value, follows', CHANGES)
 def test_one_line_changes_all_that_follows(key, value, follows, tmp_path):
     build_coco(tmp_path / 'data')
@@ -433,6 +438,7 @@ def test_one_line_changes_all_that_follows(key, value, follows, tmp_path):
 PLACES = ["it's [1] (x)", 'кошка 猫 é', 'a"b', '{{ x }}', 'two  words ', '50%', 'a\\b']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('place', PLACES)
 def test_folders_of_any_name(place, tmp_path):
     """Of the data and of the config, whose lists stand beside it."""
@@ -483,6 +489,39 @@ def test_ways_to_name_the_folder(tmp_path):
         splits.append([read(cfg, split) for split in ('train', 'val')])
     assert all(split == splits[0] for split in splits)
     assert len(splits[0][0][0] + splits[0][1][0]) == 8
+
+
+@pytest.mark.parametrize(
+    'build, file',
+    [
+        (build_labelimg, 'labels/classes.txt'),
+        (build_cvat_coco, 'annotations/inst*.json'),
+    ],
+)
+def test_a_file_in_a_folder_of_the_data(build, file, tmp_path):
+    """Its split is that of the folder, with paths from there."""
+    build(tmp_path / 'data')
+    make_config(tmp_path)
+    (path,) = (tmp_path / 'data').glob(file)
+    call_here('new', path, '-o', 'file.py', cwd=tmp_path)
+    assert read_lists(tmp_path) == read_lists(tmp_path, 'file')
+    assert all(name.startswith('images/') for name in read_lists(tmp_path)['train'])
+    assert len(read(Config.fromfile(tmp_path / 'file.py'), 'val')[0]) == 2
+
+
+@pytest.mark.parametrize('options', [(), ('--skip-missing',)])
+def test_lists_of_a_folder_in_the_folder(options, tmp_path):
+    """VOCdevkit/VOC2012, whose lists name no images for validation or missing ones."""
+    build_vocdevkit(tmp_path / 'data')
+    root = tmp_path / 'data' / 'VOCdevkit' / 'VOC2012'
+    if options:
+        remove_half(tmp_path / 'data')
+    else:
+        for split in ('val', 'trainval'):
+            (root / 'ImageSets' / 'Main' / f'{split}.txt').unlink()
+    cfg = make_config(tmp_path, *options)
+    sizes = [len(read(cfg, split)[0]) for split in ('train', 'val', 'test')]
+    assert sizes == ([2, 1, 1] if options else [3, 1, 2])
 
 
 def test_inside_the_folder_and_again(tmp_path):
