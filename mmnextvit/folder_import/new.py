@@ -480,6 +480,9 @@ def is_backbone(weights: str) -> bool:
     Raises:
         UserError: It cannot be read.
     """
+    if weights.startswith('timm://'):
+        with naming_key('--weights'):
+            check_name(weights.removeprefix('timm://'))
     if weights.startswith(BACKBONES):
         return True
     if '://' not in weights:

@@ -629,6 +629,10 @@ def test_weights_that_are_none(save, message, tmp_path, monkeypatch):
         (('--model', 'rtmdt'), 'did you mean rtmdet?'),
         (('--model', 'x'), 'there are s, b, l, timm:NAME, yolov8, rtmdet'),
         (('--model', 'timm:resnet1'), "timm has no model 'resnet1': did you mean resn"),
+        (
+            ('--weights', 'timm://resnet1'),
+            "--weights: timm has no model 'resnet1':",
+        ),
         (('--model', 'timm:'), 'did you mean timm:NAME?'),
         (('--imgsz', '333'), '--imgsz: 333 must be a multiple of 32'),
         (('--imgsz', '0'), '--imgsz: 0 must be a multiple of 32'),
