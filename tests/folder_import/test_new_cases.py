@@ -28,6 +28,7 @@ from tests.helpers.layouts import (
     ODD,
     PLAIN,
     SPLITS,
+    TRUTH,
     build_coco,
     build_csv_with_header,
     build_cvat_coco,
@@ -249,6 +250,41 @@ def test_a_made_split_is_the_same_again_and_elsewhere(tmp_path):
     for number in range(8):
         names = [PLAIN[number], *(f'{copy}{number}.jpg' for copy in 'xyz')]
         assert len({sides[name] for name in names}) == 1
+
+
+# ------------------------------------------------------------------ what is printed
+
+
+def test_what_it_found_is_printed(tmp_path, capfd):
+    expected = build_roboflow_yolo(tmp_path / 'data')
+    printed = describe(tmp_path, capfd, '--imgsz', 640)
+    assert 'Roboflow YOLO' in printed
+    counts = {split: expected.count_boxes(split) for split in SPLITS}
+    for split, numbers in SPLITS.items():
+        total = counts[split].total()
+        assert f'{split} {len(numbers)} images {total} boxes 0 without a box' in printed
+    assert 'boxes of train val test' in printed
+    for name in ('cat', 'dog'):
+        row = ' '.join(str(counts[split][name]) for split in SPLITS)
+        assert f'{name} {row}' in printed
+    widths, heights = zip(*(drawn.size for drawn in TRUTH))
+    assert (
+        f'images {min(widths)} to {max(widths)} pixels wide and {min(heights)} to '
+        f'{max(heights)} high'
+    ) in printed
+    sides = sorted(
+        side * 640 / max(drawn.size)
+        for drawn in TRUTH
+        for _, (x1, y1, x2, y2) in drawn.boxes
+        for side in (x2 - x1, y2 - y1)
+    )
+    found = re.search(
+        r'nine of ten box sides have (\d+) to (\d+) pixels at 640', printed
+    )
+    low, high = map(int, found.groups())
+    assert sides[0] <= low <= sides[3] and sides[-4] <= high <= sides[-1] + 1
+    assert 'my.py: yolov5_nextvit_s_smalldata, 640 pixels, 300 epochs' in printed
+    assert 'mmnextvit check my.py' in printed and 'mmnextvit train my.py' in printed
 
 
 # ------------------------------------------------------------------- missing images
