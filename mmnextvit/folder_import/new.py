@@ -299,6 +299,8 @@ def read_samples(
         read = list_samples(build(known).load_data_list())
         renumbered = np.array(labels)
         parts.append([s._replace(labels=renumbered[s.labels]) for s in read])
+    if len(parts) == 1:
+        return parts[0]
     return [
         first._replace(
             boxes=np.concatenate([first.boxes, *(s.boxes for s in others)]),
