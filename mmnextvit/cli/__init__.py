@@ -20,7 +20,13 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from ..utils.errors import MissingFileError, Terminated, UserError, find_user_error
+from ..utils.errors import (
+    MissingFileError,
+    Terminated,
+    UserError,
+    find_user_error,
+    follow_causes,
+)
 from ..utils.messages import did_you_mean, escape
 from .package_tools import find_tool, is_package_tool, run_script
 
@@ -210,10 +216,8 @@ def _tear_down(error: BaseException) -> None:
     before = sys.unraisablehook
     sys.unraisablehook = lambda args: None
     try:
-        link: BaseException | None = error
-        while link is not None:
+        for link in follow_causes(error):
             traceback.clear_frames(link.__traceback__)
-            link = link.__cause__ or link.__context__
         gc.collect()
     finally:
         sys.unraisablehook = before
@@ -225,10 +229,8 @@ def _find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
     MMEngine formats its config at each checkpoint, and raises a ``SyntaxError``
     whatever ends that.
     """
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, KeyboardInterrupt):
-        link = link.__cause__ or link.__context__
-    return link
+    causes = follow_causes(error)
+    return next((e for e in causes if isinstance(e, KeyboardInterrupt)), None)
 
 
 def _end_interrupted(command: str, interrupt: KeyboardInterrupt) -> NoReturn:

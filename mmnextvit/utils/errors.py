@@ -134,6 +134,19 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
+def follow_causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those behind it: each once, even where they are a ring.
+
+    They are one where an error is raised ``from`` itself, or from one behind it.
+    """
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and not any(link is one for one in seen):
+        seen.append(link)
+        yield link
+        link = link.__cause__ or link.__context__
+
+
 @overload
 def find_user_error(error: UserError) -> UserError: ...
 
