@@ -3,6 +3,7 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def index_coco(content: dict) -> COCO:
     """MMDetection's index of an annotation file's content, which it shares."""
     coco = COCO()
     coco.dataset = content
-    coco.createIndex()
+    with redirect_stdout(None):  # it says that it makes an index
+        coco.createIndex()
     coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
     return coco
 

@@ -37,8 +37,8 @@ class Told(NamedTuple):
 
     Attributes:
         kind: What it is about: ``'missing'`` or ``'broken'`` images, ``'boxes'`` that
-            are dropped, an ``'unreadable'`` file, ``'absent'`` classes, or other
-            ``'annotations'``.
+            are dropped, an ``'unreadable'`` file, ``'absent'`` classes, label files
+            without an image, ``'imageless'``, or other ``'annotations'``.
         text: The message.
         places: The images, files or lines that it is about, where these are known.
         stops: Whether a training would end with it.

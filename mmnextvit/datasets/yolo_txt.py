@@ -11,9 +11,10 @@ from typing import Any
 
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few, list_lines, shorten
-from .faults import Fault, describe_broken_lines, settle
+from .faults import Fault, describe_broken_lines, settle, warn
 from .images import BrokenImageError
 from .own_data import OwnDataMixin, count_content
+from .yolo_imageless import describe_imageless, find_imageless
 from .yolo_labels import PIXELS, Record, Sample, build_sample, find_label_files
 from .yolo_scan import Scan, scan_images
 from .yolo_sources import get_source_type, match_classes
@@ -204,11 +205,19 @@ class VerifiedYOLOTxtMixin(OwnDataMixin):
         for note in images.notes:
             self._note(note)
         counts = Counter(images.paths)
-        texts = {self.ann_file, *images.texts, *images.sources}
+        given = (self.ann_file, *images.texts, *images.sources)
+        texts = {*map(os.path.abspath, given)}
         kept = sorted(self._keep_listed(counts))
-        label_files = find_label_files(kept, {*map(os.path.abspath, texts)})
+        label_files = find_label_files(sorted(counts), texts)
+        # A list may leave images out, and a made split has them all in two.
+        of_list = self.test_mode and self.image_list is not None
+        if not of_list and all(map(os.path.isdir, images.sources)):
+            imageless = find_imageless(label_files, texts, len(names))
+            message = describe_imageless(imageless, self._title)
+            if message:
+                warn(message, 'imageless', imageless.files)
         scan = scan_images(
-            label_files,
+            {path: label_files[path] for path in kept},
             len(names),
             self._place_cache(Path(images.sources[0])),
             f'Scanning {Path(self.ann_file).name} ({self._part})',

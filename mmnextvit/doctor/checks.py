@@ -40,6 +40,12 @@ TOLD = {
         'Copy or download them again, or take them out of the annotations; '
         'skip_broken=True trains without them.',
     ),
+    'imageless': (
+        'missing_images',
+        'labels have no image',
+        'Put these images beside the others, as JPEG or PNG, or delete the label '
+        'files: their boxes are not used.',
+    ),
     'boxes': (
         'dropped_boxes',
         'boxes are dropped',
@@ -391,7 +397,7 @@ def find_duplicates(facts: Facts) -> Iterator[Finding]:
             ),
         ):
             if groups:
-                texts = [' = '.join(_shorten_paths(paths[i] for i in group[:3]))
+                texts = [' = '.join(_shorten_paths([paths[i] for i in group[:3]]))
                          + (f' and {len(group) - 3} more' if len(group) > 3 else '')
                          for group in groups]  # fmt: skip
                 surplus = sum(len(group) - 1 for group in groups)
@@ -424,7 +430,7 @@ def find_leakage(facts: Facts) -> Iterator[Finding]:
         ]
         total = len(facts.samples[second])
         exact = sum(leak.exact for leak in leaks)
-        pairs = (' = '.join(_shorten_paths(reversed(pair))) for pair in paths)
+        pairs = (' = '.join(_shorten_paths(pair[::-1])) for pair in paths)
         yield Finding(
             'error' if len(leaks) == total else 'warning',
             'leaks',
@@ -541,9 +547,11 @@ def show_bytes(number: float) -> str:
     return f'{number / 1000**power:.3g} {units[power]}'
 
 
-def _shorten_paths(paths: Iterable[str]) -> list[str]:
-    """Folder and name of files."""
-    return [os.path.join(*path.split(os.sep)[-2:]) for path in paths]
+def _shorten_paths(paths: Sequence[str]) -> list[str]:
+    """Files from where their folders part, but at least their folder and name."""
+    parts = [os.path.abspath(path).split(os.sep) for path in paths]
+    folders = os.path.commonprefix([p[:-1] for p in parts])
+    return [os.sep.join(p[min(len(folders), len(p) - 2) :]) for p in parts]
 
 
 CHECKS: tuple[Check, ...] = (

@@ -66,7 +66,10 @@ def _read_yaml(tree: Tree, path: str, layout: str) -> Reading:
             sources[split] = find_sources(path, split, tree.root)
         except UserError as error:
             if split == 'train':
-                raise _suggest_source(tree, content, error) from error
+                known = _suggest_source(tree, content, error)
+                if known is None:
+                    raise
+                raise known from error
             sources[split] = []
         if not any(_has_images(tree, source) for source in sources[split]):
             if split == 'train' and sources[split]:
@@ -74,9 +77,8 @@ def _read_yaml(tree: Tree, path: str, layout: str) -> Reading:
                     f'{first_few(sources[split])} holds no image', file=path, key=split
                 )
             named = first_few(content['splits'][split])
-            notes.append(
-                f'{name} names {named} as {split}, which is not there: left out'
-            )
+            fault = 'holds no image' if sources[split] else 'is not there'
+            notes.append(f'{name} names {named} as {split}, which {fault}: left out')
             del sources[split]
     if 'train' not in sources:
         raise UserError(
@@ -111,8 +113,10 @@ def _has_images(tree: Tree, source: str) -> bool:
     return False
 
 
-def _suggest_source(tree: Tree, content: DataYAML, error: UserError) -> UserError:
-    """The error about a missing train, with the folder in the tree that it may mean."""
+def _suggest_source(
+    tree: Tree, content: DataYAML, error: UserError
+) -> UserError | None:
+    """The error about a missing train with the folder in the tree that it may mean."""
     for source in content['splits']['train']:
         parts = [part for part in re.split(r'[\\/]+', source) if part.strip('.')]
         for start in range(len(parts)):
@@ -127,7 +131,7 @@ def _suggest_source(tree: Tree, content: DataYAML, error: UserError) -> UserErro
                     line=error.line,
                     key=error.key,
                 )
-    return error
+    return None
 
 
 # ------------------------------------------------------------------------- Darknet

@@ -368,3 +368,12 @@ def test_text_is_short_and_safe():
 )  # fmt: skip
 def test_bytes(number, text):
     assert show_bytes(number) == text
+
+
+def test_leaks_are_named_from_where_their_folders_part():
+    from mmnextvit.doctor.checks import _shorten_paths
+
+    pair = ['/data/test/images/1.jpg', '/data/valid/images/2.jpg']
+    assert _shorten_paths(pair) == ['test/images/1.jpg', 'valid/images/2.jpg']
+    assert _shorten_paths(['/data/a/1.jpg', '/data/a/2.jpg']) == ['a/1.jpg', 'a/2.jpg']
+    assert _shorten_paths([]) == []
