@@ -232,7 +232,10 @@ class VerifiedYOLOTxtMixin(OwnDataMixin):
         if self.polygons:
             boxes = describe_boxes(scan.records, self._title, labels)
             settle(boxes, self.skip_broken)
-        settle(describe_unlabelled(scan.records, self._title), self.test_mode)
+        unlabelled = describe_unlabelled(scan.records, self._title)
+        if unlabelled and not self.test_mode:
+            raise unlabelled.error  # what else there is to say follows from it
+        settle(unlabelled, self.test_mode)
         settle(describe_pixels(scan.records, self._title), self.test_mode)
         samples = [
             build_sample(number, path, record, labels)

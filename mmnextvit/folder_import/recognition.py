@@ -83,7 +83,7 @@ def recognise(
             for. What there is is faulty, or two layouts of it differ.
         OSError: Something cannot be read or written.
     """
-    if get_suffix(folder) in ARCHIVES and os.path.isfile(folder):
+    if get_suffix(str(folder)) in ARCHIVES and os.path.isfile(folder):
         raise UserError('unpack it first, and give the folder', file=folder)
     tree, file = open_folder(folder)
     fault = None

@@ -1,14 +1,16 @@
 """What a folder of images holds, as a user reads it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..datasets.samples import Sample
-from ..utils.messages import shorten
+from ..utils.messages import first_few, shorten
 from .config_text import Plan
 from .reading import Reading
+from .tree import is_image
 
 SMALL = 8  # pixels a side, the stride of the finest feature map
 MAX_CLASSES = 20  # that have a line of their own
@@ -39,6 +41,7 @@ def describe_data(
             reading.layout,
             *(f'  {note}' for note in reading.notes),
             *describe_splits(samples),
+            *describe_unused(every),
             *describe_classes(classes, samples),
             describe_images(every),
             describe_boxes(every, size),
@@ -62,6 +65,23 @@ def describe_splits(samples: Mapping[str, Sequence[Sample]]) -> list[str]:
         for split, part in samples.items()
     ]
     return align(rows)
+
+
+def describe_unused(samples: Sequence[Sample]) -> list[str]:
+    """A line about images that lie among those of the splits, and are in none."""
+    used = {os.path.abspath(sample.path) for sample in samples}
+    unused = [
+        path
+        for folder in sorted({os.path.dirname(path) for path in used})
+        for path in sorted(entry.path for entry in os.scandir(folder))
+        if is_image(path)
+        and path not in used
+        and not os.path.basename(path).startswith('.')
+    ]
+    if not unused:
+        return []
+    named = first_few(map(os.path.basename, unused))
+    return [f'  images beside these that no split has: {len(unused):,} ({named})']
 
 
 def describe_classes(

@@ -11,8 +11,8 @@ from PIL import Image
 from tests.helpers.commands import refusal, run_here
 from tests.helpers.layouts import (
     build_coco,
-    build_labelimg,
     build_roboflow_yolo,
+    build_voc_annots,
 )
 
 
@@ -53,33 +53,46 @@ def test_coco_says_nothing_of_its_index(tmp_path, capfd):
     assert 'index' not in run_here('new', 'data', cwd=tmp_path, capfd=capfd)
 
 
+def test_images_that_no_split_has_are_told(tmp_path, capfd):
+    build_voc_annots(tmp_path / 'data')
+    told = run_here('new', 'data', cwd=tmp_path, capfd=capfd)
+    assert 'beside these' not in told
+    gone = sorted((tmp_path / 'data').glob('annots/*.xml'))[0]
+    gone.unlink()
+    (tmp_path / 'data' / '.DS_Store').write_bytes(b'\0')
+    told = run_here('new', 'data', '-o', 'less.py', cwd=tmp_path, capfd=capfd)
+    assert f'images beside these that no split has: 1 ({gone.stem}.' in told
+
+
+def test_images_without_any_label_file_say_where_it_was_looked_for(tmp_path):
+    build_roboflow_yolo(tmp_path / 'data')
+    for path in (tmp_path / 'data' / 'train' / 'labels').iterdir():
+        path.unlink()
+    message = refusal('new', 'data', cwd=tmp_path)
+    assert 'has a label file' in message
+    assert 'train/labels' in message
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('build', [build_roboflow_yolo, build_labelimg])
-def test_labels_without_an_image_are_told(build, tmp_path, capfd):
-    build(tmp_path / 'data')
-    assert 'label files' not in run_here('new', 'data', cwd=tmp_path, capfd=capfd)
-    (tmp_path / 'data.py').unlink()
-    gone, gif = find_images(tmp_path / 'data')[:2]
+def test_check_tells_of_labels_without_an_image(tmp_path, capfd):
+    build_roboflow_yolo(tmp_path / 'data')
+    run_here('new', 'data', cwd=tmp_path, capfd=capfd)
+    run_here('check', 'data.py', '--json', cwd=tmp_path, capfd=capfd)
+    gone, gif = find_labelled_images(tmp_path / 'data' / 'train')[:2]
     with Image.open(gif) as image:
         image.save(gif.with_suffix('.gif'))
     for path in (gone, gif):
         path.unlink()
-    for command, argument in (('new', 'data'), ('check', 'data.py')):
-        if command == 'new':
-            for path in tmp_path.glob('data_*.txt'):
-                path.unlink()
-        told = run_here(command, argument, cwd=tmp_path, capfd=capfd)
-        assert '2 label files have no image' in told
-        assert f'{gone.stem}.txt' in told
-        assert f'{gif.stem}.gif' in told
+    told = run_here('check', 'data.py', cwd=tmp_path, capfd=capfd)
+    assert '2 label files have no image' in told
+    assert f'{gone.stem}.txt' in told
+    assert f'of another type: {gif.stem}.gif' in told
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Training images of which each has a box."""
-    images = sorted([*folder.glob('train/images/*'), *folder.glob('images/*')])
-    labels = [Path(str(p).replace('images', 'labels')) for p in images]
+def find_labelled_images(folder: Path) -> list[Path]:
+    """The images that have a box each."""
     return [
         image
-        for image, label in zip(images, labels, strict=True)
-        if (file := label.with_suffix('.txt')).is_file() and file.stat().st_size
+        for image in sorted((folder / 'images').iterdir())
+        if (folder / 'labels' / f'{image.stem}.txt').read_text().strip()
     ]
