@@ -14,9 +14,8 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from ..datasets.duplicates import find_near, hash_images
-from ..datasets.faults import Told, listen
+from ..datasets.faults import listen
 from ..datasets.samples import Sample, list_samples
-from ..datasets.yolo_labels import find_label_files
 from ..engine.runner import build_dataset
 from ..models.timm_features import get_timm_mean_std
 from ..models.timm_models import check_name
@@ -24,16 +23,15 @@ from ..utils.errors import UserError, naming_key
 from ..utils.files import atomic_write, require_file
 from ..utils.messages import first_few, shorten
 from .config_text import check_choices, choose, format_text
-from .peeks import is_label_file
 from .reading import Reading
 from .recognition import ARCHIVES, Counted, add_notes, recognise
 from .split import describe_split, split_samples, write_lists
 from .summary import describe_data
-from .tree import get_suffix, is_image, read_tree
-from .yolo_layouts import NAMES_FILES, TYPE
+from .tree import get_suffix, read_tree
 
 BACKBONES = 'timm://', 'hf://'  # where weights of backbones come from
-IMAGES = 'missing', 'broken'  # what is told of images that --skip-missing leaves out
+# What --skip-missing leaves out, by what datasets tell of it.
+IMAGES = dict(missing='missing', imageless='missing', broken='broken')
 MAX_NOTE = 400  # characters
 SPLITS = 'train', 'val', 'test'
 SUFFIXES = '.txt', '.json'  # of lists, and of annotations that are converted
@@ -208,15 +206,14 @@ def read_contents(reading: Reading, skip_missing: bool = False) -> Contents:
             split: read_samples(dataset, classes, reading.class_ids, split == 'train')
             for split, dataset in reading.datasets.items()
         }
-    missing = any(fault.kind == 'missing' for fault in told)
-    if reading.datasets['train']['type'] == TYPE and not missing:
-        told += find_lost_images(samples.values())
-    of_images = [fault for fault in told if fault.stops and fault.kind in IMAGES]
-    stops = [
-        fault.text
+    # A training would go on without what has a label alone, and nobody would know.
+    of_images = [
+        fault
         for fault in told
-        if fault.stops and not (skip_missing and fault in of_images)
+        if fault.kind == 'imageless' or (fault.stops and fault.kind in IMAGES)
     ]
+    faults = [fault for fault in told if fault.stops or fault in of_images]
+    stops = [f.text for f in faults if not (skip_missing and f in of_images)]
     if stops:
         if of_images and not skip_missing:
             stops += hint_at_archives(find_root(reading))
@@ -225,7 +222,7 @@ def read_contents(reading: Reading, skip_missing: bool = False) -> Contents:
     # Where names repeat, each reading of some of the classes is silent about the rest.
     partial_reading = len(set(classes)) < len(classes)
     notes = [
-        f'{len(fault.places)} left out, since images are {fault.kind}: '
+        f'{len(fault.places)} left out, since images are {IMAGES[fault.kind]}: '
         f'{first_few(fault.places)}'
         if fault in of_images
         else shorten(fault.text, MAX_NOTE)
@@ -234,33 +231,6 @@ def read_contents(reading: Reading, skip_missing: bool = False) -> Contents:
     ]
     reading = add_notes(reading, dict.fromkeys(notes))
     return Contents(reading, classes, reading.class_ids, samples)
-
-
-def find_lost_images(splits: Iterable[Sequence[Sample]]) -> list[Told]:
-    """What YOLO's label files tell of images that are not there.
-
-    No dataset asks for them: its images are those that are in a folder.
-    """
-    folders = {os.path.dirname(sample.path) for part in splits for sample in part}
-    there = [os.path.join(f, name) for f in folders for name in os.listdir(f)]
-    labels = {*find_label_files(filter(is_image, there)).values()} - {''}
-    lost = sorted(
-        path
-        for folder in {os.path.dirname(path) for path in labels}
-        if os.path.isdir(folder)
-        for path in (os.path.join(folder, name) for name in os.listdir(folder))
-        if get_suffix(path) == '.txt'
-        and path not in labels
-        and os.path.basename(path).lower() not in NAMES_FILES
-        and is_label_file(path)
-    )
-    if not lost:
-        return []
-    text = (
-        f'{len(lost)} label files have no image: {first_few(lost)}. Looked for in '
-        f'{first_few(sorted(folders))}'
-    )
-    return [Told('missing', text, lost, stops=True)]
 
 
 def hint_at_archives(root: Path) -> list[str]:

@@ -295,7 +295,7 @@ HALVES = {
     build_voc_folders: (4, dict(train=3, val=1)),
     build_tensorflow_csv: (2, dict(train=1, val=1, test=1)),
     build_darknet: (2, dict(train=2, val=1)),
-    build_roboflow_yolo: (4, dict(train=2, val=1, test=1)),
+    build_roboflow_yolo: (2, dict(train=2, val=1, test=1)),
     build_labelimg: (4, dict(train=3, val=1)),
     build_cvat_xml: (4, dict(train=3, val=1)),
     build_labelme: (4, dict(train=3, val=1)),
