@@ -171,10 +171,12 @@ def test_names_that_cannot_be(here, run_export):
     [(signal.SIGINT, 'interrupted', 130), (signal.SIGTERM, 'terminated', 143)],
 )
 @pytest.mark.parametrize('place', ['write', 'compare', 'map'])
-def test_signals(here, run_export, monkeypatch, number, said, code, place):
+def test_signals(
+    here, run_export, tmp_path_factory, monkeypatch, number, said, code, place
+):
     """While a file is written, compared, and measured beside the checkpoint."""
-    before = names(Path(tempfile.gettempdir()))
-    monkeypatch.setattr(tempfile, 'tempdir', None)
+    temporary = tmp_path_factory.mktemp('temporary')  # the system's is others' too
+    monkeypatch.setattr(tempfile, 'tempdir', str(temporary))
 
     def write(job, path):
         path.write_text('half of it')
@@ -195,8 +197,7 @@ def test_signals(here, run_export, monkeypatch, number, said, code, place):
     assert last_line(printed) == f'mmnextvit export: {said}'
     whole = {'best_half.torchscript'} if place == 'map' else set()
     assert names(here) == GIVEN | whole
-    left = names(Path(tempfile.gettempdir())) - before
-    assert not [name for name in left if name.startswith('tmp')]
+    assert not names(temporary)
 
 
 # ---------------------------------------------------------------- broken weights
