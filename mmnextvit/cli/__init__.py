@@ -32,12 +32,12 @@ from .package_tools import find_tool, is_package_tool, run_script
 
 COMMANDS = (
     'new',
+    'check',
     'train',
     'test',
     'predict',
     'export',
     'import_yolov5',
-    'check',
     'compute_anchors',
     'convert_weights',
     'get_flops',
