@@ -70,7 +70,11 @@ def fork(work: Callable[[], object], folder: Path, name: str, **env: object) -> 
         os.environ.update({key: str(value) for key, value in env.items()})
         faulthandler.register(signal.SIGUSR1, sys.stderr)  # for one that hangs
         torch.set_num_threads(1)
-        with working_in(folder), fresh_process_state():
+        # Nothing is taken back in a process that ends here: what is released late may
+        # wait for threads that were not forked.
+        state = fresh_process_state()
+        state.__enter__()
+        with working_in(folder):
             work()
         code = 0
     except SystemExit as error:
