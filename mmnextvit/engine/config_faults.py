@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import Registry, build_from_cfg
 
-from ..utils.errors import UserError
+from ..utils.errors import UserError, follow_causes
 from ..utils.messages import did_you_mean, first_few, shorten, show
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -101,8 +101,7 @@ def explain_build_error(
         An error that names a type that is not registered, or an argument that its
         class does not have, and similar names; ``None`` for every other error.
     """
-    link: BaseException | None = error
-    while link is not None:
+    for link in follow_causes(error, is_followed=lambda _: False):
         frame = _find_build(link)
         problem = ''
         if frame is not None and isinstance(link, KeyError):
@@ -111,7 +110,6 @@ def explain_build_error(
             problem = _explain_argument(frame.f_locals, str(link))
         if problem:
             return UserError(problem, file=file)
-        link = link.__cause__
     return None
 
 

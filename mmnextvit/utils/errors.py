@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import overload
 
@@ -134,17 +134,24 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
-def follow_causes(error: BaseException) -> Iterator[BaseException]:
+def follow_causes(
+    error: BaseException, is_followed: Callable[[BaseException], bool] = lambda _: True
+) -> Iterator[BaseException]:
     """An error, and those behind it: each once, even where they are a ring.
 
     They are one where an error is raised ``from`` itself, or from one behind it.
+
+    Args:
+        error: The first.
+        is_followed: Whether what was handled while an error was raised counts, if it
+            was not raised ``from`` anything.
     """
     seen: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and not any(link is one for one in seen):
         seen.append(link)
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (link.__context__ if is_followed(link) else None)
 
 
 @overload
@@ -169,13 +176,7 @@ def find_user_error(error: BaseException) -> UserError | OSError | None:
     Another exception that is raised while such an error is handled, and not ``from``
     it, is a bug.
     """
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        mendable = isinstance(link, (UserError, OSError))
-        followed = mendable and not link.__suppress_context__
-        link = link.__cause__ or (link.__context__ if followed else None)
+    chain = list(follow_causes(error, _is_mendable))
     ours = [one for one in chain if isinstance(one, UserError)]
     if ours:
         error = next((e for e in ours if not _is_repetition(e)), ours[-1])
@@ -187,6 +188,11 @@ def find_user_error(error: BaseException) -> UserError | OSError | None:
         return UserError(TOO_MANY_FILES)
     of_system = (e for e in chain if isinstance(e, OSError))
     return next((e for e in of_system if e.filename or e.errno in FULL), None)
+
+
+def _is_mendable(error: BaseException) -> bool:
+    """Whether what was handled when an error was raised may be what is to be mended."""
+    return isinstance(error, (UserError, OSError)) and not error.__suppress_context__
 
 
 def _is_shared_memory_full(error: BaseException) -> bool:

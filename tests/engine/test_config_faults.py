@@ -143,3 +143,9 @@ def test_numbers_that_cannot_be(key, value, message, monkeypatch):
     monkeypatch.setattr(Runner, 'from_cfg', None)  # before anything is built
     with pytest.raises(UserError, match=f'^{key}: {message}'):
         build_runner(cfg)
+
+
+def test_errors_in_a_ring_end():
+    error = KeyError('x is not in the registry')
+    error.__cause__ = error
+    assert explain_build_error(error) is None
