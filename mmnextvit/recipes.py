@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from .utils.errors import UserError, naming_key
 from .utils.messages import did_you_mean, first_few, show
@@ -62,19 +62,18 @@ def read_count(value: object) -> int:
     """A number from 1 on."""
     if not _is_whole(value, 1):
         raise UserError(f'{show(value)} must be a whole number from 1 on')
-    return int(value)  # type: ignore[call-overload]
+    return int(value)
 
 
 def read_workers(value: object) -> int:
     """A number from 0 on."""
     if not _is_whole(value, 0):
         raise UserError(f'{show(value)} must be a whole number from 0 on')
-    return int(value)  # type: ignore[call-overload]
+    return int(value)
 
 
-def _is_whole(value: object, least: float) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value >= least  # type: ignore[operator]
+def _is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 # What a config may set in one line, and how each is read.
@@ -336,12 +335,12 @@ def _scale_size(
         divisor: Multiples of it remain such, so that a network takes them.
     """
     if isinstance(value, (list, tuple)):
-        if len(value) == 2 and all(_is_whole(side, -math.inf) for side in value):
+        if len(value) == 2 and all(map(_is_whole, value)):
             scaled = [_scale_side(*pair, divisor) for pair in zip(value, old, new)]
         else:
             scaled = [_scale_size(item, old, new, divisor) for item in value]
         return type(value)(scaled)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_whole(value):
         return _scale_side(value, max(old), max(new), divisor)
     return value
 

@@ -28,6 +28,7 @@ from torch import nn
 
 from ..datasets.checks import VerifiedDataMixin
 from ..datasets.coco import VerifiedCocoMixin
+from ..datasets.data_yaml import SPLITS
 from ..datasets.duplicates import take_fingerprint
 from ..datasets.faults import Told, listen
 from ..datasets.files import read_bytes
@@ -48,8 +49,6 @@ from ..utils.errors import UserError, find_user_error
 from ..utils.files import require_file
 from ..utils.messages import tell
 from .facts import Amp, Anchors, Disk, Facts, Look, ModelFacts, Part, Resizing
-
-SPLITS = ('train', 'val', 'test')
 
 # What reads the data of MMDetection's own classes, to check them on the way.
 VERIFYING = ((CocoDataset, VerifiedCocoMixin), (XMLDataset, VerifiedVOCMixin))

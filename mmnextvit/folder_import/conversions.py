@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from rich.progress import track
 
+from ..datasets.data_yaml import SPLITS
 from ..datasets.files import read_bytes
 from ..utils.errors import UserError, naming_file
 from .coco_files import build_coco, write_coco
@@ -27,7 +28,6 @@ from .entries import (
 )
 from .image_finder import ImageFinder
 from .labelme_json import parse_labelme
-from .parts import SPLITS
 from .reading import Reading
 from .shapes import Annotations
 from .tree import Tree, get_stem, read_head

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..datasets.checks import describe_counts
+from ..datasets.data_yaml import SPLITS
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import first_few
 from .image_finder import ImageFinder
 from .locate import find_split, read_split
-from .parts import SPLITS
 from .shapes import AnnotatedImage, Annotations
 from .tree import get_stem
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from ..datasets.data_yaml import SPLITS
 from ..datasets.duplicates import find_near, hash_images
 from ..datasets.faults import listen
 from ..datasets.samples import Sample, list_samples
@@ -33,7 +34,6 @@ BACKBONES = 'timm://', 'hf://'  # where weights of backbones come from
 # What --skip-missing leaves out, by what datasets tell of it.
 IMAGES = dict(missing='missing', imageless='missing', broken='broken')
 MAX_NOTE = 400  # characters
-SPLITS = 'train', 'val', 'test'
 SUFFIXES = '.txt', '.json'  # of lists, and of annotations that are converted
 
 

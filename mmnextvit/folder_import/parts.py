@@ -5,12 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..datasets.data_yaml import SPLITS
 from ..utils.errors import UserError
 from ..utils.messages import first_few
 from .reading import Reading
 from .tree import Tree
-
-SPLITS = ('train', 'val', 'test')
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def describe_data(
         out: The config that was written.
     """
     size = plan.image_size.value
-    shown = size if isinstance(size, int) else 'x'.join(map(str, size))
+    shown = show_size(size)
     every = [sample for part in samples.values() for sample in part]
     return '\n'.join(
         [
@@ -136,10 +136,15 @@ def describe_boxes(samples: Sequence[Sample], size: int | tuple[int, int]) -> st
     if not len(sides):
         return '  no boxes'
     low, high = np.quantile(sides, RANGE)
-    shown = size if isinstance(size, int) else 'x'.join(map(str, size))
+    shown = show_size(size)
     text = f'  nine of ten box sides have {low:.0f} to {high:.0f} pixels at {shown}'
     small = int((sides.max(1) < SMALL).sum())
     return text + (f'; {small:,} boxes are smaller than {SMALL}x{SMALL}' * bool(small))
+
+
+def show_size(size: int | tuple[int, int]) -> str:
+    """A side in pixels, or width x height."""
+    return str(size) if isinstance(size, int) else 'x'.join(map(str, size))
 
 
 def measure_sides(samples: Sequence[Sample], size: int | tuple[int, int]) -> np.ndarray:

@@ -3,15 +3,20 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from ..datasets.darknet import find_list, read_darknet, read_names_file
-from ..datasets.data_yaml import DataYAML, find_images, find_sources, read_data_yaml
+from ..datasets.data_yaml import (
+    SPLITS,
+    DataYAML,
+    find_images,
+    find_sources,
+    read_data_yaml,
+)
 from ..datasets.yolo_labels import find_label_file
 from ..utils.errors import UserError
 from ..utils.messages import first_few
 from .locate import find_common_folder, find_split, read_split
-from .parts import SPLITS, Part, join_parts
+from .parts import Part, join_parts
 from .reading import Reading
 from .tree import Tree, get_stem, get_suffix, is_image, read_head
 
@@ -80,23 +85,8 @@ def _read_yaml(tree: Tree, path: str, layout: str) -> Reading:
             fault = 'holds no image' if sources[split] else 'is not there'
             notes.append(f'{name} names {named} as {split}, which {fault}: left out')
             del sources[split]
-    if 'train' not in sources:
-        raise UserError(
-            'the file has no train: there is nothing to train on', file=path
-        )
     real = {s: {os.path.realpath(p) for p in places} for s, places in sources.items()}
-    for split in ('val', 'test'):
-        if real.get(split) == real['train']:
-            notes.append(
-                f'{name} names the same images as train and {split}, which counts as '
-                f'no {split} split'
-            )
-            del sources[split]
-    datasets = {
-        split: dict(type=TYPE, data_root=tree.root, ann_file=path, split=split)
-        for split in sources
-    }
-    return _build_reading(layout, content['classes'], datasets, notes)
+    return _build_reading(tree, path, layout, content['classes'], real, notes)
 
 
 def _has_images(tree: Tree, source: str) -> bool:
@@ -174,22 +164,9 @@ def _read_data(tree: Tree, path: str, layout: str) -> Reading:
                 f'{tree.shorten_path(path)} names {content.splits[split].value} as '
                 f'{split}, which is not there: left out'
             )
-    if 'train' not in lists:
-        raise UserError(
-            'the file has no train: there is nothing to train on', file=path
-        )
-    for split in ('val', 'test'):
-        if split in lists and os.path.samefile(lists[split], lists['train']):
-            notes.append(
-                f'{tree.shorten_path(path)} names the same images as train and '
-                f'{split}, which counts as no {split} split'
-            )
-            del lists[split]
-    datasets = {
-        split: dict(type=TYPE, data_root=tree.root, ann_file=path, split=split)
-        for split in lists
-    }
-    return _build_reading(layout, content.names, datasets, notes)
+    files = {split: os.stat(place) for split, place in lists.items()}
+    places = {split: (file.st_dev, file.st_ino) for split, file in files.items()}
+    return _build_reading(tree, path, layout, content.names, places, notes)
 
 
 # ---------------------------------------------------- a list of names, labels, images
@@ -318,9 +295,40 @@ def _read_first(
 
 
 def _build_reading(
+    tree: Tree,
+    path: str,
     layout: str,
     classes: tuple[str, ...],
-    datasets: Mapping[str, Mapping[str, Any]],
+    places: Mapping[str, object],
     notes: Sequence[str],
 ) -> Reading:
-    return Reading(layout, classes, datasets, tuple(range(len(classes))), tuple(notes))
+    """The reading of a file that names its splits.
+
+    Args:
+        tree: The folder.
+        path: The file.
+        layout: Its name.
+        classes: What it names.
+        places: Of each split where its images lie, equal where that is the same.
+        notes: What there is to tell already.
+
+    Raises:
+        UserError: There is no split to train on.
+    """
+    if 'train' not in places:
+        raise UserError(
+            'the file has no train: there is nothing to train on', file=path
+        )
+    same = [s for s in SPLITS[1:] if s in places and places[s] == places['train']]
+    more = (
+        f'{tree.shorten_path(path)} names the same images as train and {split}, which '
+        f'counts as no {split} split'
+        for split in same
+    )
+    datasets = {
+        split: dict(type=TYPE, data_root=tree.root, ann_file=path, split=split)
+        for split in places
+        if split not in same
+    }
+    numbers = tuple(range(len(classes)))
+    return Reading(layout, classes, datasets, numbers, (*notes, *more))

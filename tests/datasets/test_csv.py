@@ -26,7 +26,7 @@ from tests.helpers.bad_data import (
     write_image,
 )
 from tests.helpers.commands import run_here
-from tests.helpers.tiny_run import write_tiny_run
+from tests.helpers.tiny_run import use_datasets, write_tiny_run
 from tests.helpers.yolo_layouts import list_labels, write_text
 
 TENSORFLOW = 'filename,width,height,class,xmin,ymin,xmax,ymax'
@@ -427,15 +427,10 @@ def test_an_epoch_with_validation(tmp_path, capfd):
             for x, y, w, h in [box['bbox']]
         ]
         write_text(data / f'{split}_labels.csv', TENSORFLOW, *rows)
-    config.write_text(
-        config.read_text()
-        + """
-train.update(type='VerifiedCSVDataset', ann_file='train_labels.csv')
-val.update(type='VerifiedCSVDataset', ann_file='val_labels.csv')
-pipeline[-1]['meta_keys'] += ('instances',)
-val_evaluator = test_evaluator = dict(ann_file=None)
-train_cfg = dict(max_epochs=1, val_interval=1)
-"""
+    use_datasets(
+        config,
+        "train.update(type='VerifiedCSVDataset', ann_file='train_labels.csv')",
+        "val.update(type='VerifiedCSVDataset', ann_file='val_labels.csv')",
     )
     output = run_here('train', config.name, cwd=tmp_path, capfd=capfd)
     assert 'Epoch(train) [1][3/3]' in output and 'coco/bbox_mAP:' in output

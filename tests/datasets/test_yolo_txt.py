@@ -29,7 +29,7 @@ from tests.helpers.bad_data import (
     write_image,
 )
 from tests.helpers.commands import run_here
-from tests.helpers.tiny_run import write_tiny_run
+from tests.helpers.tiny_run import use_datasets, write_tiny_run
 
 NAMES = ('cat', 'dog')
 
@@ -212,16 +212,10 @@ def test_an_epoch_with_validation(tmp_path, capfd):
     (data / 'data.yaml').write_text(
         'train: images/train\nval: images/val\nnc: 3\nnames: [circle, square, triangle]'
     )
-    config.write_text(
-        config.read_text()
-        + """
-common = dict(type='VerifiedYOLOTxtDataset', ann_file='data.yaml')
-train.update(common)
-val.update(common, split='val')
-pipeline[-1]['meta_keys'] += ('instances',)
-val_evaluator = test_evaluator = dict(ann_file=None)
-train_cfg = dict(max_epochs=1, val_interval=1)
-"""
+    use_datasets(
+        config,
+        "train.update(type='VerifiedYOLOTxtDataset', ann_file='data.yaml')",
+        "val.update(type='VerifiedYOLOTxtDataset', ann_file='data.yaml', split='val')",
     )
     output = run_here('train', config.name, cwd=tmp_path, capfd=capfd)
     assert 'Epoch(train) [1][3/3]' in output and 'coco/bbox_mAP:' in output

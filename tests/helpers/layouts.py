@@ -491,36 +491,39 @@ def build_label_studio_coco(root: Path, names: Names = PLAIN) -> Expected:
 
 Builder = Callable[..., Expected]
 
+
+def name_builders(*builders: Builder) -> dict[str, Builder]:
+    """Builders by their names, less ``build_``."""
+    return {b.__name__.removeprefix('build_'): b for b in builders}
+
+
 # All of them, by name. Each gets a folder, which need not exist, and names of images.
-BUILDERS: dict[str, Builder] = {
-    builder.__name__.removeprefix('build_'): builder
-    for builder in (
-        build_roboflow_yolo,
-        build_darknet,
-        build_cvat_yolo,
-        build_roboflow_darknet,
-        build_tensorflow_csv,
-        build_roboflow_csv,
-        build_roboflow_retinanet,
-        build_csv_with_header,
-        build_roboflow_coco,
-        build_coco,
-        build_coco_one_file,
-        build_ultralytics_yolo,
-        build_labelimg,
-        build_labelimg_beside,
-        build_label_studio_yolo,
-        build_split_labels,
-        build_voc,
-        build_vocdevkit,
-        build_voc_lists,
-        build_voc_folders,
-        build_voc_annots,
-        build_voc_xml,
-        build_voc_split_folders,
-        build_voc_beside,
-        build_roboflow_voc,
-        build_cvat_coco,
-        build_label_studio_coco,
-    )
-}
+BUILDERS = name_builders(
+    build_roboflow_yolo,
+    build_darknet,
+    build_cvat_yolo,
+    build_roboflow_darknet,
+    build_tensorflow_csv,
+    build_roboflow_csv,
+    build_roboflow_retinanet,
+    build_csv_with_header,
+    build_roboflow_coco,
+    build_coco,
+    build_coco_one_file,
+    build_ultralytics_yolo,
+    build_labelimg,
+    build_labelimg_beside,
+    build_label_studio_yolo,
+    build_split_labels,
+    build_voc,
+    build_vocdevkit,
+    build_voc_lists,
+    build_voc_folders,
+    build_voc_annots,
+    build_voc_xml,
+    build_voc_split_folders,
+    build_voc_beside,
+    build_roboflow_voc,
+    build_cvat_coco,
+    build_label_studio_coco,
+)

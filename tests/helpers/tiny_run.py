@@ -68,6 +68,22 @@ def write_tiny_run(folder: Path) -> Path:
     return config
 
 
+def use_datasets(config: Path, *lines: str) -> None:
+    """Has a tiny run take data of another format, for an epoch with validation.
+
+    Args:
+        config: What :func:`write_tiny_run` gave.
+        lines: Python that changes its ``train`` and ``val``.
+    """
+    more = (
+        *lines,
+        "pipeline[-1]['meta_keys'] += ('instances',)",
+        'val_evaluator = test_evaluator = dict(ann_file=None)',
+        'train_cfg = dict(max_epochs=1, val_interval=1)',
+    )
+    config.write_text(config.read_text() + ''.join(f'{line}\n' for line in more))
+
+
 def run_command(*command: object, cwd: Path, env: dict, code: int = 0) -> str:
     """Runs a command that must end with ``code``; returns all that it printed."""
     done = subprocess.run(

@@ -10,10 +10,10 @@ from tests.helpers.layouts import (
     PLAIN,
     SPLITS,
     TRUTH,
-    Builder,
     Expected,
     Names,
     expect,
+    name_builders,
     write_images,
     write_text,
 )
@@ -239,18 +239,15 @@ def build_labelme_moved(root: Path, names: Names = PLAIN) -> Expected:
 
 
 # All of them, by name. Each gets a folder, which need not exist, and names of images.
-TOOL_BUILDERS: dict[str, Builder] = {
-    builder.__name__.removeprefix('build_'): builder
-    for builder in (
-        build_cvat_xml,
-        build_cvat_xml_project,
-        build_cvat_xml_tasks,
-        build_cvat_xml_jobs,
-        build_via_export,
-        build_via_version_1,
-        build_via_project,
-        build_labelme,
-        build_labelme_splits,
-        build_labelme_moved,
-    )
-}
+TOOL_BUILDERS = name_builders(
+    build_cvat_xml,
+    build_cvat_xml_project,
+    build_cvat_xml_tasks,
+    build_cvat_xml_jobs,
+    build_via_export,
+    build_via_version_1,
+    build_via_project,
+    build_labelme,
+    build_labelme_splits,
+    build_labelme_moved,
+)
