@@ -75,6 +75,7 @@ def test_odd_images_and_names_where_the_terminal_knows_ascii_alone(tmp_path):
         'test_evaluator.classwise=True',
         cwd=tmp_path,
         env=env,
+        warm=False,  # as which encoding Python takes is decided at its start
     )
     assert 'Traceback' not in output and 'Logging error' not in output
     assert 'Epoch(test) [6/6]' in output and r'\u732b' in output

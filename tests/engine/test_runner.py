@@ -36,7 +36,8 @@ for _ in range(20):
     print('faults', resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     env = dict(os.environ, PYTHONPATH=str(ROOT))
-    output = run_command(sys.executable, '-c', code, cwd=ROOT, env=env)
+    command = sys.executable, '-c', code
+    output = run_command(*command, cwd=ROOT, env=env, warm=False)
     first, *faults = map(int, re.findall(r'faults (\d+)', output))
     assert first > 20, output  # 64 MiB are 16384 pages, or 32 huge ones
     if kept:

@@ -9,6 +9,8 @@ from mmnextvit.datasets.demo_data import make_demo_data
 
 from tests.conftest import TINY
 
+from .warm_python import run_python
+
 ROOT = Path(__file__).parents[2]
 
 CONFIG = f"""
@@ -84,16 +86,29 @@ def use_datasets(config: Path, *lines: str) -> None:
     config.write_text(config.read_text() + ''.join(f'{line}\n' for line in more))
 
 
-def run_command(*command: object, cwd: Path, env: dict, code: int = 0) -> str:
-    """Runs a command that must end with ``code``; returns all that it printed."""
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def run_command(
+    *command: object, cwd: Path, env: dict, code: int = 0, warm: bool = True
+) -> str:
+    """Runs a command that must end with ``code``; returns all that it printed.
+
+    Args:
+        command: It and its arguments.
+        cwd: The folder that it runs in.
+        env: Its environment.
+        code: The exit code that it must have.
+        warm: Whether Python starts with other projects' packages imported.
+    """
+    if warm and Path(str(command[0])).name.startswith('python'):
+        done = run_python(*command, cwd=cwd, env=env, join=True)
+    else:
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=cwd,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     assert done.returncode == code, done.stdout
     return done.stdout
 

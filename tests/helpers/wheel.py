@@ -11,11 +11,14 @@ from tests.helpers.tiny_run import run_command
 SITE = Path(sysconfig.get_path('purelib'))
 
 
-def run(*command: object, cwd: Path, code: int = 0) -> str:
-    """Runs a command without ``PYTHONPATH``, on one thread and no GPU; its output."""
+def run(*command: object, cwd: Path, code: int = 0, warm: bool = True) -> str:
+    """Runs a command without ``PYTHONPATH``, on one thread and no GPU; its output.
+
+    The arguments are those of ``run_command``.
+    """
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     env.update(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    return run_command(*command, cwd=cwd, env=env, code=code)
+    return run_command(*command, cwd=cwd, env=env, code=code, warm=warm)
 
 
 def environment(folder: Path, bare: bool = False) -> Path:
@@ -27,7 +30,7 @@ def environment(folder: Path, bare: bool = False) -> Path:
     python = folder / 'bin' / 'python'
     if not bare:
         command = 'import sysconfig; print(sysconfig.get_path("purelib"))'
-        site = Path(run(python, '-c', command, cwd=folder).strip())
+        site = Path(run(python, '-c', command, cwd=folder, warm=False).strip())
         (site / 'packages.pth').write_text(f'{SITE}\n')
     return python
 

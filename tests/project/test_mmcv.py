@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from tests.helpers.warm_python import run_python
+
 ROOT = Path(__file__).parents[2]
 DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
 SAYS_STAND_IN = "mmnextvit uses torchvision's NMS and average RoIAlign"
@@ -227,8 +229,11 @@ def test_stand_in_is_an_ordinary_module():
 # mmcv in other states, each in a fresh interpreter
 
 
-def python(code, *flags, env=(), hide=()):
-    """Run `code` from the repository, as if the packages in `hide` were missing."""
+def python(code, env=(), hide=(), warm=True):
+    """Run `code` from the repository, as if the packages in `hide` were missing.
+
+    Where it is not `warm`, nothing has been imported before.
+    """
     hiding = f"""
 import sys
 from importlib.machinery import PathFinder
@@ -238,13 +243,11 @@ class Hiding(PathFinder):
         return None if name in {hide!r} else super().find_spec(name, *args)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
 """
-    return subprocess.run(
-        [sys.executable, *flags, '-c', hiding + code if hide else code],
-        cwd=ROOT,
-        env={**os.environ, **dict(env)},
-        capture_output=True,
-        text=True,
-    )
+    command = sys.executable, '-c', hiding + code if hide else code
+    env = {**os.environ, **dict(env)}
+    if warm:
+        return run_python(*command, cwd=ROOT, env=env)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 def last_error(result):
@@ -260,13 +263,16 @@ def output(result):
 @pytest.mark.slow
 def test_imports_without_torch():
     code = 'import sys, mmnextvit; print(mmnextvit.__version__, "mmcv" in sys.modules)'
-    assert output(python(code, hide=['torch'])) == f'{mmnextvit.__version__} False\n'
+    assert (
+        output(python(code, hide=['torch'], warm=False))
+        == f'{mmnextvit.__version__} False\n'
+    )
     code = """
 import mmnextvit
 print(mmnextvit.__all__, hasattr(mmnextvit, 'NextViT'))
 """
     names = ['__version__', 'config_file', 'fit_recipe', 'get_config', 'get_model']
-    assert output(python(code, hide=['torch'])) == f'{names} False\n'
+    assert output(python(code, hide=['torch'], warm=False)) == f'{names} False\n'
 
 
 @pytest.mark.slow
@@ -325,13 +331,15 @@ main(None, ['get_flops', 'configs/yolov5_nextvit_s.py'])
 def test_broken_package_shows_its_own_error(package, tmp_path):
     (tmp_path / f'{package}.py').write_text('raise ImportError("no libfoo.so.1")')
     env = {'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])}
-    error = last_error(python('from mmnextvit import NextViT', env=env))
+    warm = package != 'torch'  # which has been imported there
+    error = last_error(python('from mmnextvit import NextViT', env=env, warm=warm))
     assert error == 'ImportError: no libfoo.so.1'
 
 
 @pytest.mark.slow
 def test_missing_dependency_of_mmcv_shows_its_own_error():
-    error = last_error(python('from mmnextvit import NextViT', hide=['cv2']))
+    code = 'from mmnextvit import NextViT'
+    error = last_error(python(code, hide=['cv2'], warm=False))
     assert error == "ModuleNotFoundError: No module named 'cv2'"
 
 
@@ -341,14 +349,18 @@ def test_missing_dependency_of_mmcv_shows_its_own_error():
     [('2.1.0', 'mmyolo'), ('2.2.0', 'mmdet and mmyolo'), ('2.3.6', 'mmdet and mmyolo')],
 )
 def test_newer_mmcv_is_accepted_with_one_warning(version, refusing):
-    pretend = f'import mmcv; mmcv.__version__ = "{version}"\n'
+    pretend = f'''
+import mmcv, warnings
+warnings.simplefilter("always", UserWarning)
+mmcv.__version__ = "{version}"
+'''
     assert 'is used but incompatible' in last_error(python(pretend + 'import mmyolo'))
     code = """
 import mmnextvit, mmdet, mmyolo.models
 from mmdet.registry import MODELS
 print(mmcv.__version__, MODELS.get('mmyolo.YOLODetector'), MODELS.get('mmdet.NextViT'))
 """
-    result = python(pretend + code, '-W', 'always::UserWarning')
+    result = python(pretend + code)
     models = "<class 'mmyolo.models.detectors.yolo_detector.YOLODetector'> "
     models += "<class 'mmnextvit.models.nextvit.NextViT'>\n"
     assert output(result).endswith(f'{version} {models}')
@@ -442,31 +454,11 @@ FIRST_IMPORTS = [
 
 
 @pytest.mark.slow
-def test_everything_is_registered_when_it_is_looked_up(tmp_path):
+@pytest.mark.parametrize('first', FIRST_IMPORTS)
+def test_everything_is_registered_when_it_is_looked_up(first, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("custom_imports = dict(imports=['mmnextvit'])")
-    # A process for each, which have in common what takes long to import.
-    code = f"""
-import os, sys, traceback
-import cv2, matplotlib.pyplot, scipy.stats, timm, torch, torchvision
-assert 'mmengine' not in sys.modules
-failed = []
-for first in {FIRST_IMPORTS}:
-    child = os.fork()
-    if not child:
-        try:
-            exec(first.replace('CONFIG', {str(config)!r}), {{}})
-            exec({LOOK_UP!r}, {{}})
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        failed.append(first)
-print(failed)
-"""
-    result = python(code)
-    assert output(result).splitlines()[-1] == '[]', result.stderr
+    output(python(first.replace('CONFIG', str(config)) + '\n' + LOOK_UP))
 
 
 @pytest.mark.slow
@@ -479,7 +471,7 @@ print(*[spec.name for spec in specs if spec.origin.endswith('__init__.py')])
 print(sorted({'torch', 'mmengine', 'mmcv', 'mmdet', 'numpy'} & set(sys.modules)))
 print('NextViT' in dir(mmnextvit) and 'NextViT' in mmnextvit.__all__)
 """
-    assert output(python(code)) == 'mmengine mmcv mmdet mmyolo\n[]\nTrue\n'
+    assert output(python(code, warm=False)) == 'mmengine mmcv mmdet mmyolo\n[]\nTrue\n'
 
 
 @pytest.mark.slow
