@@ -13,6 +13,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
+from tests.conftest import TINY
 from tests.helpers.commands import call_here
 from tests.helpers.tiny_run import ROOT
 
@@ -72,9 +73,11 @@ def test_demo_from_end_to_end(tmp_path, capfd):
     earlier.parent.mkdir(parents=True)
     earlier.write_text('precious')
     options = 'train_cfg.max_epochs=1', 'default_hooks.checkpoint.save_optimizer=False'
+    arch = [f'model.backbone.arch.{key}={list(value)}' for key, value in TINY.items()]
     numbers = '--train', 4, '--val', 2, '--size', 32
     demo = call_here(
-        *('demo', '--out', 'out', *numbers, '--cfg-options', *options), cwd=tmp_path
+        *('demo', '--out', 'out', *numbers, '--cfg-options', *options, *arch),
+        cwd=tmp_path,
     )
     assert files(earlier.parent) == ['epoch_1.pth']
     assert earlier.read_text() == 'precious'

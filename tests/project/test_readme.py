@@ -17,7 +17,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TINY
 from tests.helpers.commands import call_here, run_here
 
 README = (ROOT / 'README.md').read_text()
@@ -40,7 +40,7 @@ def write_own_data(data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_for_own_data(tmp_path, tiny, capfd):
+def test_the_commands_for_own_data(tmp_path, capfd):
     """With a small backbone and small images, which save time."""
     write_own_data(tmp_path / 'data' / 'my_data')
     shutil.rmtree(tmp_path / 'data' / 'my_data' / 'annotations')
@@ -52,10 +52,7 @@ def test_the_commands_for_own_data(tmp_path, tiny, capfd):
     options = [
         'image_size=64',
         'max_epochs=1',
-        *(
-            f'model.backbone.arch.{k}={list(v)}'.replace(' ', '')
-            for k, v in tiny.items()
-        ),
+        *(f'model.backbone.arch.{key}={list(value)}' for key, value in TINY.items()),
     ]
     printed = run_here(*train, '--cfg-options', *options, cwd=tmp_path, capfd=capfd)
     assert 'coco/bbox_mAP_50' in printed
@@ -74,6 +71,7 @@ def test_a_config_by_hand_trains_as_it_stands(tmp_path, capfd):
         'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1',
         'train_dataloader.batch_size=2',
+        *(f'model.backbone.arch.{key}={list(value)}' for key, value in TINY.items()),
     ]
     command = 'train', path, '--cfg-options', *options
     printed = run_here(*command, cwd=tmp_path, capfd=capfd)
