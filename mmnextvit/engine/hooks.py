@@ -18,7 +18,8 @@ class CheckpointFitHook(Hook):
     """Converts every checkpoint that the runner loads, and compares it with the model.
 
     For testing and resuming all tensors must fit; for training that starts from
-    ``load_from`` those of the backbone, and what else does not fit is reported.
+    ``load_from`` those of the backbone, and what else does not fit is reported. There
+    the head's rows are carried over by the names of the classes.
 
     Args:
         partial: Whether ``load_from`` may fill less than the whole backbone.
@@ -47,9 +48,10 @@ class CheckpointFitHook(Hook):
         loops = runner._train_loop, runner._val_loop, runner._test_loop
         loop = next(loop for loop in loops if isinstance(loop, BaseLoop))
         classes = getattr(loop.dataloader.dataset, 'metainfo', {}).get('classes')
-        receipt = adapt(checkpoint, model, runner._load_from, classes)
         training = isinstance(runner._train_loop, BaseLoop)
-        if training and not runner._resume:
+        starts = training and not runner._resume
+        receipt = adapt(checkpoint, model, runner._load_from, classes, starts)
+        if starts:
             switch = 'default_hooks.checkpoint_fit.partial=True'
             check(receipt, 'backbone.', self.partial, switch)
         else:

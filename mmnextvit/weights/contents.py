@@ -195,7 +195,9 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
         ):
             metadata['anchors'] = _to_pixels(anchors, strides)
     names = model.attribute('names')
-    names = list(names.values()) if isinstance(names, dict) else names
+    if isinstance(names, dict):
+        numbered = set(names) == set(range(len(names)))  # a row's number to its name
+        names = [names[key] for key in sorted(names)] if numbered else None
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         metadata['classes'] = check_classes(names)
     return metadata
@@ -242,6 +244,26 @@ def check_classes(classes: object) -> list[str]:
         if not isinstance(name, str) or len(name) > MAX_MODULE_PATH:
             raise UserError(f'a class is called {show(name)}')
     return list(classes)
+
+
+def read_classes(
+    content: Mapping, metadata: Mapping[str, object], source: str
+) -> list[str] | None:
+    """Names of the classes that a file's detector was trained for, if it says them.
+
+    Args:
+        content: What the file holds, of YOLOv5's or MMEngine's.
+        metadata: As in :class:`Weights`.
+        source: Name of the file, for messages.
+
+    Raises:
+        UserError: They are no list of names.
+    """
+    found = metadata.get('classes')
+    for key, value in read_dataset_meta(content, source).items():
+        if key.lower() == 'classes':
+            found = value
+    return None if found is None else check_classes(found)
 
 
 def read_dataset_meta(content: Mapping, source: str) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Checkpoint files from one layout into another."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 from ..utils.files import atomic_write, check_writable
-from .contents import Weights, extract_weights, widen_to_float32
+from .contents import Weights, extract_weights, read_classes, widen_to_float32
 from .layouts import YOLOV5, Numbering, make_formats
 
 # Under which key a file of a layout has its state dict; without one it is the file.
@@ -64,17 +64,25 @@ def convert_file(
         raise UserError(
             f'the file has nothing that the layout {layout} can hold', file=source
         )
-    write_state(state, target, layout)
+    classes = read_classes(content, weights.metadata, source)
+    write_state(state, target, layout, classes)
     return Conversion(weights, state)
 
 
-def write_state(state: Mapping[str, Tensor], target: Path, layout: str) -> None:
+def write_state(
+    state: Mapping[str, Tensor],
+    target: Path,
+    layout: str,
+    classes: Sequence[str] | None = None,
+) -> None:
     """Writes a state dict as programs of its layout expect it.
 
     Args:
         state: Names of the layout to tensors.
         target: File to write, which must not exist; safetensors by its suffix.
         layout: Key of :data:`~.layouts.FORMATS`.
+        classes: Names of the detector's classes, which a file of ours holds unless it
+            is of safetensors.
 
     Raises:
         OSError: It cannot be written, or exists.
@@ -84,7 +92,15 @@ def write_state(state: Mapping[str, Tensor], target: Path, layout: str) -> None:
             scratch.write_bytes(save({k: v.contiguous() for k, v in state.items()}))
         else:
             key = STATE_KEYS.get(layout)
-            save_checkpoint({key: dict(state)} if key else dict(state), scratch)
+            content = {key: dict(state)} if key else dict(state)
+            if classes and layout == 'ours':
+                content['meta'] = make_meta(classes)
+            save_checkpoint(content, scratch)
+
+
+def make_meta(classes: Sequence[str]) -> dict[str, object]:
+    """The ``meta`` of a checkpoint whose detector has such classes."""
+    return {'dataset_meta': {'classes': list(classes)}}
 
 
 def save_checkpoint(content: Mapping, path: Path) -> None:

@@ -17,7 +17,8 @@ from torch import nn
 from ..models.nextvit import NextViT
 from ..models.timm_features import TimmFeatures
 from ..utils.errors import UserError
-from .contents import extract_weights
+from .class_rows import carry_classes
+from .contents import extract_weights, read_classes
 from .handlers import PlainPickleHandler, PlainYamlHandler
 from .layouts import Numbering, extract_backbone
 from .receipt import Receipt, describe_differences, fit
@@ -78,23 +79,34 @@ def adapt(
     model: nn.Module,
     source: str = '',
     classes: Sequence[str] | None = None,
+    starts_training: bool = False,
 ) -> Receipt:
     """Puts a checkpoint's weights under the model's names, in place.
+
+    Where a training starts from them, they may be of a detector for other classes: see
+    :func:`~.class_rows.carry_classes`.
 
     Args:
         content: What a checkpoint scheme gave; ``state_dict`` is set.
         model: A whole detector, or a backbone alone.
         source: Name of the file, where the content does not know it.
-        classes: Names of the data's classes, to compare with a YOLOv5 file's.
+        classes: Names of the data's classes, to compare with the file's.
+        starts_training: Whether rows of classes are carried over by their names.
 
     Raises:
-        UserError: It holds no weights of a NextViT, by their names.
+        UserError: It holds no weights of a NextViT, by their names, or its classes are
+            no names.
     """
     source = getattr(content, 'source', source) or 'The checkpoint'
     timm_model = next((m for m in model.modules() if isinstance(m, TimmFeatures)), None)
     weights = extract_weights(content, source, find_numbering(model), timm_model)
+    theirs = None
+    if classes is not None or starts_training:
+        theirs = read_classes(content, weights.metadata, source)
     own = model.state_dict()
-    state = weights.state
+    state, carried = weights.state, None
+    if starts_training:
+        state, carried = carry_classes(model, state, classes, theirs)
     if not any(name.startswith('backbone.') for name in own):
         state = extract_backbone(state)
     for key in ('model', 'ema'):
@@ -105,7 +117,8 @@ def adapt(
         weights.layout,
         getattr(content, 'digest', 'unknown'),
         fit(own, state),
-        describe_differences(weights.metadata, model, classes),
+        describe_differences({**weights.metadata, 'classes': theirs}, model, classes),
+        carried,
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..models.nextvit import ARCHS
 from ..utils.messages import first_few, show
+from .class_rows import CarriedClasses
 from .contents import is_finite
 from .layouts import FORMATS, find_stage, find_stage_bounds
 
@@ -133,6 +134,7 @@ class Receipt:
         digest: The first 16 hexadecimal digits of the file's SHA-256.
         fit: Which tensors fit.
         notes: What else differs between file and model, a sentence each.
+        classes: Which classes of the file were kept, where rows were carried over.
     """
 
     source: str
@@ -140,12 +142,15 @@ class Receipt:
     digest: str
     fit: Fit
     notes: list[str]
+    classes: CarriedClasses | None = None
 
     def __str__(self) -> str:
         lines = [f'{self.source}: {FORMATS[self.layout].title}, sha256 {self.digest}']
         groups = self.count_by_part()
         parts = ', '.join(f'{name} {n}/{of}' for name, (n, of) in groups.items())
         lines += [str(self.fit), f'  by part: {parts}']
+        if self.classes:
+            lines.append(f'  classes: {self.classes}')
         return '\n'.join([*lines, *(f'  note: {note}' for note in self.notes)])
 
     def count_by_part(self) -> dict[str, tuple[int, int]]:
@@ -168,10 +173,10 @@ class Receipt:
 def describe_differences(
     metadata: Mapping, model: nn.Module, classes: Sequence[str] | None = None
 ) -> list[str]:
-    """How a YOLOv5 file's metadata and a model differ, a sentence each.
+    """How a file's metadata and a model differ, a sentence each.
 
     Args:
-        metadata: As in :class:`~.contents.Weights`.
+        metadata: As in :class:`~.contents.Weights`; ``classes`` may be ``None``.
         model: A whole detector, or a backbone alone.
         classes: Names of the data's classes, to compare with the file's.
     """
@@ -198,10 +203,10 @@ def describe_differences(
                 'config: write those of the file as base_sizes of '
                 'model.bbox_head.prior_generator'
             )
-    if classes and 'classes' in metadata and list(classes) != metadata['classes']:
+    theirs = metadata.get('classes')
+    if classes and theirs and list(classes) != theirs:
         notes.append(
-            f'classes {show(metadata["classes"])} in the file, {show(list(classes))} '
-            'in the config'
+            f'classes {show(theirs)} in the file, {show(list(classes))} in the config'
         )
     eps = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     if metadata.get('bn_eps') and eps and sorted(eps) != metadata['bn_eps']:

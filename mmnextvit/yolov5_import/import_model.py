@@ -16,7 +16,7 @@ from ..utils.errors import UserError, find_user_error
 from ..utils.files import atomic_write, check_new_file, require_file
 from ..utils.yaml_reader import read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
-from ..weights.conversion import save_checkpoint
+from ..weights.conversion import make_meta, save_checkpoint
 from ..weights.loading import adapt, check
 from ..weights.receipt import Receipt
 from .config_text import Settings, make_config_text
@@ -63,7 +63,7 @@ class Data:
     """What a ``data.yaml`` says."""
 
     path: str
-    num_classes: int
+    classes: tuple[str, ...]
     notes: tuple[Note, ...]
 
 
@@ -122,8 +122,7 @@ class Report:
         if self.converted:
             if not self.converted.has_head:
                 lines.append(
-                    'The head starts anew: the file has another number of classes or '
-                    'anchors'
+                    'The head starts anew: the file has another number of anchors'
                 )
             lines.append(f'{self.weights}: {self.converted.receipt}')
         lines.append(
@@ -156,7 +155,6 @@ def import_model(options: Options) -> Report:
     notes = *model.notes, *hyp.notes, *(data.notes if data else ())
     model = replace(model, anchors=hyp.num_anchors or model.anchors)
     content: dict = {}
-    metadata: dict[str, object] = {}
     if options.weights:
         source = require_file(options.weights, 'weights')
         content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
@@ -176,7 +174,9 @@ def import_model(options: Options) -> Report:
     model = replace(model, anchors=_find_final_anchors(model, settings, cfg))
     converted = None
     if options.weights:
-        converted = _convert(content, detector, options.weights, metadata)
+        converted = _convert(
+            content, detector, options.weights, data.classes if data else None
+        )
 
     _write(options, make_config_text(model, settings), converted)
     return Report(
@@ -230,7 +230,7 @@ def _read_data(path: str) -> Data:
         for key, line in content['lines'].items()
         if key not in known
     )
-    return Data(str(Path(path).resolve()), len(content['classes']), tuple(notes))
+    return Data(str(Path(path).resolve()), tuple(content['classes']), tuple(notes))
 
 
 def _make_settings(
@@ -250,7 +250,7 @@ def _make_settings(
         notes=notes,
         hyp=hyp,
         data=data.path if data else None,
-        num_classes=data.num_classes if data else None,
+        num_classes=len(data.classes) if data else None,
         img_size=options.img_size,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -329,14 +329,21 @@ def _drop_init(model: ImportedModel) -> ImportedModel:
 
 
 def _convert(
-    content: dict, detector: nn.Module, source: str, metadata: dict
+    content: dict, detector: nn.Module, source: str, classes: Sequence[str] | None
 ) -> Converted:
-    """The weights under our names, without a head for other classes.
+    """The weights under our names, with the head's rows for the data's classes.
+
+    Args:
+        content: What the file holds.
+        detector: The config's.
+        source: The file.
+        classes: Names of the data's classes, if there are data.
 
     Raises:
         UserError: They do not fit the model.
     """
-    receipt = adapt(content, detector, source)
+    detector.bbox_head.init_weights()  # the rows of classes that the file has not
+    receipt = adapt(content, detector, source, classes, starts_training=True)
     fit = receipt.fit
     has_head = not fit.reshaped or not all(
         name.startswith('bbox_head.') for name in fit.reshaped
@@ -346,11 +353,12 @@ def _convert(
     else:
         check(receipt, 'backbone.')
         check(receipt, 'neck.')
-    classes = metadata.get('classes') if has_head else None
+    if classes is None and receipt.classes:
+        classes = receipt.classes.ours
     state = widen_to_float32(
         {name: content['state_dict'][name] for name in fit.fitting}
     )
-    meta = {'dataset_meta': {'classes': classes}} if classes else {}
+    meta = make_meta(classes) if classes and has_head else {}
     return Converted({'meta': meta, 'state_dict': state}, receipt, has_head)
 
 

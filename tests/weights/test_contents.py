@@ -210,6 +210,11 @@ def test_yolov5_files_that_say_what_cannot_be(tmp_path, changes, message):
 def test_a_yolov5_file_that_says_what_can_be(tmp_path):
     content = yolov5_content(tmp_path / 'x.pt', names=['\x1b[31m', 'b'])
     metadata = extract_weights(content, 'x.pt').metadata
+    numbered = yolov5_content(tmp_path / 'y.pt', names={1: 'b', 0: 'a', 2: 'c'})
+    classes = extract_weights(numbered, 'y.pt').metadata['classes']
+    assert classes == ['a', 'b', 'c']  # as the rows, not as they are written
+    gaps = yolov5_content(tmp_path / 'z.pt', names={1: 'b', 5: 'a'})
+    assert 'classes' not in extract_weights(gaps, 'z.pt').metadata
     torch.testing.assert_close(
         torch.tensor(metadata['anchors']), torch.tensor(ANCHORS).float()
     )

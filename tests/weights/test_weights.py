@@ -294,6 +294,7 @@ def test_weights_through_the_tools(tmp_path, detector, capfd):
     assert f'{path}: YOLOv5, sha256' in printed
     classes = "classes ['a', 'b', 'c'] in the file, ['circle', 'square', 'triangle'] in"
     assert classes in printed
+    assert '  classes: kept none; new: circle, square, triangle; left out: 3' in printed
     assert re.search(r"(\d+) of the model's \1 tensors fit", printed)
     resume = ['--resume', path, '--work-dir', 'other']
     printed = run_here('train', config, *resume, **here, code=1)
@@ -372,8 +373,10 @@ def test_convert_weights(tmp_path, best, capfd):
     here = dict(cwd=tmp_path, capfd=capfd)
     printed = run_here('convert_weights', 'best.pt', 'ours.pth', **here)
     assert 'best.pt: YOLOv5' in printed and 'anchors' in printed
-    ours = torch.load(tmp_path / 'ours.pth')['state_dict']
+    written = torch.load(tmp_path / 'ours.pth')
+    ours = written['state_dict']
     assert all(torch.equal(v, ours[k]) for k, v in best.state_dict().items())
+    assert written['meta'] == dict(dataset_meta=dict(classes=['a', 'b', 'c']))
     back = ['ours.pth', 'back.safetensors', '--to', 'yolov5']
     run_here('convert_weights', *back, **here)
     content = CheckpointLoader.load_checkpoint(str(tmp_path / 'back.safetensors'))

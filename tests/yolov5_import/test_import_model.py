@@ -321,13 +321,13 @@ def test_the_config_trains_resumes_and_predicts(head, yolo_data, tmp_path, capfd
     content['width_multiple'] = 0.125
     content['anchors'] = 2
     write_yaml(tmp_path / 'model.yaml', content)
-    weights = []
+    weights, classes = [], ['square', 'cat', 'circle', 'dog', 'cow']
     if head == 'Detect':
         _, _, trained = import_content(tmp_path, content)
         anchors = [[(5 * i, 6 * i), (7 * i, 8 * i)] for i in (1, 2, 3)]
         write_yolov5_checkpoint(
             tmp_path / 'best.pt', yolov5_names(trained.state_dict(), 24),
-            module_names(content), anchors=anchors,
+            module_names(content), anchors=anchors, names=classes,
         )  # fmt: skip
         weights = ['--weights', 'best.pt']
     printed = run_here(
@@ -336,7 +336,21 @@ def test_the_config_trains_resumes_and_predicts(head, yolo_data, tmp_path, capfd
         cwd=tmp_path, capfd=capfd,
     )  # fmt: skip
     assert f'{yolo_data}:5 download' in printed
-    assert ('The head starts anew' in printed) == bool(weights)
+    kept = "  classes: kept circle, square; new: triangle; left out: 3 of the file's\n"
+    assert (kept in printed) == bool(weights)
+    assert 'The head starts anew' not in printed
+    if weights:
+        saved = torch.load(tmp_path / 'mine.pth')
+        assert saved['meta']['dataset_meta'] == {
+            'classes': ['circle', 'square', 'triangle']
+        }
+        for i, conv in enumerate(trained.bbox_head.head_module.convs_pred):
+            name = f'bbox_head.head_module.convs_pred.{i}.bias'
+            ours = saved['state_dict'][name].view(2, 8)
+            theirs = conv.bias.detach().view(2, 10).half().float()
+            assert torch.equal(ours[:, :7], theirs[:, [0, 1, 2, 3, 4, 7, 5]])
+            # A class begins with few objects; in this file none of them does.
+            assert ours[:, 7].max() < -0.8 < theirs[:, 5:].min()
     cfg = Config.fromfile(tmp_path / 'mine.py')
     sizes = cfg.model.bbox_head.prior_generator.base_sizes
     assert [len(level) for level in sizes] == [2, 2, 2]
