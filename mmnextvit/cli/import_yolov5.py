@@ -5,8 +5,12 @@ has no counterpart here is listed with its file and line.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from .arguments import check_new_config
+
+if TYPE_CHECKING:
+    from ..yolov5_import.import_model import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('model', help="YOLOv5's YAML of the model")
     add('-o', '--out', required=True, help='config to write (.py), new')
     add('--data', help="YOLOv5's data.yaml")
+    add('--data-root', help='folder that paths in data.yaml may count from, too')
     add('--hyp', help="YOLOv5's hyperparameters")
     add('--weights', help='trained .pt of that model')
     add('--imgsz', type=int, default=640, help='side in pixels (640)')
@@ -21,17 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--batch-size', type=int, default=16, help='images per process (16)')
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> 'Report':
     from ..yolov5_import.import_model import Options, import_model
 
     options = Options(
         model=args.model,
         out=check_new_config(args.out),
         data=args.data,
+        data_root=args.data_root,
         hyp=args.hyp,
         weights=args.weights,
         img_size=args.imgsz,
         epochs=args.epochs,
         batch_size=args.batch_size,
     )
-    print(import_model(options))
+    report = import_model(options)
+    print(report)
+    return report

@@ -1,8 +1,9 @@
 """COCO's annotation files, checked before MMDetection reads them."""
 
+import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .checks import (
     write_classes,
 )
 from .faults import read_all
+from .images import Size, measure_images
 from .json_reader import parse_json
 from .values import (
     Identifier,
@@ -32,7 +34,7 @@ from .values import (
     read_id,
     read_mask,
     read_name,
-    read_side,
+    read_optional_side,
 )
 
 # What the entries of each list must have.
@@ -44,7 +46,10 @@ KEYS = {
 # What reads the values of these lists' entries; what is not named here stays as it is.
 READERS: dict[str, dict[str, Callable[[object], object]]] = {
     'images': dict(
-        id=read_id, file_name=read_file_name, width=read_side, height=read_side
+        id=read_id,
+        file_name=read_file_name,
+        width=read_optional_side,
+        height=read_optional_side,
     ),
     'categories': dict(id=read_id, name=read_name),
     'annotations': dict(
@@ -67,7 +72,7 @@ def parse_coco(text: bytes, needs_annotations: bool = True) -> dict:
 
     Numbers and flags may be texts, ids whole floats or their texts, names numbers. What
     may be wrong with an annotation alone is ``None``: its box, its area; a mask that
-    can't be read is `NO_MASK`.
+    can't be read is `NO_MASK`. An image's width or height that is ``null`` stays so.
 
     Args:
         text: Content of the file.
@@ -153,7 +158,8 @@ def clean_coco(content: dict, min_size: float = 0) -> tuple[dict, dict[str, list
             continue
         x, y, w, h = annotation['bbox']
         box = x, y, x + w, y + h
-        fault = find_box_fault(box, image['width'], image['height'], min_size)
+        sides = (image['width'] or math.inf, image['height'] or math.inf)
+        fault = find_box_fault(box, *sides, min_size)
         if fault:
             faults[fault].append(image['file_name'])
             continue
@@ -182,6 +188,24 @@ def leave_out_images(content: dict, left_out: Container[Identifier]) -> dict:
         'images': [i for i in content['images'] if i['id'] not in left_out],
         'annotations': [
             a for a in content['annotations'] if a['image_id'] not in left_out
+        ],
+    }
+
+
+def fill_sizes(content: dict, sizes: Mapping[Identifier, Size]) -> dict:
+    """The content in which images whose sizes are ``null`` have these.
+
+    Args:
+        content: Of an annotation file.
+        sizes: Width and height of such images, by their ids.
+    """
+    return {
+        **content,
+        'images': [
+            image | dict(zip(('width', 'height'), sizes[image['id']]))
+            if image['id'] in sizes and None in (image['width'], image['height'])
+            else image
+            for image in content['images']
         ],
     }
 
@@ -391,6 +415,7 @@ class VerifiedCocoMixin(VerifiedDataMixin):
         self, *args: Any, class_ids: Sequence[Identifier] | None = None, **kwargs: Any
     ) -> None:
         self.class_ids = class_ids
+        self._measured: dict[Identifier, Size] = {}
         kwargs['data_prefix'] = dict(img='') | (kwargs.get('data_prefix') or {})
         super().__init__(*args, **kwargs)
 
@@ -411,7 +436,7 @@ class VerifiedCocoMixin(VerifiedDataMixin):
         with naming_file(self.ann_file):
             content = parse_coco(Path(path).read_bytes(), not self.test_mode)
             category_ids = match_categories(content, classes, self.class_ids)
-        content = self._choose_images(content)
+        content = self._measure(self._choose_images(content))
         content, faults = clean_coco(content, min_size=1)
         self.box_faults.update(faults)
         ignored = count_ignored(content, classes, category_ids)
@@ -422,6 +447,29 @@ class VerifiedCocoMixin(VerifiedDataMixin):
             )
         categories = [dict(id=i, name=name) for i, name in zip(category_ids, classes)]
         return index_coco({**content, 'categories': categories})
+
+    def parse_data_info(self, raw_data_info: dict) -> dict:
+        info = super().parse_data_info(raw_data_info)
+        if info['img_id'] in self._measured:
+            info['size_measured'] = True
+        return info
+
+    def _measure(self, content: dict) -> dict:
+        """The content with the sizes of images for which it says ``null``.
+
+        Those of an image that cannot be read are 0, as what reads it will say.
+        """
+        folder = self.data_prefix['img']
+        paths = {
+            image['id']: os.path.join(folder, image['file_name'])
+            for image in content['images']
+            if None in (image['width'], image['height'])
+        }
+        found, _ = measure_images(
+            list(paths.values()), f'Measuring {self.ann_file}', self.backend_args
+        )
+        self._measured = {n: found.get(path, (0, 0)) for n, path in paths.items()}
+        return fill_sizes(content, self._measured)
 
     def _choose_images(self, content: dict) -> dict:
         """The content with the images that are used, whose names are those of files."""

@@ -3,12 +3,8 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-from mmengine.dist import get_rank
-from rich.progress import track
 
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import show
@@ -17,7 +13,7 @@ from .class_names import check_names
 from .csv_rows import BrokenRow, Row, Table, parse_csv
 from .faults import Fault, describe_broken, describe_broken_lines, settle
 from .files import is_local, read_bytes
-from .images import BrokenImageError, Size, read_image_size
+from .images import Size, measure_images
 from .own_data import OwnDataMixin, count_content
 from .places import choose_way, follow
 
@@ -63,45 +59,6 @@ def describe_fractions(rows: Sequence[Row], ann_file: str) -> Fault | None:
     )
     error = UserError(message, file=ann_file, line=line)
     return Fault(error, str(error))
-
-
-def measure_images(
-    paths: Sequence[str], title: str, backend_args: dict | None = None
-) -> tuple[dict[str, Size], dict[str, BrokenImageError]]:
-    """Reads the sizes of images from their headers, with a progress bar.
-
-    Args:
-        paths: Files, local or of a backend that MMEngine knows.
-        title: What stands at the progress bar.
-        backend_args: MMEngine's file backend.
-
-    Returns:
-        Width and height of each; and what is wrong with those that cannot be read.
-    """
-
-    def measure(path: str) -> Size | BrokenImageError:
-        try:
-            return read_image_size(path, backend_args)
-        except BrokenImageError as error:
-            return error
-        except UserError as error:
-            return BrokenImageError(error.problem, file=path)
-        except OSError as error:
-            return BrokenImageError(
-                f'the file cannot be read ({error.strerror})', file=path
-            )
-
-    with ThreadPoolExecutor() as pool:
-        progress = track(
-            pool.map(measure, paths),
-            description=title,
-            total=len(paths),
-            disable=get_rank() != 0 or not paths,
-        )
-        results = dict(zip(paths, progress, strict=True))
-    broken = {p: r for p, r in results.items() if isinstance(r, BrokenImageError)}
-    sizes = {p: r for p, r in results.items() if not isinstance(r, BrokenImageError)}
-    return sizes, broken
 
 
 class VerifiedCSVMixin(OwnDataMixin):

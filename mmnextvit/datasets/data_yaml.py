@@ -4,14 +4,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_is_file
-from ..utils.messages import first_few, shorten, show
+from ..utils.messages import list_lines, shorten, show
 from ..utils.yaml_reader import YAMLFile, read_yaml
 from .files import find_files_below
-from .places import choose_way, find_place, follow, list_places
+from .places import choose_way, follow, list_ends, list_places
 from .values import WHOLE, read_lines
 
 SPLITS = ('train', 'val', 'test')
@@ -119,17 +119,28 @@ def _read_key(key: object) -> object:
     return int(key) if isinstance(key, str) and WHOLE.fullmatch(key) else key
 
 
-def find_sources(
-    path: str | Path, split: str, data_root: str | None = None
-) -> list[str]:
+class Sources(NamedTuple):
+    """Where the images of a split lie.
+
+    Attributes:
+        paths: Folders and list files.
+        bases: Folders that relative paths may count from.
+        notes: Which places were taken, where it is not what the file says at first.
+    """
+
+    paths: list[str]
+    bases: list[str]
+    notes: list[str]
+
+
+def find_sources(path: str | Path, split: str, data_root: str | None = None) -> Sources:
     """The folders and list files of a split of a ``data.yaml``.
 
-    A source is looked for in ``path`` below the YAML file's folder, in ``path`` below
-    ``data_root``, and in these two folders themselves, in each of the ways to read it
-    that `list_places` knows. The first that exists is taken.
+    A source is looked for from the folders of `list_bases`, in each of the ways to read
+    it that `list_places` knows. The first that exists is taken.
 
     Raises:
-        MissingFileError: Where it has been looked for.
+        MissingFileError: All places where it has been looked for.
         UserError: There is no such split.
     """
     content = read_data_yaml(path, may_repeat=True)  # names are another function's
@@ -140,9 +151,10 @@ def find_sources(
             file=path,
         )
     bases = list_bases(path, content['path'], data_root)
-    places = []
+    paths, notes = [], []
     for source in content['splits'][split]:
-        place = find_place(source, bases)
+        places = list_places(source, bases)
+        place = next(filter(os.path.exists, places), None)
         if place is None:
             download = (
                 ' (download: is not run: fetch the data yourself)'
@@ -150,32 +162,45 @@ def find_sources(
                 else ''
             )
             raise MissingFileError(
-                f'{shorten(source)} does not exist, looked for '
-                f'{first_few(list_places(source, bases), 8)}. Set path: in the file or '
-                f'data_root (now {data_root!r}) of the dataset{download}',
+                f'{shorten(source)} does not exist, looked for\n  '
+                f'{list_lines(places, len(places))}\n'
+                f'Set path: in the file or data_root (now {data_root!r}) of the dataset'
+                f'{download}',
                 file=path,
                 line=content['lines'][split],
                 key=split,
             )
-        places.append(place)
-    return places
+        if place != places[0]:
+            notes.append(f'{split}: {shorten(source)} is {place}')
+        paths.append(place)
+    return Sources(paths, bases, notes)
 
 
 def list_bases(path: str | Path, root: str, data_root: str | None) -> list[str]:
-    """The folders that a ``data.yaml``'s relative paths may count from.
+    """The folders that a ``data.yaml``'s relative paths may count from, in order.
+
+    They are ``path`` of the file below each of: the file's folder, ``data_root``, the
+    folder that the file's lies in, the working folder; then ``path`` below the folder
+    ``datasets`` beside each of them, where YOLOv5's own files draw the data; then these
+    folders themselves. Of a ``path`` that is absolute, and may be another machine's,
+    the ends are tried in place of that.
 
     Args:
         path: The ``data.yaml``.
         root: What stands in it at ``path``.
         data_root: The dataset's.
     """
+    root = os.path.expanduser(root)
     here = os.path.dirname(os.path.abspath(path))
     there = os.path.abspath(data_root) if data_root else here
+    folders = here, there, os.path.dirname(here), os.getcwd()
+    beside = [os.path.join('..', 'datasets', root)] if root else []
+    ways = (root, *(list_ends(root) or beside), '')
     return list(
         dict.fromkeys(
-            os.path.abspath(os.path.join(base, name))
-            for name in (root, '')
-            for base in (here, there)
+            os.path.abspath(os.path.join(folder, name))
+            for name in ways
+            for folder in folders
         )
     )
 

@@ -140,6 +140,45 @@ def read_image_size(path: str, backend_args: dict | None = None) -> Size:
     return width, height
 
 
+def measure_images(
+    paths: Sequence[str], title: str, backend_args: dict | None = None
+) -> tuple[dict[str, Size], dict[str, BrokenImageError]]:
+    """Reads the sizes of images from their headers, with a progress bar.
+
+    Args:
+        paths: Files, local or of a backend that MMEngine knows.
+        title: What stands at the progress bar.
+        backend_args: MMEngine's file backend.
+
+    Returns:
+        Width and height of each; and what is wrong with those that cannot be read.
+    """
+
+    def measure(path: str) -> Size | BrokenImageError:
+        try:
+            return read_image_size(path, backend_args)
+        except BrokenImageError as error:
+            return error
+        except UserError as error:
+            return BrokenImageError(error.problem, file=path)
+        except OSError as error:
+            return BrokenImageError(
+                f'the file cannot be read ({error.strerror})', file=path
+            )
+
+    with ThreadPoolExecutor() as pool:
+        progress = track(
+            pool.map(measure, paths),
+            description=title,
+            total=len(paths),
+            disable=get_rank() != 0 or not paths,
+        )
+        results = dict(zip(paths, progress, strict=True))
+    broken = {p: r for p, r in results.items() if isinstance(r, BrokenImageError)}
+    sizes = {p: r for p, r in results.items() if not isinstance(r, BrokenImageError)}
+    return sizes, broken
+
+
 def find_unread_part(content: bytes) -> Cut | None:
     """How much of a file's image is there; ``None`` for all of it.
 

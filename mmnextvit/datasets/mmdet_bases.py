@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
         def full_init(self) -> None: ...
 
+        def parse_data_info(self, raw_data_info: dict) -> dict: ...
+
         def _join_prefix(self) -> None: ...
 
         def load_data_list(self) -> list[dict]: ...
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
         img_subdir: str
         sub_data_root: str
         bbox_min_size: int | None
-
-        def parse_data_info(self, img_info: dict) -> dict: ...
 
 else:
     DetDataset = XMLDataset = object

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
 
 # What a relative path may mean, besides what it says: Windows writes backslashes.
 # Roboflow's `../train/images` is meant without its `../`, and the `data/` that Darknet
@@ -20,15 +21,29 @@ def join(base: str, name: str) -> str:
 
 
 def list_places(name: str, bases: Sequence[str]) -> list[str]:
-    """All places where a relative path may lead, in the order that they are tried.
+    """All places where a path may lead, in the order that they are tried.
 
     Args:
-        name: The path as it was written.
+        name: The path as it was written; ``~`` is the user's own folder.
         bases: Folders that it may count from. Each of the `SPELLINGS` is tried from all
-            of them before the next.
+            of them before the next. An absolute path may be another machine's: then
+            its ends are tried, the longest first.
     """
-    spelt = (spell(name) for spell in SPELLINGS)
+    name = os.path.expanduser(name)
+    spelt = [spell(name) for spell in SPELLINGS]
+    ends = list_ends(name)
+    if ends:
+        spelt = [name, *ends]
     return list(dict.fromkeys(join(base, way) for way in spelt for base in bases))
+
+
+def list_ends(name: str) -> list[str]:
+    """The ends of an absolute path, of any system, as relative ones; else none."""
+    for path in (PurePosixPath(name), PureWindowsPath(name)):
+        if path.is_absolute():
+            parts = path.parts[1:]
+            return ['/'.join(parts[i:]) for i in range(len(parts))]
+    return []
 
 
 def find_place(name: str, bases: Sequence[str]) -> str | None:

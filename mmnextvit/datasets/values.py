@@ -141,6 +141,11 @@ def read_side(value: object) -> int:
     return int(number)
 
 
+def read_optional_side(value: object) -> int | None:
+    """As `read_side`; ``None`` for ``null``, where the image itself says it."""
+    return None if value is None else read_side(value)
+
+
 def read_flag(value: object) -> int:
     """0 or 1, also as a text or a truth value; ``null`` is 0.
 

@@ -16,6 +16,8 @@ from .checks import find_box_fault
 
 PIXELS = 2  # a box has no such centre or size in fractions; in pixels nearly all do
 TOLERANCE = 1e-6  # six decimals of centre and size move a side by 0.75e-6
+LANDMARKS = {13, 15}  # columns of a box with four or five points
+LANDMARK_SLACK = 0.01  # of the image, by which a point may lie outside its box
 CLIPPED = 'lines with values out of range (clipped to the image)'
 REPEATED = 'repeated lines (dropped)'
 LEFT_OUT = 'lines of other numbers than class_ids (left out)'
@@ -120,6 +122,21 @@ def _replace_last(path: str, old: str, new: str) -> str | None:
 def is_column_count(columns: int) -> bool:
     """Whether a line may have so many columns, for a box or a polygon."""
     return columns == 5 or (columns >= 7 and columns % 2 == 1)
+
+
+def are_landmarks(values: Sequence[float]) -> bool:
+    """Whether a line is a box and points inside it, not a polygon.
+
+    Args:
+        values: Of the line, without the class. A point that is not seen is negative.
+    """
+    (x, y, w, h), points = values[:4], values[4:]
+    pairs = zip(points[::2], points[1::2])
+    seen = [(px, py) for px, py in pairs if px >= 0 and py >= 0]
+    return bool(seen) and all(
+        abs(px - x) <= w / 2 + LANDMARK_SLACK and abs(py - y) <= h / 2 + LANDMARK_SLACK
+        for px, py in seen
+    )
 
 
 def parse_line(line: str, num_classes: int) -> tuple[int | float, ...]:

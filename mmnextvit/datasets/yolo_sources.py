@@ -12,7 +12,7 @@ from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few, show
 from .checks import show_classes, write_classes
 from .darknet import find_list, read_darknet, read_names_file
-from .data_yaml import find_images, find_sources, list_bases, read_data_yaml
+from .data_yaml import find_images, find_sources, read_data_yaml
 
 
 class Names(NamedTuple):
@@ -118,13 +118,14 @@ def _find_yaml_images(
     path: str, split: str, data_root: str | None, prefix: str | Sequence[str] | None
 ) -> Images:
     content = read_data_yaml(path, may_repeat=True)
-    sources = find_sources(path, split, data_root)
-    bases = list_bases(path, content['path'], data_root)
+    sources, bases, notes = find_sources(path, split, data_root)
+    if 'download' in content['lines']:
+        notes = [*notes, 'download: is not run']
     return Images(
         [image for source in sources for image in find_images(source, bases)],
         sources,
         bases=_name_bases(sources, bases),
-        notes=['download: is not run'] if 'download' in content['lines'] else [],
+        notes=notes,
     )
 
 

@@ -15,11 +15,20 @@ from .faults import Fault, describe_broken_lines, settle, warn
 from .images import BrokenImageError
 from .own_data import OwnDataMixin, count_content
 from .yolo_imageless import describe_imageless, find_imageless
-from .yolo_labels import PIXELS, Record, Sample, build_sample, find_label_files
+from .yolo_labels import (
+    LANDMARKS,
+    PIXELS,
+    Record,
+    Sample,
+    are_landmarks,
+    build_sample,
+    find_label_files,
+)
 from .yolo_scan import Scan, scan_images
 from .yolo_sources import get_source_type, match_classes
 
 Records = Mapping[str, Record]  # by image
+MANY_UNLABELLED = 0.1  # of the images: above it their labels may lie elsewhere
 
 
 def describe_unusable(scan: Scan, title: str, bases: Sequence[str]) -> Fault | None:
@@ -97,6 +106,40 @@ def describe_pixels(records: Records, title: str) -> Fault | None:
     return Fault(error, str(error))
 
 
+def describe_landmarks(
+    records: Records, title: str, class_ids: Collection[int]
+) -> Fault | None:
+    """Of lines that are boxes with points inside them, which look like polygons.
+
+    Faces with five landmarks have 15 columns, number plates with four corners 13. No
+    polygon's first four numbers are centre and size of a box around all others.
+    """
+    lines = [
+        (record.file, row)
+        for record in records.values()
+        for row in record.rows
+        if len(row) > 6 and row[1] in class_ids
+    ]
+    counts = {len(row) - 1 for _, row in lines}
+    if (
+        len(counts) != 1
+        or not counts <= LANDMARKS
+        or not all(are_landmarks(row[2:]) for _, row in lines)
+    ):
+        return None
+    file, row = lines[0]
+    columns = len(row) - 1
+    error = UserError(
+        f'{len(lines)} lines in the label files of {title} are boxes with '
+        f'{(columns - 5) // 2} landmarks (class x y w h and {columns - 5} values), as '
+        'those of faces and number plates are, and no polygons. Keep the first five '
+        f"columns: awk '{{print $1,$2,$3,$4,$5}}'",
+        file=file,
+        line=row[0],
+    )
+    return Fault(error)
+
+
 def describe_unlabelled(records: Records, title: str) -> Fault | None:
     """Of label files, if there is none; images to predict need none."""
     unlabelled = find_unlabelled(records)
@@ -107,6 +150,20 @@ def describe_unlabelled(records: Records, title: str) -> Fault | None:
         f'looked for {records[unlabelled[0]].file or unlabelled[0]}'
     )
     return Fault(MissingFileError(message), message)
+
+
+def describe_background(records: Records, title: str) -> str:
+    """What is told where many images, but not all, have no label file; else nothing."""
+    unlabelled = find_unlabelled(records)
+    least = max(MANY_UNLABELLED * len(records), 1)
+    if not least < len(unlabelled) < len(records):
+        return ''
+    looked_for = first_few(records[path].file or path for path in unlabelled)
+    share = round(100 * len(unlabelled) / len(records))
+    return (
+        f'{len(unlabelled)} of the {len(records)} images of {title} ({share} %) have '
+        f'no label file and count as background: looked for {looked_for}'
+    )
 
 
 def find_unlabelled(records: Records) -> list[str]:
@@ -236,6 +293,10 @@ class VerifiedYOLOTxtMixin(OwnDataMixin):
         if unlabelled and not self.test_mode:
             raise unlabelled.error  # what else there is to say follows from it
         settle(unlabelled, self.test_mode)
+        background = describe_background(scan.records, self._title)
+        if background:
+            warn(background, 'annotations', find_unlabelled(scan.records))
+        settle(describe_landmarks(scan.records, self._title, labels), False)
         settle(describe_pixels(scan.records, self._title), self.test_mode)
         samples = [
             build_sample(number, path, record, labels)

@@ -7,7 +7,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
-from ..datasets.coco import index_coco, leave_out_images
+from ..datasets.coco import fill_sizes, index_coco, leave_out_images
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import did_you_mean
 from . import averages as counting
@@ -115,7 +115,9 @@ class VerifiedCocoMetric(CocoMetric):
             content = build_truth(truths, classes)
             self._check_codes(content)
         else:
-            content = self._choose_images(self._coco_api.dataset, predictions)
+            sizes = {t['img_id']: (t['width'], t['height']) for t in truths}
+            content = fill_sizes(self._coco_api.dataset, sizes)
+            content = self._choose_images(content, predictions)
         category_ids = self._find_category_ids(content)
         entries = list_entries(predictions, category_ids)
         if self.outfile_prefix is not None:

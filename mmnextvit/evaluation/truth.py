@@ -102,9 +102,8 @@ def check_same_image(sample: Mapping, image: Mapping) -> None:
     path, name = sample.get('img_path'), image.get('file_name')
     height, width = sample['ori_shape'][:2]
     sides = image['width'], image['height']
-    if sorted(sides) == sorted((width, height)) and (
-        not path or not name or _ends_with(path, name)
-    ):
+    same_size = None in sides or sorted(sides) == sorted((width, height))
+    if same_size and (not path or not name or _ends_with(path, name)):
         return
     raise UserError(
         f'image {show(image["id"])} of the dataset is '
@@ -139,7 +138,7 @@ def check_code_sizes(content: dict) -> None:
         for code, size in [
             (annotation.get('segmentation'), sizes[annotation['image_id']])
         ]
-        if isinstance(code, dict) and list(code['size']) != size
+        if isinstance(code, dict) and None not in size and list(code['size']) != size
     ]
     if wrong:
         raise UserError(

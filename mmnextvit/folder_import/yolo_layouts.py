@@ -68,7 +68,7 @@ def _read_yaml(tree: Tree, path: str, layout: str) -> Reading:
         if split not in content['splits']:
             continue
         try:
-            sources[split] = find_sources(path, split, tree.root)
+            sources[split] = find_sources(path, split, tree.root).paths
         except UserError as error:
             if split == 'train':
                 known = _suggest_source(tree, content, error)
@@ -115,8 +115,8 @@ def _suggest_source(
             if found:
                 relative = os.path.relpath(found[0], os.path.dirname(str(error.file)))
                 return UserError(
-                    f'{error.problem}. There is {found[0]}: write train: '
-                    f'{relative.replace(os.sep, "/")}, and the other splits likewise',
+                    f'write {relative.replace(os.sep, "/")}, as there is {found[0]}, '
+                    f'and the other splits likewise: {error.problem}',
                     file=error.file,
                     line=error.line,
                     key=error.key,

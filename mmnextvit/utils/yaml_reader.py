@@ -12,6 +12,7 @@ from .messages import shorten
 
 MAX_BYTES = 1 << 18  # the longest list of class names in use is an eighth of it
 MAX_DEPTH = 10
+UNREADABLE = '\ufffd'  # what Python puts in the place of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def read_yaml(path: str | Path) -> YAMLFile:
     """Reads a YAML file whose top is a mapping.
 
     Aliases are refused: nested ones make gigabytes of a few lines, and no file of
-    YOLOv5's needs them. Tags other than YAML's own are refused too.
+    YOLOv5's needs them. Tags other than YAML's own are refused too. Comments may be in
+    any encoding, all else is UTF-8.
 
     Raises:
         MissingFileError: There is no such file.
@@ -76,8 +78,11 @@ def read_yaml(path: str | Path) -> YAMLFile:
             f'files of more than {MAX_BYTES >> 10} KiB are not read', file=path
         )
     try:
-        text = path.read_text(encoding='utf-8')
+        content_bytes = path.read_bytes()
+        text = content_bytes.decode('utf-8', errors='replace')
         _check_events(text)
+        if UNREADABLE in _join_scalars(text):  # not in comments alone
+            content_bytes.decode('utf-8')
         loader = Loader(text)
         node = loader.get_single_node()
         lines = dict(_find_lines(node))
@@ -115,6 +120,12 @@ def _check_events(text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise UserError(f'nested deeper than {MAX_DEPTH}', line=line)
+
+
+def _join_scalars(text: str) -> str:
+    """All keys and values."""
+    events = yaml.parse(text)
+    return '\n'.join(e.value for e in events if isinstance(e, yaml.ScalarEvent))
 
 
 def _find_lines(

@@ -30,6 +30,7 @@ class Settings:
         strides: Strides of the head's levels in pixels.
         hyp: Hyperparameters.
         data: Path of a data.yaml.
+        data_root: Folder that its relative paths may count from, too.
         num_classes: Classes of the data; ``None`` takes the model's.
         img_size: Side of the square that images are fitted into, in pixels.
         epochs: Length of the training.
@@ -43,6 +44,7 @@ class Settings:
     strides: Sequence[int] = (8, 16, 32)
     hyp: Hyp = field(default_factory=Hyp)
     data: str | None = None
+    data_root: str = ''
     num_classes: int | None = None
     img_size: int = 640
     epochs: int = 300
@@ -196,7 +198,7 @@ def _make_data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     if settings.data is not None:
         data: dict[str, object] = dict(
             type='VerifiedYOLOTxtDataset',
-            data_root='',
+            data_root=settings.data_root,
             ann_file=settings.data,
             data_prefix=dict(_delete_=True),
         )

@@ -63,6 +63,7 @@ TARGETS = {
     'warmup_momentum': Target('schedule', 'warmup_momentum', 0, 0.9999),
     'warmup_bias_lr': Target('schedule', 'warmup_bias_lr', 0, 10),
     'box': Target('gains', 'bbox', 0, 1000),
+    'giou': Target('gains', 'bbox', 0, 1000),  # what v1 and v2 call it
     'cls': Target('gains', 'cls', 0, 1000),
     'obj': Target('gains', 'obj', 0, 1000),
     'anchor_t': Target('prior_match_thr', '', 1.01, 1000),
@@ -79,6 +80,7 @@ TARGETS = {
     'mixup': Target('mixup', '', 0, 1),
     'anchors': Target('num_anchors', '', 0, 99),
 }
+TEXTS = {'optimizer': 'SGD'}  # keys that are no numbers, and what is ours too
 # Values with which a key changes nothing; others have no counterpart.
 NEUTRAL = {
     'cls_pw': 1, 'obj_pw': 1, 'fl_gamma': 0, 'perspective': 0, 'copy_paste': 0,
@@ -92,8 +94,12 @@ def read_hyp(file: YAMLFile) -> Hyp:
     Raises:
         UserError: A value is not a number, or is out of range.
     """
+    if 'box' in file.content and 'giou' in file.content:
+        raise file.error('it is the older name of box: write one of them', 'giou')
     values = {
-        key: _read_number(file, key, value) for key, value in file.content.items()
+        key: _read_number(file, key, value)
+        for key, value in file.content.items()
+        if key not in TEXTS
     }
     parts: dict[str, dict[str, float]] = {}
     for key, target in TARGETS.items():
@@ -150,7 +156,11 @@ def _read_number(file: YAMLFile, key: object, value: object) -> float:
 
 def _list_notes(file: YAMLFile, values: Mapping[str, float]) -> tuple[Note, ...]:
     """What has no counterpart, in the order of the file, and then what differs."""
-    notes = []
+    notes = [
+        Note.about(file, key, file.content[key], f' (here {ours})')
+        for key, ours in TEXTS.items()
+        if str(file.content.get(key, ours)).lower() != ours.lower()
+    ]
     for key, value in values.items():
         if key in TARGETS or NEUTRAL.get(key) == value:
             continue

@@ -1,5 +1,6 @@
 """A YOLOv5 model, with its data, hyperparameters and weights, as a config of ours."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ class Options:
         model: YOLOv5's YAML of the model.
         out: The config to write; weights go beside it, under its name with ``.pth``.
         data: YOLOv5's ``data.yaml``.
+        data_root: Folder that its relative paths may count from, too.
         hyp: YOLOv5's hyperparameters.
         weights: A trained ``.pt`` of that model.
         img_size: Side of the square that images are fitted into, in pixels.
@@ -47,6 +49,7 @@ class Options:
     model: str
     out: Path
     data: str | None = None
+    data_root: str | None = None
     hyp: str | None = None
     weights: str | None = None
     img_size: int = 640
@@ -60,11 +63,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Data:
-    """What a ``data.yaml`` says."""
+    """What a ``data.yaml`` says.
+
+    Attributes:
+        path: The file.
+        root: Folder that its relative paths count from, where that is not the file's.
+        classes: The names.
+        notes: What has no counterpart.
+        places: Where its images were found, if not where it says at first.
+    """
 
     path: str
+    root: str
     classes: tuple[str, ...]
     notes: tuple[Note, ...]
+    places: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,7 @@ class Report:
         img_size: The one that the config has, a multiple of the largest stride.
         anchors: The config's anchors.
         notes: What has no counterpart.
+        places: Where images were found, if not where the data.yaml says at first.
     """
 
     config: Path
@@ -107,6 +121,7 @@ class Report:
     img_size: int
     anchors: Anchors
     notes: tuple[Note, ...]
+    places: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return '\n'.join(self.list_lines())
@@ -134,6 +149,7 @@ class Report:
                 'The anchors are a count, with which nothing trains: import again with '
                 '--data data.yaml, from which they are computed'
             )
+        lines += self.places
         colon = ':' if self.notes else ''
         lines.append(f'{len(self.notes)} entries have no counterpart{colon}')
         return [*lines, *(f'  {note}' for note in self.notes)]
@@ -151,7 +167,7 @@ def import_model(options: Options) -> Report:
     _check_options(options)
     model = read_model(read_yaml(options.model))
     hyp = read_hyp(read_yaml(options.hyp)) if options.hyp else Hyp()
-    data = _read_data(options.data) if options.data else None
+    data = _read_data(options.data, options.data_root) if options.data else None
     notes = *model.notes, *hyp.notes, *(data.notes if data else ())
     model = replace(model, anchors=hyp.num_anchors or model.anchors)
     content: dict = {}
@@ -189,6 +205,7 @@ def import_model(options: Options) -> Report:
         img_size=size,
         anchors=model.anchors,
         notes=notes,
+        places=data.places if data else (),
     )
 
 
@@ -219,18 +236,26 @@ def _check_options(options: Options) -> None:
             raise UserError(f'write 1 to {MAX_OPTION - 1}', key=flag)
 
 
-def _read_data(path: str) -> Data:
+def _read_data(path: str, data_root: str | None) -> Data:
     """What a ``data.yaml`` says, once its images are found."""
     content = read_data_yaml(path)
-    for split in ('train', 'val'):
-        find_sources(path, split)  # or an error that says where it looked
+    found = [find_sources(path, split, data_root) for split in ('train', 'val')]
+    places = tuple(note for sources in found for note in sources.notes)
+    # A training may be started in another folder than the import.
+    root = os.path.abspath(data_root) if data_root else os.getcwd() if places else ''
     known = {'path', 'names', 'nc', *SPLITS}
     notes = (
         Note(Path(path), line, str(key))
         for key, line in content['lines'].items()
         if key not in known
     )
-    return Data(str(Path(path).resolve()), tuple(content['classes']), tuple(notes))
+    return Data(
+        path=str(Path(path).resolve()),
+        root=root,
+        classes=tuple(content['classes']),
+        notes=tuple(notes),
+        places=places,
+    )
 
 
 def _make_settings(
@@ -250,6 +275,7 @@ def _make_settings(
         notes=notes,
         hyp=hyp,
         data=data.path if data else None,
+        data_root=data.root if data else '',
         num_classes=len(data.classes) if data else None,
         img_size=options.img_size,
         epochs=options.epochs,

@@ -170,6 +170,8 @@ def read_model(file: YAMLFile) -> ImportedModel:
             raise row.error(f'{row.module} must be the last row')
     if head.module not in HEADS:
         raise head.error(f'the last row is {" or ".join(HEADS)}')
+    if head.content[0] == []:
+        rows, head = _take_in_output_rows(rows, head)
     num_classes, anchors = _read_head_outputs(file, head, num_classes, anchors)
     backbone, neck = rows[:num_backbone_rows], rows[num_backbone_rows:]
     read = {source for row in (*neck, head) for source in row.sources}
@@ -255,6 +257,42 @@ def _check_row(row: Row) -> Row:
     args = args if isinstance(args, list) else [args]
     args = [TEXTS.get(a, a) if isinstance(a, str) else a for a in args]
     return replace(row, content=[from_, number, name, args])
+
+
+def _take_in_output_rows(rows: Sequence[Row], head: Row) -> tuple[list[Row], Row]:
+    """Rows and head as since YOLOv5 v3, whose ``Detect`` has its own convolutions.
+
+    In v1 and v2 these are rows, ``[-1, 1, nn.Conv2d, [na * (nc + 5), 1, 1]]``, which
+    ``[[], 1, Detect, ...]`` reads from the last to the first.
+
+    Args:
+        rows: All rows but the head's.
+        head: The head's row, which names no rows that it reads.
+
+    Raises:
+        UserError: Another row reads such a row.
+    """
+    outputs = {
+        row.number: row.sources[0]
+        for row in rows
+        if row.module == 'nn.Conv2d' and row.args and isinstance(row.args[0], str)
+    }
+    kept = [row for row in rows if row.number not in outputs]
+    first = rows[0].number
+    numbers = {row.number: first + i for i, row in enumerate(kept)}
+
+    def renumber(row: Row, sources: Sequence[int]) -> Row:
+        number = numbers.get(row.number, first + len(kept))
+        read = [numbers.get(source, source) for source in sources]
+        read = [-1 if source == number - 1 else source for source in read]
+        from_ = read if isinstance(row.content[0], list) else read[0]
+        return replace(row, number=number, content=[from_, *row.content[1:]])
+
+    for row in kept:
+        if outputs.keys() & set(row.sources):
+            raise row.error('it reads a row of outputs, which is part of the Detect')
+    sources = [outputs[number] for number in sorted(outputs, reverse=True)]
+    return [renumber(row, row.sources) for row in kept], renumber(head, sources)
 
 
 def _is_count(value: object, below: int) -> TypeGuard[int]:

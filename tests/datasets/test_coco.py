@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers.bad_data import BAD_BOXES, list_boxes
+from tests.helpers.bad_data import BAD_BOXES, list_boxes, measure_truth, write_image
 
 # ------------------------------------------------------------------ annotation files
 
@@ -51,6 +51,29 @@ def test_incomplete_entries(coco):
     del coco.content['images'][3]['width'], coco.content['images'][3]['height']
     with pytest.raises(ValueError, match=r'images\[3\]: the entry lacks width, height'):
         coco.build()
+
+
+def test_sizes_that_are_null_are_the_images(coco, log):
+    """In the dataset as in the metric, which then counts as with the sizes."""
+    whole = list_boxes(coco.build())
+    write_image(coco.paths[5], 5, (60, 30))  # width 30, so that its box goes beyond
+    for i in range(8):
+        sizes = [(None, None), (None, 48), (64, None)][i % 3]
+        coco.content['images'][i].update(zip(('width', 'height'), sizes))
+    dataset = coco.build(test_mode=True)
+    infos = [dataset.get_data_info(i) for i in range(8)]
+    assert [(info['width'], info['height']) for info in infos] == [
+        (30, 60) if i == 5 else (64, 48) for i in range(8)
+    ]
+    assert all(info['size_measured'] for info in infos)
+    assert list_boxes(dataset) == whole
+    numbers = measure_truth(
+        infos, dataset.metainfo, ann_file=str(coco.root / 'boxes.json')
+    )
+    assert numbers['coco/bbox_mAP'] == 1
+    coco.content['annotations'][0]['bbox'] = [100, 4, 20, 20]
+    coco.build()
+    assert any('1 outside the image (0.jpg)' in line for line in log)
 
 
 def test_entry_without_keys(coco):

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from mmnextvit.datasets import csv_boxes
+from mmnextvit.datasets import images
 from mmnextvit.datasets.csv_boxes import VerifiedCSVMixin
 from mmnextvit.datasets.csv_rows import parse_csv
 from mmnextvit.datasets.images import BrokenImageError, read_image_size
@@ -182,7 +182,7 @@ def test_sizes_that_the_file_does_not_say(table):
 def test_headers_alone_are_read_and_none_where_sizes_are_stated(table, monkeypatch):
     read = []
     monkeypatch.setattr(
-        csv_boxes,
+        images,
         'read_image_size',
         lambda path, backend: read.append(path) or read_image_size(path, backend),
     )

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from mmnextvit.datasets import yolo_scan
-from mmnextvit.datasets.data_yaml import find_images, read_data_yaml
+from mmnextvit.datasets.data_yaml import find_images, find_sources, read_data_yaml
 from mmnextvit.datasets.images import BrokenImageError, read_image
 from mmnextvit.datasets.yolo_labels import find_label_file, parse_labels
 from mmnextvit.datasets.yolo_scan import load_cache, read_image_size
@@ -333,6 +333,40 @@ def test_duplicates_and_values_out_of_range(yolo, log):
     assert f'2 repeated lines (dropped): {label}:2, {label}:3' in log[0]
     assert f'3 lines with values out of range (clipped to the image): {label}' in log[0]
     assert 'boxes dropped: 1 outside the image' in log[1]
+
+
+def test_many_images_without_a_label_file(yolo, log):
+    yolo.build()
+    assert not log  # a single one is nothing odd
+    for i in range(4):
+        (yolo.root / 'labels' / 'train' / f'{i}.txt').unlink()
+    yolo.build()
+    (said,) = [line for line in log if 'no label file' in line]
+    assert '5 of the 8 images' in said and '(62 %)' in said
+    assert str(yolo.root / 'labels' / 'train' / '0.txt') in said
+    log.clear()
+    for i in range(8):
+        (yolo.root / 'labels' / 'train' / f'{i}.txt').write_text('')
+    yolo.build(test_mode=True)
+    assert not log
+
+
+@pytest.mark.parametrize('points', [4, 5])
+def test_landmarks_are_no_polygons(yolo, points):
+    """Those of faces and number plates, as their repositories write them."""
+    box = '0 0.5 0.5 0.2 0.4 '
+    seen = ' '.join(['0.45 0.55'] * (points - 1)) + ' -1 -1'
+    for i in range(7):
+        yolo.write(i, box + seen)
+    with pytest.raises(UserError, match=f'boxes with {points} landmarks') as error:
+        yolo.build()
+    assert error.value.line == 1 and 'Keep the first five columns' in str(error.value)
+    corners = [0.1, 0.1, 0.9, 0.1, 0.9, 0.9, 0.5, 0.95, 0.1, 0.9, 0.05, 0.5]
+    corners += [0.07, 0.3]
+    polygon = map(str, corners[: 2 * points + 4])  # of as many columns
+    yolo.write(0, f'0 {" ".join(polygon)}')
+    dataset = yolo.build()
+    assert all(data['instances'] for data in dataset.load_data_list()[:7])
 
 
 def test_images_listed_twice(yolo, log):
@@ -729,14 +763,69 @@ def test_paths(yolo, monkeypatch, tmp_path_factory):
     assert list_infos(yolo.build(data_root='.')) == expected
 
 
+def test_places_of_real_data_yamls(tmp_path, monkeypatch, capsys):
+    """The file in YOLOv5's own folder, in a sibling, and from another machine."""
+    parent = tmp_path / 'parent'
+    code, work = parent / 'yolov5', tmp_path / 'work'
+    images = {
+        name: parent / 'datasets' / name / 'images' / 'train'
+        for name in ('coco128', 'mine')
+    }
+    images['beside'] = code / 'data' / 'images' / 'train'
+    images['working'] = work / 'cells' / 'train'
+    for folder in images.values():
+        folder.mkdir(parents=True)
+        write_image(folder / '0.png')
+    file = code / 'data' / 'x.yaml'
+    monkeypatch.chdir(work)
+    for text, name in (
+        ('path: ../datasets/coco128\ntrain: images/train', 'coco128'),
+        ('path: mine\ntrain: images/train', 'mine'),
+        ('train: ../datasets/mine/images/train', 'mine'),
+        ('train: data/images/train', 'beside'),  # from YOLOv5's folder
+        ('train: /content/yolov5/data/images/train', 'beside'),
+        ('train: C:\\Users\\me\\data\\images\\train', 'beside'),
+        ('path: /kaggle/input/datasets/mine\ntrain: images/train', 'beside'),
+        ('path: /kaggle/working/cells\ntrain: train', 'working'),
+        ('train: cells/train', 'working'),
+        ('path: ~/cells\ntrain: train', 'working'),
+    ):
+        monkeypatch.setenv('HOME', str(work))
+        file.write_text(f'{text}\nnames: [cat]')
+        found = find_sources(file, 'train')
+        assert found.paths == [str(images[name])], text
+        assert all(str(images[name]) in note for note in found.notes)
+    file.write_text('train: nowhere/at/all\nnames: [cat]')
+    with pytest.raises(UserError) as error:
+        find_sources(file, 'train', str(tmp_path))
+    for folder in (code / 'data', code, tmp_path, work):
+        assert f'\n  {folder}/nowhere/at/all\n' in str(error.value)
+
+
+def test_the_first_place_is_taken(tmp_path, monkeypatch):
+    """And nothing is said of it; of another one is said which."""
+    names = 'a/b', 'root', 'a', 'work'
+    folders = [tmp_path / name for name in names]
+    for folder in folders:
+        (folder / 'x' / 'train').mkdir(parents=True)
+    (folders[0] / 'data.yaml').write_text('path: x\ntrain: train\nnames: [cat]')
+    monkeypatch.chdir(folders[3])
+    for i, folder in enumerate(folders):
+        paths, _, notes = find_sources(
+            folders[0] / 'data.yaml', 'train', str(tmp_path / 'root')
+        )
+        assert paths == [str(folder / 'x' / 'train')]
+        assert notes == ([f'train: train is {paths[0]}'] if i else [])
+        (folder / 'x' / 'train').rmdir()
+
+
 def test_missing_folders(yolo):
     yolo.yaml('path: x\ntrain: y\nnames: [cat, dog]\ndownload: touch /tmp/no')
     with pytest.raises(FileNotFoundError) as error:
         yolo.build()
     message = str(error.value)
-    assert (
-        f'data.yaml:2: train: y does not exist, looked for {yolo.root}/x/y' in message
-    )
+    place = f'data.yaml:2: train: y does not exist, looked for\n  {yolo.root}/x/y\n'
+    assert place in message
     assert f'{yolo.root}/y' in message and f"data_root (now '{yolo.root}')" in message
     assert 'download: is not run' in message
     with pytest.raises(

@@ -149,9 +149,18 @@ def test_split_that_is_named_but_not_there(tmp_path, left) -> None:
 
 def test_train_that_is_not_there_has_a_suggestion(tmp_path) -> None:
     layouts.build_roboflow_yolo(tmp_path)
-    write_yaml(tmp_path, 'train: /content/pets-1/train/images', 'val: valid/images')
+    moved = tmp_path / 'pets' / 'train'
+    moved.parent.mkdir()
+    (tmp_path / 'train').rename(moved)
+    write_yaml(tmp_path, 'train: ../train/images', 'val: valid/images')
     problem = fault(tmp_path)
-    assert 'data.yaml:1' in problem and 'train: train/images' in problem
+    assert 'data.yaml:1' in problem and 'train: write pets/train/images' in problem
+
+
+def test_train_of_another_machine_is_found(tmp_path) -> None:
+    layouts.build_roboflow_yolo(tmp_path)
+    write_yaml(tmp_path, 'train: /content/pets-1/train/images', 'val: valid/images')
+    assert set(read(tmp_path).datasets) == {'train', 'val'}
 
 
 def test_no_train_at_all(tmp_path) -> None:

@@ -44,3 +44,27 @@ def test_bad_hyperparameters(key, value, tmp_path):
         UserError, match=rf'hyp.yaml:2: {key}: .*(not a number|of range)'
     ):
         read_hyp(read_yaml(file))
+
+
+def test_names_of_older_versions(tmp_path):
+    """v1 and v2 write giou for box, and the optimizer's name."""
+    file = write_yaml(tmp_path / 'h.yaml', dict(optimizer='SGD', lr0=0.01, giou=0.04))
+    hyp = read_hyp(read_yaml(file))
+    assert hyp.gains['bbox'] == 0.04 and not hyp.notes
+    file = write_yaml(tmp_path / 'h.yaml', dict(optimizer='adam', lr0=0.01))
+    (note,) = read_hyp(read_yaml(file)).notes
+    assert str(note).endswith('h.yaml:1 optimizer: adam (here SGD)')
+    file = write_yaml(tmp_path / 'h.yaml', dict(box=0.05, giou=0.05))
+    with pytest.raises(UserError, match=r'hyp.yaml|h.yaml:2: giou: .*older name'):
+        read_hyp(read_yaml(file))
+
+
+@pytest.mark.parametrize('encoding', ['gbk', 'cp1252', 'shift_jis'])
+def test_comments_in_any_encoding(encoding, tmp_path):
+    comment = {'gbk': '学习率', 'cp1252': 'Größe', 'shift_jis': '学習率'}[encoding]
+    path = tmp_path / 'h.yaml'
+    path.write_bytes(f'# {comment}\nlr0: 0.02  # {comment}\n'.encode(encoding))
+    assert read_hyp(read_yaml(path)).optimizer == dict(lr=0.02)
+    path.write_bytes(f'lr0: 0.02\n{comment}: 3\n'.encode(encoding))
+    with pytest.raises(UserError, match='h.yaml: the file is not text in UTF-8'):
+        read_yaml(path)

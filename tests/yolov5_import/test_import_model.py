@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from mmnextvit.cli import call
+from mmnextvit.engine.runner import build_dataset
 from mmnextvit.utils.errors import UserError
 from mmnextvit.yolov5_import.import_model import build, order_anchors
 
@@ -228,6 +229,26 @@ def test_data_are_looked_for(edit, message, yolo_data, tmp_path):
     assert not (tmp_path / 'new').exists()
     with pytest.raises(UserError, match='its folder is a file'):
         call('import_yolov5', file, '-o', f'{file}/x.py')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('by', ['--data-root', 'the working folder'])
+def test_data_are_found_from_another_folder(by, yolo_data, tmp_path, monkeypatch):
+    """And by the written config too, whatever folder it is used in."""
+    content = yaml.safe_load(yolo_data.read_text())
+    (tmp_path / 'away').mkdir()
+    moved = write_yaml(tmp_path / 'away' / 'data.yaml', {**content, 'path': '.'})
+    file = write_yaml(tmp_path / 'm.yaml', yolov5_model('n', nc=3))
+    options = ['--data-root', yolo_data.parent]
+    if by == 'the working folder':
+        options = []
+        monkeypatch.chdir(yolo_data.parent)
+    out = tmp_path / 'x.py'
+    report = call('import_yolov5', file, '-o', out, '--data', moved, *options)
+    assert str(yolo_data.parent) in ''.join(report.places)
+    monkeypatch.chdir(tmp_path)
+    dataset = build_dataset(Config.fromfile(out), 'val')
+    assert len(dataset) and Path(dataset.get_data_info(0)['img_path']).exists()
 
 
 @pytest.mark.slow

@@ -45,6 +45,46 @@ def test_a_timm_model_emits_from_the_first_map_that_is_read(source, strides, tmp
     assert model.backbone.get('strides') == strides
 
 
+def with_output_rows(content: dict) -> dict:
+    """A model as v1 and v2 write it: the Detect's convolutions are rows."""
+    content = deepcopy(content)
+    start = len(content['backbone'])
+    if content['backbone'][0][2] != 'Conv':  # a whole backbone has the maps 0 to 4
+        start += 4
+    *rows, detect = content['head']
+    outputs, numbers, written = detect[0], {}, []
+    for i, (from_, *rest) in enumerate(rows, start):
+        sources = from_ if isinstance(from_, list) else [from_]
+        new = [
+            (-2 if i - 1 in outputs else -1) if s == -1 else numbers.get(s, s)
+            for s in sources
+        ]
+        numbers[i] = start + len(written)
+        written.append([new if isinstance(from_, list) else new[0], *rest])
+        if i in outputs:
+            written.append([-1, 1, 'nn.Conv2d', ['na * (nc + 5)', 1, 1]])
+    written.append([[], 1, 'Detect', ['nc', 'anchors']])
+    return content | dict(head=written, anchors=content['anchors'][::-1])
+
+
+@pytest.mark.parametrize('content', [yolov5_model('n'), document_model('resnet18')])
+def test_outputs_of_v1_and_v2_are_part_of_the_detect(content, tmp_path):
+    old = read_content(tmp_path, with_output_rows(content))
+    new = read_content(tmp_path, content)
+    assert old.neck_rows == new.neck_rows and old.out_rows == new.out_rows[::-1]
+    assert old.anchors == new.anchors[::-1] and old.in_rows == new.in_rows
+    assert len(set(old.lines.values())) == len(old.lines)
+
+
+def test_a_row_that_reads_an_output_is_named(tmp_path):
+    content = with_output_rows(yolov5_model('n'))
+    first = next(i for i, row in enumerate(content['head']) if row[2] == 'nn.Conv2d')
+    content['head'][first + 1][0] = -1
+    with pytest.raises(UserError, match='reads a row of outputs') as error:
+        read_content(tmp_path, content)
+    assert error.value.row == len(content['backbone']) + first + 1
+
+
 def change(path: tuple, value: object) -> dict:
     content = yolov5_model('n')
     *keys, last = path
