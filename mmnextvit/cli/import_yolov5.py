@@ -1,5 +1,6 @@
 """Write a config, and weights, from a YOLOv5 model's files.
 
+A trained .pt alone suffices: it holds the YAML of its model, its classes and anchors.
 The config inherits from ours; the weights are written beside it under its name. What
 has no counterpart here is listed with its file and line.
 """
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add('model', help="YOLOv5's YAML of the model")
+    add('model', help="YOLOv5's trained .pt, or its YAML of the model")
     add('-o', '--out', required=True, help='config to write (.py), new')
     add('--data', help="YOLOv5's data.yaml")
     add('--data-root', help='folder that paths in data.yaml may count from, too')
     add('--hyp', help="YOLOv5's hyperparameters")
-    add('--weights', help='trained .pt of that model')
-    add('--imgsz', type=int, default=640, help='side in pixels (640)')
+    add('--weights', help='trained .pt, where the model is a YAML of your own')
+    add('--imgsz', type=int, help='side in pixels (that of the .pt, else 640)')
     add('--epochs', type=int, default=300, help='length of the training (300)')
     add('--batch-size', type=int, default=16, help='images per process (16)')
 

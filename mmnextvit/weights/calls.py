@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from .records import Global, Record, make_refusal
+from .records import EXPANDED, Global, Record, make_refusal
 
 Target = TypeVar('Target')
 
@@ -141,12 +141,14 @@ def _join_path(*parts: str) -> str:
 
 def _make_tensor(
     storage: Storage, offset: int, size: tuple, stride: tuple, *_: object
-) -> Tensor:
+) -> Tensor | Record:
     content = storage.content
     flat = torch.empty(0, dtype=storage.dtype, device=content.device).set_(content)
     tensor = flat.as_strided(size, stride, offset)
     if tensor.numel() > flat.numel():
-        raise ValueError('a tensor is larger than what is stored of it')
+        # As YOLOv5's grids after an inference are, of which no model needs any. The
+        # numbers are not given, since a copy might take more memory than there is.
+        return Record(EXPANDED)
     return tensor
 
 
@@ -159,7 +161,7 @@ def _make_tensor_of_dtype(
     hooks: object,
     dtype: torch.dtype,
     *_: object,
-) -> Tensor:
+) -> Tensor | Record:
     """A tensor of a type that has no class of storages, such as float8 and uint16."""
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f'a tensor of the type {type(dtype)}')

@@ -11,7 +11,7 @@ from ..models.timm_features import TimmFeatures
 from ..utils.errors import UserError
 from ..utils.messages import shorten, show
 from .layouts import FORMATS, YOLOV5, Numbering, make_formats, recognise_format
-from .records import MAX_MODULE_PATH, Record, walk_modules
+from .records import MAX_MODULE_PATH, Record, is_expanded, walk_modules
 
 HALF = torch.float16, torch.bfloat16
 # What a state dict may be in memory, of how much is stored of it: half precision gets
@@ -33,8 +33,9 @@ class Weights:
         state: Our names to tensors; the backbone's begin with ``backbone.``.
         layout: Key of :data:`~.layouts.FORMATS` that the file had.
         metadata: What a YOLOv5 file says of ``anchors`` (pixels), ``strides``,
-            ``classes`` and ``bn_eps``; and ``left out``, names of timm's that have no
-            place in the model.
+            ``classes`` and ``bn_eps``, ``num_classes``, its ``yaml``, and of ``head``
+            what it has in the place of YOLOv5's; and ``left out``, names of timm's that
+            have no place in the model.
     """
 
     state: dict[str, Tensor]
@@ -68,6 +69,9 @@ def extract_weights(
             for name, value in found.items()
             if isinstance(value, Tensor)
         }
+        expanded = [name for name, value in found.items() if is_expanded(value)]
+        if expanded:
+            raise UserError(f'{show(expanded[0])} is larger than what is stored of it')
         _check_growth(state)
         detectors = FORMATS['yolov5'], FORMATS['ours']
         if timm_model and not any(layout.matches(set(state)) for layout in detectors):
@@ -154,7 +158,8 @@ def read_yolov5_state(model: Record) -> dict[str, Tensor]:
         for table in ('_parameters', '_buffers'):
             tensors = module.attribute(table)
             for name, value in tensors.items() if isinstance(tensors, dict) else ():
-                if isinstance(value, Tensor):
+                is_parameter = table == '_parameters' and is_expanded(value)
+                if isinstance(value, Tensor) or is_parameter:
                     state[path + _check_name(name)] = value
     return state
 
@@ -194,6 +199,13 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
             and anchors.shape[:1] == strides.shape
         ):
             metadata['anchors'] = _to_pixels(anchors, strides)
+    num_classes = head.attribute('nc')
+    if type(num_classes) is int and 0 < num_classes <= MAX_CLASSES:
+        metadata['num_classes'] = num_classes
+    if isinstance(model.attribute('yaml'), dict):
+        metadata['yaml'] = model.attribute('yaml')
+    if other := _describe_head(head):
+        metadata['head'] = other
     names = model.attribute('names')
     if isinstance(names, dict):
         numbered = set(names) == set(range(len(names)))  # a row's number to its name
@@ -201,6 +213,22 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         metadata['classes'] = check_classes(names)
     return metadata
+
+
+def _describe_head(head: Record) -> str | None:
+    """What a head is, if not YOLOv5's, whose outputs are one convolution a level."""
+    name = shorten(head.source.rpartition('.')[2])
+    outputs = re.compile(r'm\.[0-9]{1,9}\.')
+    plain = all(
+        module.source.endswith('.Conv2d')
+        for path, module in walk_modules(head)
+        if outputs.fullmatch(path)
+    )
+    if name in ('Detect', 'Segment') and plain:
+        return None
+    if 'decouple' in name.lower() or (name in ('Detect', 'Segment') and not plain):
+        return f'a decoupled head ({name})'
+    return f'a {name}'
 
 
 def _are_sizes(values: Tensor) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor, UntypedStorage
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few, shorten
 from .calls import HISTORY, PLAIN, Storage
-from .records import make_refusal
+from .records import is_expanded, make_refusal, recognise_other
 from .unpickler import Unpickler
 
 LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # what torch.save before torch 1.6 began
@@ -333,14 +333,38 @@ def _load(unpickler: Unpickler) -> object:
     """What a checkpoint's main pickle holds.
 
     Raises:
-        UserError: It is a run's checkpoint with objects of foreign classes: as records
-            they would be put into the run that goes on.
+        UserError: It is another program's model, or a run's checkpoint with objects of
+            foreign classes: as records they would be put into the run that goes on.
     """
-    content = unpickler.load()
+    try:
+        content = unpickler.load()
+    finally:
+        other = recognise_other(unpickler.names, unpickler.list_values())
+        if other:
+            raise UserError(f"this is {other}; YOLOv5's are read, and our own")
+    _refuse_expanded(content)
     foreign = unpickler.names - PLAIN
     if HISTORY in unpickler.names and foreign:
         raise make_refusal(min(foreign))
     return content
+
+
+def _refuse_expanded(content: object) -> None:
+    """Raises where an expanded view is among the content's plain values.
+
+    Inside a model that was stored whole it may be what an inference left.
+
+    Raises:
+        ValueError: There is one.
+    """
+    todo, seen = [content], set()
+    while todo:
+        value = todo.pop()
+        if is_expanded(value):
+            raise ValueError('a tensor is larger than what is stored of it')
+        if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value.values() if isinstance(value, dict) else value
 
 
 def _read_storage(file: BinaryIO, size: int) -> UntypedStorage:

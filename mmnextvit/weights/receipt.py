@@ -186,6 +186,8 @@ def describe_differences(
             'left out, as the model has no place for them: '
             f'{first_few(left, MAX_NAMES)}'
         )
+    if other := metadata.get('head'):
+        notes.append(f"the file has {other}, whose weights YOLOv5's Detect has not")
     head = getattr(model, 'bbox_head', None)
     priors = getattr(head, 'prior_generator', None)
     if priors is not None and 'strides' in metadata:

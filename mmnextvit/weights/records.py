@@ -1,12 +1,24 @@
 """What stands for the classes and objects of a pickle whose code was not imported."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..utils.errors import UserError
 from ..utils.messages import shorten, show
 
+# What stands for a view with more numbers than are stored of it.
+EXPANDED = 'an expanded view'
+# Packages whose models are not YOLOv5's, though their files are called as YOLOv5's.
+OTHERS = {
+    'ultralytics.nn.': 'a model of Ultralytics from YOLOv8 on',
+    'yolov6.models.': 'a YOLOv6 model',
+    'yolox.models.': 'a YOLOX model',
+    'super_gradients.': 'a model of SuperGradients',
+}
+# How files of Ultralytics' call the version, as in yolov8n.yaml and yolo11s-seg.pt.
+VERSION = re.compile(r'yolo(v?[0-9]{1,2})[a-z]?(-[a-z]+)?\.(yaml|pt)', re.IGNORECASE)
 MAX_MODULES = 100_000
 MAX_MODULE_PATH = 1_000  # characters
 
@@ -45,6 +57,11 @@ class Record:
         return self.state.get(name) if isinstance(self.state, dict) else None
 
 
+def is_expanded(value: object) -> bool:
+    """Whether it stands for a view with more numbers than are stored of it."""
+    return isinstance(value, Record) and value.source == EXPANDED
+
+
 def walk_modules(model: Record) -> Iterator[tuple[str, Record]]:
     """Yields the modules of a pickled torch module with their paths, itself first.
 
@@ -70,6 +87,27 @@ def walk_modules(model: Record) -> Iterator[tuple[str, Record]]:
         count += 1
         if count > MAX_MODULES or len(path) > MAX_MODULE_PATH:
             raise UserError(f'the modules of {shorten(model.source)} do not end')
+
+
+def recognise_other(names: Iterable[str], texts: Iterable[object]) -> str | None:
+    """Which model a pickle holds, if it is of those that are not read; else ``None``.
+
+    Args:
+        names: Of the classes that it names.
+        texts: What else it holds; the texts may tell the version.
+    """
+    titles = (
+        title
+        for name in names
+        for package, title in OTHERS.items()
+        if name.startswith(package)
+    )
+    title = next(titles, None)
+    if title != OTHERS['ultralytics.nn.']:
+        return title
+    versions = (VERSION.search(text) for text in texts if isinstance(text, str))
+    version = next((match[1] for match in versions if match), None)
+    return title if version is None else f'a YOLO{version.lower()} model'
 
 
 def make_refusal(called: str) -> UserError:

@@ -110,6 +110,10 @@ class Unpickler:
             OPCODES[op.name](self, arg)
         return self._stack.pop()
 
+    def list_values(self) -> list[object]:
+        """What the pickle has shared so far, among it its texts."""
+        return list(self._memo.values())
+
     # Each of the following is what one or more opcodes do.
 
     def _push(self, arg: object) -> None:

@@ -18,6 +18,7 @@ WARMUP_ITERATIONS = 100  # at least; the recipe's 1000 are for COCO
 IMG_SCALE = Code('img_scale')
 TRAIN_PIPELINE = Code('train_pipeline')
 TEST_PIPELINE = Code('test_pipeline')
+METAINFO = Code('dict(classes=classes)')
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Settings:
         hyp: Hyperparameters.
         data: Path of a data.yaml.
         data_root: Folder that its relative paths may count from, too.
-        num_classes: Classes of the data; ``None`` takes the model's.
+        classes: Names of the data's classes, or of those of the weights; ``None`` takes
+            as many as the model has.
         img_size: Side of the square that images are fitted into, in pixels.
         epochs: Length of the training.
         batch_size: Images per process and iteration.
@@ -45,7 +47,7 @@ class Settings:
     hyp: Hyp = field(default_factory=Hyp)
     data: str | None = None
     data_root: str = ''
-    num_classes: int | None = None
+    classes: Sequence[str] | None = None
     img_size: int = 640
     epochs: int = 300
     batch_size: int = 16
@@ -83,6 +85,8 @@ def _make_header(model: ImportedModel, settings: Settings) -> Iterator[Statement
 
 
 def _make_variables(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
+    if settings.classes:
+        yield Assign('classes', tuple(settings.classes), in_one_line=True)
     yield Assign('img_scale', (settings.img_size, settings.img_size))
     if settings.load_from:
         yield Assign('load_from', settings.load_from)
@@ -219,6 +223,8 @@ def _make_dataset(
     settings: Settings, split: str, changes: Mapping[str, object]
 ) -> Mapping[str, object] | Extended:
     """Changes of the recipe's dataset; of ``data`` where there is a data.yaml."""
+    if settings.classes:
+        changes = dict(metainfo=METAINFO, **changes)
     if settings.data is None:
         return changes
     return Extended(Code('data'), dict(split=split, **changes))
@@ -236,4 +242,4 @@ def _make_schedule(model: ImportedModel, settings: Settings) -> Iterator[Stateme
 
 
 def _count_classes(model: ImportedModel, settings: Settings) -> int:
-    return settings.num_classes or model.num_classes
+    return len(settings.classes) if settings.classes else model.num_classes

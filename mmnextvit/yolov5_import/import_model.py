@@ -1,9 +1,10 @@
 """A YOLOv5 model, with its data, hyperparameters and weights, as a config of ours."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
@@ -15,17 +16,20 @@ from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import get_timm_mean_std
 from ..utils.errors import UserError, find_user_error
 from ..utils.files import atomic_write, check_new_file, require_file
-from ..utils.yaml_reader import read_yaml
+from ..utils.yaml_reader import YAMLFile, read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
 from ..weights.conversion import make_meta, save_checkpoint
 from ..weights.loading import adapt, check
 from ..weights.receipt import Receipt
+from ..weights.records import Record
 from .config_text import Settings, make_config_text
 from .hyp import Hyp, read_hyp
 from .model_yaml import Anchors, ImportedModel, read_model
 from .notes import Note
 
 MAX_OPTION = 100_000  # exclusive
+ADDED = 'ch', 'inplace', 'yaml_file'  # to a YAML by YOLOv5; none says anything here
+TRAINED = ('.pt', '.pth')  # what holds weights, and a YAML of its own
 
 Level = Sequence[tuple[float, float]]  # width and height of each anchor
 
@@ -35,13 +39,15 @@ class Options:
     """What is imported, and for which training.
 
     Attributes:
-        model: YOLOv5's YAML of the model.
+        model: YOLOv5's YAML of the model, or the trained ``.pt`` alone.
         out: The config to write; weights go beside it, under its name with ``.pth``.
         data: YOLOv5's ``data.yaml``.
         data_root: Folder that its relative paths may count from, too.
         hyp: YOLOv5's hyperparameters.
-        weights: A trained ``.pt`` of that model.
-        img_size: Side of the square that images are fitted into, in pixels.
+        weights: A trained ``.pt`` of that model. Its classes and anchors win over those
+            of the YAML, as in YOLOv5.
+        img_size: Side of the square that images are fitted into, in pixels; ``None``
+            takes the one that the weights were trained with, else 640.
         epochs: Length of the training.
         batch_size: Images per process and iteration.
     """
@@ -52,7 +58,7 @@ class Options:
     data_root: str | None = None
     hyp: str | None = None
     weights: str | None = None
-    img_size: int = 640
+    img_size: int | None = None
     epochs: int = 300
     batch_size: int = 16
 
@@ -81,6 +87,54 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A trained ``.pt``.
+
+    Attributes:
+        source: The file.
+        content: What it holds.
+        metadata: What it says of its model, as in
+            :class:`~mmnextvit.weights.contents.Weights`.
+    """
+
+    source: str
+    content: dict
+    metadata: Mapping[str, object]
+
+    @property
+    def num_classes(self) -> int | None:
+        found = self.metadata.get('num_classes')
+        return found if isinstance(found, int) else None
+
+    @property
+    def head(self) -> str:
+        """What it has in the place of YOLOv5's head, if it has another."""
+        return str(self.metadata.get('head', ''))
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of its classes; YOLOv5's own where it has a number alone."""
+        names, count = self.metadata.get('classes'), self.num_classes
+        if isinstance(names, list) and count in (None, len(names)):
+            return tuple(names)
+        return tuple(f'class{i}' for i in range(count)) if count else None
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """YOLOv5's options of its training, where the file has them."""
+        found = self.content.get('opt')
+        found = found.state if isinstance(found, Record) else found
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def img_size(self) -> int | None:
+        """The side of the images that it was trained with, in pixels."""
+        size = self.options.get('imgsz', self.options.get('img_size'))
+        size = size[0] if isinstance(size, list) and size else size
+        return size if type(size) is int and 0 < size < MAX_OPTION else None
+
+
+@dataclass(frozen=True)
 class Converted:
     """Weights under our names.
 
@@ -88,11 +142,13 @@ class Converted:
         checkpoint: What is saved.
         receipt: What the file brought to the model.
         has_head: Whether the head's weights are among them.
+        why: Why they are not, if not.
     """
 
     checkpoint: dict[str, object]
     receipt: Receipt
     has_head: bool
+    why: str
 
 
 @dataclass(frozen=True)
@@ -136,9 +192,7 @@ class Report:
             )
         if self.converted:
             if not self.converted.has_head:
-                lines.append(
-                    'The head starts anew: the file has another number of anchors'
-                )
+                lines.append(f'The head starts anew: the file has {self.converted.why}')
             lines.append(f'{self.weights}: {self.converted.receipt}')
         lines.append(
             f'{self.config}: {self.num_parameters:,} parameters, levels of stride '
@@ -164,35 +218,36 @@ def import_model(options: Options) -> Report:
         UserError: A file or an option is wrong; the error has file, line and row.
         OSError: The config or the weights cannot be written.
     """
+    if Path(options.model).suffix in TRAINED and not options.weights:
+        options = replace(options, model='', weights=options.model)
     _check_options(options)
-    model = read_model(read_yaml(options.model))
-    hyp = read_hyp(read_yaml(options.hyp)) if options.hyp else Hyp()
+    trained = read_trained(options.weights) if options.weights else Trained('', {}, {})
+    model = read_model(_find_yaml(options, trained), bool(options.weights))
+    hyp = _read_hyp(options, trained)
     data = _read_data(options.data, options.data_root) if options.data else None
     notes = *model.notes, *hyp.notes, *(data.notes if data else ())
     model = replace(model, anchors=hyp.num_anchors or model.anchors)
-    content: dict = {}
     if options.weights:
-        source = require_file(options.weights, 'weights')
-        content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
-        metadata = extract_weights(content, options.weights).metadata
-        model, more = _take_trained_anchors(model, metadata, options.weights)
-        notes = *notes, *more
-        model = _drop_init(model)  # the trained weights would replace those
-    settings = _make_settings(options, model, hyp, data, notes)
+        model, more = _take_trained_anchors(model, trained)
+        model, also = _take_trained_classes(model, trained)
+        notes = *notes, *more, *also
+    if options.img_size is None:
+        options = replace(options, img_size=trained.img_size or 640)
+    classes = data.classes if data else trained.classes
+    settings = _make_settings(options, model, hyp, data, classes, notes)
 
     try:
         cfg, detector = build(make_config_text(model, settings))
     except UserError as error:
         raise model.add_line(find_user_error(error)) from error
     strides = list(detector.neck.strides)
-    size = _round_up(options.img_size, max(strides))
+    asked = options.img_size or 640
+    size = _round_up(asked, max(strides))
     settings = replace(settings, strides=strides, img_size=size)
     model = replace(model, anchors=_find_final_anchors(model, settings, cfg))
     converted = None
     if options.weights:
-        converted = _convert(
-            content, detector, options.weights, data.classes if data else None
-        )
+        converted = _convert(trained, detector, options.model, classes)
 
     _write(options, make_config_text(model, settings), converted)
     return Report(
@@ -201,7 +256,7 @@ def import_model(options: Options) -> Report:
         converted=converted,
         num_parameters=sum(p.numel() for p in detector.parameters()),
         strides=strides,
-        asked_img_size=options.img_size,
+        asked_img_size=asked,
         img_size=size,
         anchors=model.anchors,
         notes=notes,
@@ -232,7 +287,7 @@ def _check_options(options: Options) -> None:
         ('--epochs', options.epochs),
         ('--batch-size', options.batch_size),
     ):
-        if not 1 <= value < MAX_OPTION:
+        if value is not None and not 1 <= value < MAX_OPTION:
             raise UserError(f'write 1 to {MAX_OPTION - 1}', key=flag)
 
 
@@ -263,6 +318,7 @@ def _make_settings(
     model: ImportedModel,
     hyp: Hyp,
     data: Data | None,
+    classes: Sequence[str] | None,
     notes: tuple[Note, ...],
 ) -> Settings:
     sources = options.model, options.data, options.hyp, options.weights
@@ -276,8 +332,8 @@ def _make_settings(
         hyp=hyp,
         data=data.path if data else None,
         data_root=data.root if data else '',
-        num_classes=len(data.classes) if data else None,
-        img_size=options.img_size,
+        classes=classes,
+        img_size=options.img_size or 640,
         epochs=options.epochs,
         batch_size=options.batch_size,
         normalisation=normalisation,
@@ -293,16 +349,18 @@ def _round_up(value: int, of: int) -> int:
 
 
 def _take_trained_anchors(
-    model: ImportedModel, metadata: dict, source: str
+    model: ImportedModel, trained: Trained
 ) -> tuple[ImportedModel, tuple[Note, ...]]:
     """The model with the anchors that its weights were trained with, and what differs.
 
     Raises:
         UserError: The file has another number of levels.
     """
-    if 'anchors' not in metadata:
+    source = trained.source
+    if 'anchors' not in trained.metadata:
         return model, ()
-    anchors = [[tuple(pair) for pair in level] for level in metadata['anchors']]
+    found: Any = trained.metadata['anchors']
+    anchors = [[tuple(pair) for pair in level] for level in found]
     if len(anchors) != len(model.out_rows):
         raise model.add_line(
             UserError(
@@ -349,43 +407,134 @@ def order_anchors(anchors: Sequence[Level], strides: Sequence[int]) -> Sequence[
 # ------------------------------------------------------------------------- weights
 
 
-def _drop_init(model: ImportedModel) -> ImportedModel:
-    backbone = {k: v for k, v in model.backbone.items() if k != 'init_cfg'}
-    return replace(model, backbone=backbone)
+def read_trained(path: str) -> Trained:
+    """A trained ``.pt``, whose code is not run.
+
+    Raises:
+        MissingFileError: There is no such file.
+        UserError: It is another program's, or holds no weights.
+    """
+    source = require_file(path, 'weights')
+    content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
+    return Trained(path, content, extract_weights(content, path).metadata)
+
+
+def _find_yaml(options: Options, trained: Trained) -> YAMLFile:
+    """The model's YAML: the one that is given, else the one inside the weights."""
+    if options.model:
+        return read_yaml(options.model)
+    found = trained.metadata.get('yaml')
+    if not isinstance(found, dict):
+        raise UserError(
+            'the file does not hold the YAML of its model: give that too, as in '
+            f'mmnextvit import_yolov5 model.yaml --weights {trained.source} -o ...',
+            file=trained.source,
+        )
+    content = {key: value for key, value in found.items() if key not in ADDED}
+    return YAMLFile(Path(trained.source), content, {})
+
+
+def _read_hyp(options: Options, trained: Trained) -> Hyp:
+    """Hyperparameters of the file that is given, else those that the weights name."""
+    if options.hyp:
+        return read_hyp(read_yaml(options.hyp))
+    found = trained.options.get('hyp')
+    if not isinstance(found, dict):
+        return Hyp()
+    try:
+        return read_hyp(YAMLFile(Path(trained.source), found, {}))
+    except UserError as error:
+        note = Note(Path(trained.source), None, f'opt.hyp: {error.problem}')
+        return Hyp(notes=(note,))
+
+
+def _take_trained_classes(
+    model: ImportedModel, trained: Trained
+) -> tuple[ImportedModel, tuple[Note, ...]]:
+    """The model with as many classes as its weights have, and what differs."""
+    count = trained.num_classes
+    if count is None or count == model.num_classes:
+        return model, ()
+    note = Note.about(
+        model.file, 'nc', model.num_classes, f': {count} of {trained.source} is taken'
+    )
+    return replace(model, num_classes=count), (note,)
 
 
 def _convert(
-    content: dict, detector: nn.Module, source: str, classes: Sequence[str] | None
+    trained: Trained, detector: nn.Module, yaml: str, classes: Sequence[str] | None
 ) -> Converted:
-    """The weights under our names, with the head's rows for the data's classes.
+    """The weights under our names, with the head's rows for the config's classes.
 
     Args:
-        content: What the file holds.
+        trained: The file.
         detector: The config's.
-        source: The file.
-        classes: Names of the data's classes, if there are data.
+        yaml: The YAML that the config was made from, empty for the file's own.
+        classes: Names of the config's classes, if they are known.
 
     Raises:
         UserError: They do not fit the model.
     """
+    content, source = trained.content, trained.source
     detector.bbox_head.init_weights()  # the rows of classes that the file has not
     receipt = adapt(content, detector, source, classes, starts_training=True)
     fit = receipt.fit
-    has_head = not fit.reshaped or not all(
-        name.startswith('bbox_head.') for name in fit.reshaped
-    )
+    head = [name for name in fit.reshaped if name.startswith('bbox_head.')]
+    has_head = not trained.head and not head
+    _check_widths(receipt, trained, yaml)
     if has_head:
         check(receipt, None)
     else:
         check(receipt, 'backbone.')
         check(receipt, 'neck.')
-    if classes is None and receipt.classes:
-        classes = receipt.classes.ours
     state = widen_to_float32(
         {name: content['state_dict'][name] for name in fit.fitting}
     )
     meta = make_meta(classes) if classes and has_head else {}
-    return Converted({'meta': meta, 'state_dict': state}, receipt, has_head)
+    why = trained.head or 'another number of anchors'
+    return Converted({'meta': meta, 'state_dict': state}, receipt, has_head, why)
+
+
+def _check_widths(receipt: Receipt, trained: Trained, yaml: str) -> None:
+    """Raises where layers are of other widths than the YAML says.
+
+    Raises:
+        UserError: Which, and what it means.
+    """
+    reshaped = {
+        name: shapes
+        for name, shapes in receipt.fit.reshaped.items()
+        if not name.startswith('bbox_head.')
+    }
+    if not reshaped:
+        return
+    name, (theirs, ours) = next(iter(reshaped.items()))
+    example = f'{name} is {_join_sides(theirs)}, by the YAML {_join_sides(ours)}'
+    if yaml and trained.metadata.get('yaml') and not _are_same_rows(trained, yaml):
+        problem = (
+            f'the weights do not fit: {yaml} is of another model. Leave it out, as the '
+            f'file holds the YAML of its own ({len(reshaped)} tensors are of another '
+            f'shape; {example})'
+        )
+    else:
+        problem = (
+            f'the weights do not fit: the widths of {len(reshaped)} tensors are not '
+            f'those of the YAML, as in a model that was pruned ({example}). A config '
+            'builds the model from the YAML, so such weights have no place in it'
+        )
+    raise UserError(problem, file=trained.source)
+
+
+def _are_same_rows(trained: Trained, yaml: str) -> bool:
+    """Whether a YAML is the one that weights hold, but for classes and anchors."""
+    keys = 'backbone', 'head', 'depth_multiple', 'width_multiple'
+    own, given = trained.metadata['yaml'], read_yaml(yaml).content
+    assert isinstance(own, dict)
+    return all(repr(own.get(key)) == repr(given.get(key)) for key in keys)
+
+
+def _join_sides(shape: Sequence[int]) -> str:
+    return 'x'.join(map(str, shape))
 
 
 def _write(options: Options, text: str, converted: Converted | None) -> None:

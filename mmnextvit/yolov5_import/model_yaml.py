@@ -147,8 +147,12 @@ class ImportedModel:
         return error
 
 
-def read_model(file: YAMLFile) -> ImportedModel:
+def read_model(file: YAMLFile, is_trained: bool = False) -> ImportedModel:
     """A YOLOv5 model YAML, with its backbone in rows or a NextViT or timm model.
+
+    Args:
+        file: The YAML.
+        is_trained: Whether trained weights take the place of those that row 0 names.
 
     Raises:
         UserError: It is not such a YAML; the error has file, line and row.
@@ -161,7 +165,7 @@ def read_model(file: YAMLFile) -> ImportedModel:
     scaling = _read_scaling(file)
     *rows, head = _read_rows(file)
     num_backbone_rows = len(file.content['backbone'])
-    whole = _read_whole_backbone((*rows, head)[0], file.path.parent)
+    whole = _read_whole_backbone((*rows, head)[0], file.path.parent, is_trained)
     if whole:  # its maps have the numbers before those of the rows behind it
         num_backbone_rows = 1
         *rows, head = [replace(r, number=r.number + ROW_SHIFT) for r in (*rows, head)]
@@ -349,12 +353,15 @@ class WholeBackbone:
         return config
 
 
-def _read_whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
+def _read_whole_backbone(
+    row: Row, folder: Path, is_trained: bool
+) -> WholeBackbone | None:
     """The NextViT or timm model that row 0 names; ``None`` if it names a module.
 
     Args:
         row: Row 0, as in ``[-1, 1, nextvit_small, [False]]``.
         folder: Where a weights file is looked for, beside the working folder.
+        is_trained: Whether none is needed.
 
     Raises:
         UserError: It names neither, or has other arguments.
@@ -374,7 +381,7 @@ def _read_whole_backbone(row: Row, folder: Path) -> WholeBackbone | None:
     weights = row.args[0] if row.args else False
     if len(row.args) > 1 or not isinstance(weights, (bool, str)):
         raise row.error('the argument is False, True (pretrained) or a weights file')
-    if not weights:
+    if not weights or is_trained:
         return WholeBackbone(config)
     if weights is True:
         checkpoint, pretrained = f'timm://{name}', name

@@ -63,6 +63,8 @@ def write_yolov5_checkpoint(
     eps: float = 1e-3,
     zipped: bool = True,
     protocol: int = 2,
+    yaml: Mapping | None = None,
+    opt: Mapping | None = None,
 ) -> Path:
     """Writes ``{'model': ..., 'ema': ..., 'optimizer': ..., ...}``.
 
@@ -79,6 +81,8 @@ def write_yolov5_checkpoint(
         eps: That of every BatchNorm2d.
         zipped: torch's form of today, or that before torch 1.6.
         protocol: Pickle protocol.
+        yaml: What the model holds as its YAML.
+        opt: Options of the training.
 
     Returns:
         The path.
@@ -95,7 +99,8 @@ def write_yolov5_checkpoint(
             detect.nc = model.nc = len(names)
             detect.grid = [torch.empty(0)] * len(strides)
             model.names = dict(names) if isinstance(names, Mapping) else list(names)
-            model.yaml = {'nc': len(names), 'head': [[-1, 1, 'Conv', [512, 1, 1]]]}
+            model.yaml = dict(yaml or {'head': [[-1, 1, 'Conv', [512, 1, 1]]]})
+            model.yaml['nc'] = len(names)
             model.save, model.inplace, model.hyp = [4, 6], True, {'lr0': 0.01}
             return model.half() if half else model
 
@@ -109,7 +114,9 @@ def write_yolov5_checkpoint(
             'ema': None if ema is False else build(state if ema is True else ema),
             'updates': 12,
             'optimizer': optimizer.state_dict(),
-            'opt': argparse.Namespace(cfg='nextvit.yaml', project=Path('runs/train')),
+            'opt': argparse.Namespace(
+                cfg='nextvit.yaml', project=Path('runs/train'), **(opt or {})
+            ),
             'wandb_id': None,
             'date': '2023-05-01T12:00:00.000000',
         }

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 from mmnextvit.cli import call
-from mmnextvit.engine.runner import build_dataset
+from mmnextvit.engine.runner import build_dataset, load_detector
 from mmnextvit.utils.errors import UserError
+from mmnextvit.utils.yaml_reader import read_yaml
 from mmnextvit.yolov5_import.import_model import build, order_anchors
+from mmnextvit.yolov5_import.model_yaml import read_model
 
 import pytest
 import torch
@@ -85,6 +87,95 @@ def test_weights_are_converted_beside_the_config(head, tmp_path, lively, capsys)
         call('import_yolov5', file, '-o', out)
 
 
+def write_trained(path, content, names, state=None, **options):
+    """A trained ``.pt`` of a YAML's content, with its YAML inside; its state."""
+    if state is None:
+        _, _, trained = import_content(path.parent, content)
+        state = yolov5_names(trained.state_dict(), 24)
+    kinds = module_names(content)
+    write_yolov5_checkpoint(path, state, kinds, names=names, yaml=content, **options)
+    return state
+
+
+@pytest.mark.slow
+def test_a_pt_alone_suffices(tmp_path, capsys):
+    """And wins over a stock YAML: classes, anchors, image size, hyperparameters."""
+    trained = yolov5_model('n', nc=1)
+    anchors = [[(3, 5), (7, 9), (11, 10)], [(20, 21), (30, 31), (40, 41)],
+               [(50, 51), (60, 61), (70, 71)]]  # fmt: skip
+    opt = dict(imgsz=416, hyp={'lr0': 0.02, 'giou': 0.04})
+    weights = tmp_path / 'best.pt'
+    write_trained(weights, trained, ['helmet'], anchors=anchors, opt=opt)
+    report = call('import-yolov5', weights, '-o', tmp_path / 'alone.py')
+    assert report.converted.has_head
+    assert [str(note).partition(' ')[2][:8] for note in report.notes] == ['anchors:']
+    capsys.readouterr()
+    stock = write_yaml(tmp_path / 'yolov5n.yaml', yolov5_model('n'))  # nc: 80
+    out = tmp_path / 'both.py'
+    call('import_yolov5', stock, '-o', out, '--weights', weights)
+    printed = capsys.readouterr().out
+    assert f'yolov5n.yaml:1 nc: 80: 1 of {weights} is taken' in printed
+    assert f'those of {weights} are taken' in printed
+    for path in (tmp_path / 'alone.py', out):
+        cfg = Config.fromfile(path)
+        head = cfg.model.bbox_head
+        assert head.head_module.num_classes == 1
+        sizes = head.prior_generator.base_sizes
+        assert [[tuple(pair) for pair in level] for level in sizes] == anchors
+        assert cfg.img_scale == (416, 416) and cfg.optim_wrapper.optimizer.lr == 0.02
+        for mode in ('train', 'val', 'test'):
+            dataset = cfg[f'{mode}_dataloader'].dataset
+            assert dataset.metainfo.classes == ('helmet',)
+        saved = torch.load(cfg.load_from, weights_only=True)
+        assert saved['meta']['dataset_meta']['classes'] == ['helmet']
+    # The raw file with the written config, as predict and export load it.
+    loaded = load_detector(cfg, str(weights)).dataset_meta['classes']
+    assert list(loaded) == ['helmet']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'names, classes',
+    [(['a', 'b'], ('a', 'b')), ({1: 'b', 3: 'c'}, ('class0', 'class1'))],
+)
+def test_names_that_are_unknown_are_numbers(names, classes, tmp_path):
+    write_trained(tmp_path / 'x.pt', yolov5_model('n', nc=2), names)
+    call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
+    cfg = Config.fromfile(tmp_path / 'x.py')
+    assert cfg.test_dataloader.dataset.metainfo.classes == classes
+
+
+@pytest.mark.slow
+def test_a_pretrained_path_matters_without_weights_alone(tmp_path):
+    content = document_model('resnet18', '/gone/resnet.pth')
+    file = write_yaml(tmp_path / 'model.yaml', content)
+    with pytest.raises(FileNotFoundError, match='/gone/resnet.pth does not exist') as e:
+        call('import_yolov5', file, '-o', tmp_path / 'x.py')
+    assert len(str(e.value).splitlines()) == 1
+    assert read_model(read_yaml(file), is_trained=True).backbone['model_name']
+
+
+@pytest.mark.slow
+def test_pruned_weights_and_another_yaml_are_told_apart(tmp_path):
+    content = yolov5_model('n', nc=3)
+    weights = tmp_path / 'best.pt'
+    state = write_trained(weights, content, ['a', 'b', 'c'])
+    other = write_yaml(tmp_path / 'model.yaml', yolov5_model('s', nc=3))
+    with pytest.raises(UserError, match='model.yaml is of another model. Leave it out'):
+        call('import_yolov5', other, '-o', tmp_path / 'x.py', '--weights', weights)
+    for name in ('bn.weight', 'bn.bias', 'bn.running_mean', 'bn.running_var'):
+        state[f'model.1.{name}'] = state[f'model.1.{name}'][:20]
+    state['model.1.conv.weight'] = state['model.1.conv.weight'][:20]
+    for name in ('model.2.cv1.conv.weight', 'model.2.cv2.conv.weight'):
+        state[name] = state[name][:, :20]
+    write_trained(weights, content, ['a', 'b', 'c'], state)
+    with pytest.raises(UserError) as error:
+        call('import_yolov5', weights, '-o', tmp_path / 'x.py')
+    assert 'as in a model that was pruned' in str(error.value)
+    assert '20x16x3x3, by the YAML 32x16x3x3' in str(error.value)
+    assert len(str(error.value)) < 600
+
+
 @pytest.mark.slow
 def test_weights_of_another_model_are_refused(tmp_path):
     content = yolov5_model('n', nc=3)
@@ -92,7 +183,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     state = yolov5_names(trained.state_dict(), 24)
     write_yolov5_checkpoint(tmp_path / 'best.pt', state, module_names(content))
     file = write_yaml(tmp_path / 'model.yaml', yolov5_model('s', nc=3))
-    message = '(?s)best.pt: the weights do not fit.*other shape'
+    message = 'best.pt: the weights do not fit: .*model.yaml is of another model'
     with pytest.raises(UserError, match=message):
         call(
             'import_yolov5', file, '-o', tmp_path / 'x.py', '--weights',
