@@ -173,7 +173,7 @@ def find_pairs(evaluation: COCOeval) -> np.ndarray:
     threshold = np.flatnonzero(np.isclose(params.iouThrs, MATCH_IOU))[0]
     # Of each category all areas, and of each of those all images; 'all' comes first.
     images = len(params.imgIds)
-    pairs = [np.zeros((0, 2), int)]
+    pairs: list[np.ndarray] = [np.zeros((0, 2), int)]
     for i, found in enumerate(evaluation.evalImgs):
         if found and i // images % len(params.areaRng) == 0:
             ids = np.array(found['dtIds'][:MAP_DETECTIONS], int)

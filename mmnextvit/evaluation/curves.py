@@ -5,10 +5,11 @@ all classes, or an array of one for each class; a detection counts where its sco
 least as high. Detections in crowds and crowds themselves are never counted.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from terminaltables import AsciiTable
 
 from .matching import MATCH_IOU, Matching, overlap, pair_images
 
@@ -190,7 +191,7 @@ def trace_scores(matching: Matching, scores: np.ndarray = SCORES) -> ScoreCurves
     for labels in [*everything[:, None], everything]:
         found, hits, boxes = _select(matching, labels)
         chosen, right = (
-            len(values) - np.searchsorted(np.sort(values), scores)
+            len(values) - np.searchsorted(np.sort(values), np.float32(scores))
             for values in (found, found[hits])
         )
         with np.errstate(invalid='ignore'):
@@ -355,14 +356,62 @@ def to_metadata(best: BestScores) -> dict[str, Any] | None:
     return {'all': best.all.score, 'classes': scores}
 
 
+def count_at(
+    matching: Matching, threshold: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of the detections that have a minimum score.
+
+    Args:
+        matching: Of detections to truth.
+        threshold: Minimum score, for all classes or (classes,).
+
+    Returns:
+        Three of (classes + 1,), the last of all classes together; NaN as in
+        `ScoreCurves`.
+    """
+    kept = keep(matching, threshold)
+    size = len(matching.classes)
+    detections, truths = matching.detections, matching.truths
+    chosen, right, boxes = (
+        np.append(counts, counts.sum())
+        for labels in (
+            detections.label[kept],
+            detections.label[kept & (detections.truth >= 0)],
+            truths.label[~truths.crowd],
+        )
+        for counts in [np.bincount(labels, minlength=size)]
+    )
+    with np.errstate(invalid='ignore'):
+        f1 = np.where(boxes > 0, 2 * right / (chosen + boxes), np.nan)
+        return right / chosen, right / boxes, f1
+
+
+def draw_counts(matching: Matching, threshold: float | Sequence[float]) -> str:
+    """Precision, recall and F1 at a minimum score, as a table for the log.
+
+    Args:
+        matching: Of detections to truth.
+        threshold: Minimum score, for all classes or for each.
+    """
+    of_classes = np.broadcast_to(threshold, len(matching.classes))
+    names = [*matching.classes, 'all']
+    scores = [*(f'{score:g}' for score in of_classes.tolist()), '']
+    columns = (
+        [('-' if np.isnan(value) else f'{value:.3f}') for value in values.tolist()]
+        for values in count_at(matching, of_classes)
+    )
+    head = ['at IoU 0.5', 'score from', 'precision', 'recall', 'F1']
+    rows = zip(names, scores, *columns, strict=True)
+    return AsciiTable([head, *map(list, rows)]).table
+
+
 def describe_best(best: Best | None) -> str:
     """The highest F1 over all classes, as a line for the log."""
     if best is None:
-        return 'F1 at IoU 0.5: no object was found'
+        return 'Highest F1 at IoU 0.5: no object was found'
     return (
-        f'highest F1 at IoU 0.5: {best.f1:.3f}, of the detections with a score of at '
-        f'least {best.score:g} (precision {best.precision:.3f}, recall '
-        f'{best.recall:.3f})'
+        f'Highest F1 at IoU 0.5: {best.f1:.3f}, with scores of at least {best.score:g} '
+        f'(precision {best.precision:.3f}, recall {best.recall:.3f})'
     )
 
 
@@ -374,7 +423,7 @@ def keep(matching: Matching, threshold: float | np.ndarray) -> np.ndarray:
         threshold: Minimum score, for all classes or (classes,).
     """
     detections = matching.detections
-    of_classes = np.broadcast_to(threshold, len(matching.classes))
+    of_classes = np.broadcast_to(np.float32(threshold), len(matching.classes))
     return (detections.score >= of_classes[detections.label]) & ~detections.ignored
 
 
