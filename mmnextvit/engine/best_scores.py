@@ -73,7 +73,8 @@ def find_matching(runner: Runner, mode: str = 'val') -> Matching | None:
 def store_best_scores(path: str | os.PathLike, scores: Mapping[str, Any]) -> bool:
     """Writes best scores into a run's checkpoint, which else stays what it was.
 
-    The file is written anew beside itself, compared, and takes its own place only then.
+    The file is written anew beside itself, compared, and takes its own place only then,
+    under all its names in the folder, such as ``best.pth``.
 
     Args:
         path: A checkpoint in the folder of a run, or a link to another one there.
@@ -94,7 +95,8 @@ def store_best_scores(path: str | os.PathLike, scores: Mapping[str, Any]) -> boo
         )
     content = read_all(real)
     meta = content.get('meta')
-    is_of_run = isinstance(meta, dict) and all(key in meta for key in OF_RUNS)
+    meta = meta if isinstance(meta, dict) else {}
+    is_of_run = all(key in meta for key in OF_RUNS)
     if not is_of_run or not (real.parent / LAST).is_file():
         problem = 'this is no checkpoint in the folder of a run: it stays as it is'
         raise UserError(problem, file=path)
@@ -105,10 +107,15 @@ def store_best_scores(path: str | os.PathLike, scores: Mapping[str, Any]) -> boo
     wanted = read_best_scores(changed, str(path))
     if meta.get(BEST_SCORES) == wanted:
         return False
+    names = [p for p in real.parent.glob('*.pth') if p != real and not p.is_symlink()]
+    names = [other for other in names if other.samefile(real)]
     with atomic_write(real) as scratch:
         save_checkpoint(changed, scratch)
         if any(find_differences(changed, read_all(scratch))):
             raise OSError(f'{real} could not be written: what was written differs')
+    for other in names:
+        with atomic_write(other) as scratch:
+            os.link(real, scratch)
     return True
 
 

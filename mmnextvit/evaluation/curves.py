@@ -152,7 +152,8 @@ def find_best(
     scores, hits = scores[order], hits[order]
     # A minimum takes all detections of one score, or none.
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    highest, lowest = scores[last], np.append(scores[last][1:], 0)
+    highest = scores[last]
+    lowest: np.ndarray = np.append(highest[1:], 0)
     f1 = 2 * np.cumsum(hits)[last] / (last + 1 + boxes)
     tops = np.flatnonzero(f1 == f1.max())
     ranges = np.split(tops, np.flatnonzero(np.diff(tops) > 1) + 1)
@@ -257,11 +258,11 @@ def count_confusion(matching: Matching, threshold: float | np.ndarray) -> np.nda
     false, missed = _leave_over(matching, kept)
     confused, _ = pair(matching, false, missed, MATCH_IOU, same_class=False)
     truth[confused[:, 0]] = confused[:, 1]
-    is_met = np.zeros(len(truths.label), bool)
+    is_met: np.ndarray = np.zeros(len(truths.label), bool)
     is_met[truth[truth >= 0]] = True
     rows = np.append(truths.label, background)[truth[kept]]
     missed = ~is_met & ~truths.crowd
-    counts = np.zeros((background + 1, background + 1), int)
+    counts: np.ndarray = np.zeros((background + 1, background + 1), int)
     np.add.at(counts, (rows, detections.label[kept]), 1)
     np.add.at(counts, (truths.label[missed], background), 1)
     return counts
@@ -286,20 +287,20 @@ def find_faults(matching: Matching, threshold: float | np.ndarray) -> list[Fault
         return matching.classes[label]
 
     confused, _ = pair(matching, false, missed, MATCH_IOU, same_class=False)
-    for detection, truth in confused:
+    for detection, truth in confused.tolist():
         label, score = detections.label[detection], detections.score[detection]
         add('false', detection, truth, f'annotated as {name(truths.label[truth])}')
         add('missed', detection, truth, f'detected as {name(label)}, {score:.2f}')
     false[confused[:, 0]] = missed[confused[:, 1]] = False
     misplaced, ious = pair(matching, false, missed, NEAR_IOU, same_class=True)
-    for (detection, truth), iou in zip(misplaced, ious, strict=True):
+    for (detection, truth), iou in zip(misplaced.tolist(), ious, strict=True):
         add('misplaced', detection, truth, f'overlaps the object by IoU {iou:.2f} only')
     false[misplaced[:, 0]] = missed[misplaced[:, 1]] = False
     reasons = dict(_explain_false(matching, false))
-    for detection in np.flatnonzero(false):
+    for detection in np.flatnonzero(false).tolist():
         add('false', detection, *reasons.get(detection, (-1, 'nothing is annotated')))
-    for truth in np.flatnonzero(missed):
-        detection = truths.detection[truth]
+    for truth in np.flatnonzero(missed).tolist():
+        detection = int(truths.detection[truth])
         score = detections.score[detection] if detection >= 0 else 0
         why = f'its score is {score:.2f} only' if detection >= 0 else 'not detected'
         add('missed', detection, truth, why)
@@ -372,15 +373,13 @@ def count_at(
     kept = keep(matching, threshold)
     size = len(matching.classes)
     detections, truths = matching.detections, matching.truths
-    chosen, right, boxes = (
-        np.append(counts, counts.sum())
-        for labels in (
-            detections.label[kept],
-            detections.label[kept & (detections.truth >= 0)],
-            truths.label[~truths.crowd],
-        )
-        for counts in [np.bincount(labels, minlength=size)]
-    )
+
+    def count(labels: np.ndarray) -> np.ndarray:
+        return np.append(np.bincount(labels, minlength=size), len(labels))
+
+    chosen = count(detections.label[kept])
+    right = count(detections.label[kept & (detections.truth >= 0)])
+    boxes = count(truths.label[~truths.crowd])
     with np.errstate(invalid='ignore'):
         f1 = np.where(boxes > 0, 2 * right / (chosen + boxes), np.nan)
         return right / chosen, right / boxes, f1
@@ -395,7 +394,7 @@ def draw_counts(matching: Matching, threshold: float | Sequence[float]) -> str:
     """
     of_classes = np.broadcast_to(threshold, len(matching.classes))
     names = [*matching.classes, 'all']
-    scores = [*(f'{score:g}' for score in of_classes.tolist()), '']
+    scores = [*(f'{score:.4g}' for score in of_classes.tolist()), '']
     columns = (
         [('-' if np.isnan(value) else f'{value:.3f}') for value in values.tolist()]
         for values in count_at(matching, of_classes)
@@ -410,8 +409,8 @@ def describe_best(best: Best | None) -> str:
     if best is None:
         return 'Highest F1 at IoU 0.5: no object was found'
     return (
-        f'Highest F1 at IoU 0.5: {best.f1:.3f}, with scores of at least {best.score:g} '
-        f'(precision {best.precision:.3f}, recall {best.recall:.3f})'
+        f'Highest F1 at IoU 0.5: {best.f1:.3f}, with scores of at least '
+        f'{best.score:.4g} (precision {best.precision:.3f}, recall {best.recall:.3f})'
     )
 
 
@@ -474,9 +473,9 @@ def _explain_false(
     for first, second in pair_images(detections.image[of_false], truths.image[regular]):
         rows, columns = of_false[first], regular[second]
         ious = overlap(detections.box[rows], truths.box[columns])
-        for detection, row in zip(rows, ious, strict=True):
+        for detection, row in zip(rows.tolist(), ious, strict=True):
             if row.max() >= MATCH_IOU:
-                truth = columns[row.argmax()]
+                truth = int(columns[row.argmax()])
                 real = truths.label[truth]
                 twice = real == detections.label[detection]
                 why = (
@@ -498,8 +497,8 @@ def _select(
     """Scores of some classes' detections, which found something, how many objects."""
     detections, truths = matching.detections, matching.truths
     chosen = np.isin(detections.label, labels) & ~detections.ignored
-    boxes = np.count_nonzero(np.isin(truths.label, labels) & ~truths.crowd)
-    return detections.score[chosen], detections.truth[chosen] >= 0, boxes
+    boxes = np.isin(truths.label, labels) & ~truths.crowd
+    return detections.score[chosen], detections.truth[chosen] >= 0, int(boxes.sum())
 
 
 def _with_mean(by_class: np.ndarray) -> np.ndarray:

@@ -209,7 +209,7 @@ def replay(
         (-objects, -ious, crowds[objects], detections, -scores[detections])
     )
     taken: dict[int, int] = {}
-    is_free = np.ones(len(crowds), bool)
+    is_free: np.ndarray = np.ones(len(crowds), bool)
     for detection, chosen in pairs[order].tolist():
         if detection not in taken and is_free[chosen]:
             taken[detection] = chosen
@@ -290,7 +290,7 @@ def find_no_precisions(
     low, high = np.array(list(AREAS.values())).T
     area = objects.area[:, None]
     fits = (low <= area) & (area <= high) & ~objects.crowd[:, None]  # (M, areas)
-    counts = np.zeros((len(classes), len(AREAS)), int)
+    counts: np.ndarray = np.zeros((len(classes), len(AREAS)), int)
     known = objects.label < len(classes)
     np.add.at(counts, objects.label[known], fits[known])
     precisions = np.where(counts > 0, 0.0, -1.0)
@@ -301,7 +301,7 @@ def choose_counted(found: Found) -> np.ndarray:
     """Indices of the detections that count, by image and then by falling score."""
     order = np.lexsort((-found.score, found.label, found.image))
     group = np.stack([found.image[order], found.label[order]])
-    starts = np.ones(len(order), bool)
+    starts: np.ndarray = np.ones(len(order), bool)
     starts[1:] = (group[:, 1:] != group[:, :-1]).any(axis=0)
     indices = np.arange(len(order))
     rank = indices - np.maximum.accumulate(np.where(starts, indices, 0))

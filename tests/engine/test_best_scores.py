@@ -108,6 +108,19 @@ def test_links_are_followed_within_the_folder_only(run, tmp_path):
     link.unlink()
 
 
+def test_every_name_of_a_file_stands_for_the_same(run, tmp_path):
+    """As best.pth does for the checkpoint that was best."""
+    for name in ('last_checkpoint', 'epoch_4.pth'):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    os.link(tmp_path / 'epoch_4.pth', tmp_path / 'best.pth')
+    other = tmp_path / 'other.pth'
+    other.write_bytes((run / 'epoch_4.pth').read_bytes())
+    assert store_best_scores(tmp_path / 'best.pth', BEST)
+    assert (tmp_path / 'epoch_4.pth').samefile(tmp_path / 'best.pth')
+    assert read(tmp_path / 'epoch_4.pth')['meta']['best_scores'] == BEST
+    assert read(other)['meta']['best_scores'] != BEST
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

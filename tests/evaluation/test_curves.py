@@ -289,6 +289,6 @@ def test_metric_logs_the_highest_f1(monkeypatch):
     metric, numbers = evaluate(draw_samples(0))
     best = find_best_scores(metric.matching).all
     line = describe_best(best)
-    assert f'{best.score:g} ' in line and f'{best.recall:.3f})' in line
+    assert f'{best.score:.4g} ' in line and f'{best.recall:.3f})' in line
     assert lines.count(line) == 1
     assert set(numbers) == {f'coco/bbox_{name}' for name in PRECISIONS}
