@@ -21,6 +21,7 @@ from contextlib import suppress as suppress_errors
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby, islice
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import (
@@ -657,7 +658,7 @@ def find_thresholds(
             )
         own, other = best_scores['classes'], best_scores['all']
         return [own.get(name, other) for name in classes]
-    value = float('nan') if isinstance(score_thr, str) else float(score_thr)
+    value = float(score_thr) if isinstance(score_thr, Real) else float('nan')
     if not 0 <= value <= 1:
         raise OptionError(
             f'score_thr={score_thr!r} (--score-thr): it is a number from 0 to 1, or '

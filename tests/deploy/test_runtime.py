@@ -221,7 +221,7 @@ def test_thresholds_that_are_none(tmp_path, capsys):
     """And the best score of a file from before there were any."""
     file = write_onnx(tmp_path / 'm.onnx', metadata())
     detector = Detector(file)
-    for wrong in ('bset', '0.3', -0.1, 1.1, float('nan')):
+    for wrong in ('bset', '0.3', -0.1, 1.1, float('nan'), [0.3]):
         with pytest.raises(OptionError, match='a number from 0 to 1, or .best.'):
             detector.detect([grey(255)], wrong)
     assert detector(grey(255), np.float32(0.3)) == detector(grey(255))
