@@ -33,6 +33,7 @@ prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 from .datasets import loading  # noqa: E402, F401
 from .engine import (  # noqa: E402
     bad_loss,  # noqa: F401
+    best_scores,  # noqa: F401
     data_report,  # noqa: F401
     hooks,  # noqa: F401
     loops,  # noqa: F401

@@ -27,7 +27,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.fileio import dump
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor
 
 from .deploy.exported import (
@@ -36,8 +36,10 @@ from .deploy.exported import (
     open_exported,
     to_instances,
     use_exported,
+    user_errors,
 )
 from .deploy.finite import check_finite
+from .engine.best_scores import find_matching
 from .engine.interrupt import InterruptHook, catch_signals
 from .engine.lock import training_lock
 from .engine.peers import watch_peers
@@ -51,8 +53,16 @@ from .engine.runner import (
     unwrap_model,
 )
 from .engine.training import make_training_config
+from .evaluation.curves import draw_counts
 from .models.fold import fold_batchnorms, set_memory_format
-from .runtime import list_objects
+from .runtime import (
+    BEST,
+    BestScores,
+    MinScores,
+    Threshold,
+    find_thresholds,
+    list_objects,
+)
 from .utils.errors import UserError
 from .utils.files import (
     PICKLES,
@@ -62,6 +72,8 @@ from .utils.files import (
     require_file,
 )
 from .visualization.feature_maps import collect_feature_maps
+from .visualization.predictions import keep_high
+from .weights.contents import read_best_scores
 
 
 def train(
@@ -110,6 +122,7 @@ def test(
     amp: bool = False,
     out: str | os.PathLike | None = None,
     show_dir: str | os.PathLike | None = None,
+    score_thr: Threshold = 0.3,
 ) -> dict[str, float]:
     """Evaluates a checkpoint on a config's test data.
 
@@ -122,6 +135,8 @@ def test(
         amp: Whether to compute in mixed precision (bfloat16 on a CPU).
         out: New file for the predictions, which ends in ``.pkl``.
         show_dir: Folder for drawings of the predictions beside the truth.
+        score_thr: Minimum score of the predictions that are drawn, and whose precision,
+            recall and F1 are logged, by class; 'best' for each class's own.
 
     Returns:
         The metrics, as ``{'coco/bbox_mAP': 0.41, ...}``.
@@ -152,16 +167,46 @@ def test(
     check_folder(cfg.work_dir, 'work_dir (--work-dir)')
     if amp:
         cfg.test_cfg.fp16 = True  # MMEngine's name of it
+    thresholds = read_thresholds(cfg, checkpoint, score_thr)
     if show_dir is not None:
         cfg.default_hooks.visualization = dict(
-            type='mmdet.DrawTestHook', out_dir=str(Path(show_dir).resolve())
+            type='mmdet.DrawTestHook',
+            out_dir=str(Path(show_dir).resolve()),
+            score_thr=thresholds,
         )
     runner = build_runner(cfg)
     if amp:
         check_amp(unwrap_model(runner))
     if out is not None:
         runner.test_evaluator.metrics.append(SavedPredictions(str(out)))
-    return runner.test()
+    numbers = runner.test()
+    matching = find_matching(runner, 'test')
+    if matching is not None:
+        print_log(f'\n{draw_counts(matching, thresholds)}', logger='current')
+    return numbers
+
+
+def read_thresholds(cfg: Config, checkpoint: str, score_thr: Threshold) -> MinScores:
+    """The minimum score for a checkpoint or an exported file, or each label's.
+
+    Args:
+        cfg: Config that tests it.
+        checkpoint: Either.
+        score_thr: A number from 0 to 1, or 'best'.
+
+    Raises:
+        UserError: It is neither, or the file has no best scores.
+    """
+    if is_exported(checkpoint):
+        with user_errors(checkpoint):
+            return cfg.model.path.detector.find_thresholds(score_thr)
+    best, classes = None, ()
+    if score_thr == BEST:
+        content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', logger='silent')
+        best = read_best_scores(content, checkpoint)
+        classes = read_test_metainfo(cfg)['classes']
+    with user_errors(checkpoint):
+        return find_thresholds(score_thr, best, classes)
 
 
 def choose_work_dir(cfg: Config) -> Path:
@@ -185,21 +230,41 @@ class ImagePredictor:
     Args:
         classes: Names of the labels.
         palette: Their colours, as MMDetection's visualizer takes them.
+        best_scores: The best minimum scores that the file has, if any.
+        file: The checkpoint or exported file, for messages.
     """
 
-    def __init__(self, classes: list[str], palette: object) -> None:
+    def __init__(
+        self,
+        classes: list[str],
+        palette: object,
+        best_scores: BestScores | None = None,
+        file: str | None = None,
+    ) -> None:
         self.classes = classes
+        self.best_scores = best_scores
+        self.file = file
         self.visualizer = DetLocalVisualizer()
         self.visualizer.dataset_meta = dict(classes=classes, palette=palette)
 
+    def find_thresholds(self, score_thr: Threshold) -> MinScores:
+        """The minimum score, or with 'best' each label's.
+
+        Raises:
+            UserError: It is neither a number from 0 to 1 nor 'best', or the file has no
+                best scores.
+        """
+        with user_errors(self.file):
+            return find_thresholds(score_thr, self.best_scores, self.classes)
+
     def __call__(
-        self, image: np.ndarray, score_thr: float = 0.3
+        self, image: np.ndarray, score_thr: Threshold = 0.3
     ) -> list[dict[str, object]]:
         """The objects in an image, as :class:`mmnextvit.runtime.Detector` gives them.
 
         Args:
             image: (H, W, 3), BGR, uint8.
-            score_thr: Minimum score, 0 to 1.
+            score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
 
         Returns:
             By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
@@ -207,12 +272,12 @@ class ImagePredictor:
         """
         return self.list_objects(self.detect(image, score_thr))
 
-    def detect(self, image: np.ndarray, score_thr: float = 0.3) -> DetDataSample:
+    def detect(self, image: np.ndarray, score_thr: Threshold = 0.3) -> DetDataSample:
         """The same as MMDetection's data sample, with ``pred_instances``."""
         raise NotImplementedError
 
     def detect_with_maps(
-        self, image: np.ndarray, score_thr: float = 0.3
+        self, image: np.ndarray, score_thr: Threshold = 0.3
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
         """As :meth:`detect`, with what the network computes on the way.
 
@@ -276,17 +341,22 @@ class Predictor(ImagePredictor):
             check_amp(model)
         meta = model.dataset_meta
         palette = read_test_metainfo(cfg).get('palette') or meta.get('palette')
-        super().__init__(list(meta['classes']), palette or 'random')
+        super().__init__(
+            list(meta['classes']),
+            palette or 'random',
+            model.best_scores,
+            os.fspath(checkpoint),
+        )
         model = revert_sync_batchnorm(model)
         self.model = set_memory_format(fold_batchnorms(model))
         self.amp = amp
         self.pipeline = build_array_pipeline(cfg)
 
-    def detect(self, image: np.ndarray, score_thr: float = 0.3) -> DetDataSample:
+    def detect(self, image: np.ndarray, score_thr: Threshold = 0.3) -> DetDataSample:
         return self._detect(self._prepare(image), score_thr)
 
     def detect_with_maps(
-        self, image: np.ndarray, score_thr: float = 0.3
+        self, image: np.ndarray, score_thr: Threshold = 0.3
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
         batch = self._prepare(image)
         resized = batch['inputs'][0].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
@@ -298,12 +368,12 @@ class Predictor(ImagePredictor):
         """A batch of the image alone, as the test pipeline makes it."""
         return pseudo_collate([self.pipeline(dict(img=image, img_id=0))])
 
-    def _detect(self, batch: dict[str, list], score_thr: float) -> DetDataSample:
+    def _detect(self, batch: dict[str, list], score_thr: Threshold) -> DetDataSample:
+        thresholds = self.find_thresholds(score_thr)
         device = next(self.model.parameters()).device.type
         with torch.no_grad(), torch.autocast(device, enabled=self.amp):
             (sample,) = self.model.test_step(batch)
-        detections = sample.pred_instances
-        sample.pred_instances = detections[detections.scores >= score_thr]
+        sample.pred_instances = keep_high(sample.pred_instances, thresholds)
         return sample
 
 
@@ -326,9 +396,15 @@ class ExportedPredictor(ImagePredictor):
         self.detector = open_exported(path, device or 'cpu')
         check_finite(os.fspath(path))
         metainfo = check_classes(cfg, self.detector)
-        super().__init__(list(self.detector.classes), metainfo.get('palette', 'random'))
+        super().__init__(
+            list(self.detector.classes),
+            metainfo.get('palette', 'random'),
+            self.detector.metadata.get('best_scores'),
+            os.fspath(path),
+        )
 
-    def detect(self, image: np.ndarray, score_thr: float = 0.3) -> DetDataSample:
+    def detect(self, image: np.ndarray, score_thr: Threshold = 0.3) -> DetDataSample:
+        self.find_thresholds(score_thr)  # whose errors are those of commands
         (detections,) = self.detector.detect([image], score_thr)
         return DetDataSample(pred_instances=to_instances(detections))
 

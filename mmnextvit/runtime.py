@@ -21,6 +21,7 @@ from contextlib import suppress as suppress_errors
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby, islice
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import (
@@ -58,7 +59,11 @@ REPORTERS = ('openvino_telemetry',)
 # The first bytes of a JPEG or PNG file, and the bytes that end its image.
 END_MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}
 
+BEST = 'best'  # in place of a minimum score: the one with the highest F1
+
 Image = str | os.PathLike | np.ndarray
+Threshold = float | str  # a minimum score, 0 to 1, or BEST
+MinScores = float | list[float]  # a minimum score, or one for each label
 Size = tuple[int, int]  # height, width
 Number = TypeVar('Number', int, float)
 
@@ -132,6 +137,13 @@ class NMS(Thresholds):
     multi_label: bool  # whether a candidate counts for every class
 
 
+class BestScores(TypedDict):
+    """The minimum scores with the highest F1 on the validation data."""
+
+    all: float  # of all classes together
+    classes: dict[str, float]  # by name; not of classes of which nothing was found
+
+
 class Metadata(TypedDict):
     """What ``mmnextvit export`` writes into a file."""
 
@@ -146,6 +158,7 @@ class Metadata(TypedDict):
     resize: list[ResizeStep]
     nms: NMS
     versions: dict[str, str]  # by package
+    best_scores: NotRequired[BestScores]
 
 
 # Raises ValueError, which names the key, unless a value is what is wanted.
@@ -221,6 +234,18 @@ def record(must: Mapping[str, Check], may: Mapping[str, Check] = {}) -> Check:
     return check_keys
 
 
+def each_value(check: Check) -> Check:
+    """An object whose values are checked, whatever its keys."""
+    is_object = wanting('an object', lambda value: isinstance(value, dict))
+
+    def check_each(key: str, value: Any) -> None:
+        is_object(key, value)
+        for name, item in value.items():
+            check(f'{key}[{ascii(name)[:60]}]', item)
+
+    return check_each
+
+
 def check_step(key: str, value: Any) -> None:
     """A step on an image's way to the network."""
     record({'type': one_of(*STEP_CHECKS)})(key, value)
@@ -270,6 +295,9 @@ METADATA = record(
         'config': TEXT,
         'anchors': optional(each(each(each(number(0, 1e6), 2, 2), 1, 64), 1, 16)),
         'precision': one_of('float32', 'half', 'int8'),
+        'best_scores': record(
+            {'all': number(0, 1), 'classes': each_value(number(0, 1))}
+        ),
         'normalization': record(
             {'mean': CHANNELS, 'std': CHANNELS, 'in_graph': one_of(True)}
         ),
@@ -308,6 +336,13 @@ def check_metadata(metadata: Any) -> None:
         raise ValueError(
             'resize makes images of many sizes (mini_pad), and input.dynamic_size is '
             'false'
+        )
+    of_classes = metadata.get('best_scores', {}).get('classes', {})
+    unknown = [name for name in of_classes if name not in metadata['classes']]
+    if unknown:
+        raise ValueError(
+            f'best_scores.classes has {ascii(unknown[0])[:60]}, and must have names of '
+            'classes only'
         )
 
 
@@ -598,6 +633,52 @@ def list_objects(
         }
         for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist())
     ]
+
+
+def find_thresholds(
+    score_thr: Threshold, best_scores: BestScores | None, classes: Sequence[str]
+) -> MinScores:
+    """The minimum score of all labels, or that of each.
+
+    Args:
+        score_thr: A number from 0 to 1, or 'best' for each class's best score, and
+            that of all for a class without one.
+        best_scores: What a file has of them.
+        classes: Names of the labels.
+
+    Raises:
+        OptionError: It is neither, or the file has no best scores.
+    """
+    if score_thr == BEST:
+        if best_scores is None:
+            raise OptionError(
+                "score_thr='best' (--score-thr): the file has no best scores. The best "
+                'checkpoint of a training has them, mmnextvit report writes them into '
+                'another one, and mmnextvit export takes them along'
+            )
+        own, other = best_scores['classes'], best_scores['all']
+        return [own.get(name, other) for name in classes]
+    value = float(score_thr) if isinstance(score_thr, Real) else float('nan')
+    if not 0 <= value <= 1:
+        raise OptionError(
+            f'score_thr={score_thr!r} (--score-thr): it is a number from 0 to 1, or '
+            "'best'"
+        )
+    return value
+
+
+def are_high(
+    scores: np.ndarray, labels: np.ndarray, thresholds: MinScores
+) -> np.ndarray:
+    """(N,): which scores are at least the minimum, both in single precision.
+
+    Args:
+        scores: (N,).
+        labels: (N,).
+        thresholds: As of :func:`find_thresholds`.
+    """
+    lowest = np.float32(thresholds)
+    return np.float32(scores) >= (lowest[labels] if lowest.ndim else lowest)
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
@@ -1030,12 +1111,12 @@ class Detector:
             for step in self.steps
         ]
 
-    def __call__(self, image: Image, score_thr: float = 0.3) -> list[dict]:
+    def __call__(self, image: Image, score_thr: Threshold = 0.3) -> list[dict]:
         """Detects in one image; the result is that in JSON of ``mmnextvit predict``.
 
         Args:
             image: Path or array, see :func:`read`.
-            score_thr: Minimum score, 0 to 1.
+            score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
 
         Returns:
             By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
@@ -1044,19 +1125,21 @@ class Detector:
         Raises:
             ImageError: The image cannot be read.
             ModelFileError: As of :meth:`run`.
+            OptionError: As of :meth:`detect`.
         """
         (detections,) = self.detect([image], score_thr)
         return list_objects(*detections, self.classes)
 
     def detect(
-        self, images: Iterable[Image], score_thr: float | None = None
+        self, images: Iterable[Image], score_thr: Threshold | None = None
     ) -> list[Detections]:
         """Detects in many images, which go through the network in batches.
 
         Args:
             images: Paths or arrays, see :func:`read`, of any sizes.
-            score_thr: Minimum score. Nothing lies below the file's own, which is in
-                ``metadata``.
+            score_thr: Minimum score, 0 to 1; or 'best' for each class's own, which had
+                the highest F1 on the validation data. Nothing lies below the file's
+                own, which is in ``metadata``.
 
         Returns:
             An entry for each image.
@@ -1064,11 +1147,13 @@ class Detector:
         Raises:
             ImageError: One cannot be read.
             ModelFileError: As of :meth:`run`.
+            OptionError: ``score_thr`` is none, or the file has no best scores.
             TypeError: It is a single image.
         """
         single = isinstance(images, np.ndarray) and images.ndim < 4
         if single or isinstance(images, (str, os.PathLike)):
             raise TypeError('detect() takes a list of images: detect([image])')
+        thresholds = self.find_thresholds(score_thr)
         size, detections = self.metadata['input']['batch'], []
         prepared = map(self.preprocess, images)
         for _, alike in groupby(prepared, lambda one: one[1].canvas):
@@ -1076,7 +1161,7 @@ class Detector:
                 outputs = self.run(stack(batch, size or len(batch)))
                 for row, (_, layout) in enumerate(batch):
                     one = {name: values[row] for name, values in outputs.items()}
-                    boxes, scores, labels = self.postprocess(one, score_thr)
+                    boxes, scores, labels = self.postprocess(one, thresholds)
                     boxes = to_image(boxes, layout)
                     detections.append(Detections(boxes, scores, labels))
         return detections
@@ -1109,16 +1194,29 @@ class Detector:
         """
         return fit(read(image), self.steps)
 
+    def find_thresholds(self, score_thr: Threshold | None) -> MinScores:
+        """The minimum score, or each label's; see :func:`find_thresholds`.
+
+        Raises:
+            OptionError: It is none, or the file has no best scores.
+        """
+        best = self.metadata.get('best_scores')
+        return find_thresholds(
+            0 if score_thr is None else score_thr, best, self.classes
+        )
+
     def postprocess(
-        self, outputs: dict[str, np.ndarray], score_thr: float | None = None
+        self,
+        outputs: dict[str, np.ndarray],
+        thresholds: MinScores = 0,
     ) -> Detections:
         """Detections of one image after NMS, in pixels of the network's input.
 
         Args:
             outputs: One image's row of every output of the session.
-            score_thr: Minimum score.
+            thresholds: Minimum score, or each label's.
         """
-        nms, min_score = self.metadata['nms'], score_thr or 0
+        nms, min_score = self.metadata['nms'], float(np.min(thresholds))
         if nms['in_graph']:
             count = int(outputs['num_detections'][0])
             boxes, scores, labels = (outputs[n][:count] for n in Detections._fields)
@@ -1126,7 +1224,7 @@ class Detector:
             # Lower scores suppress no higher ones. Those of just `min_score` must pass.
             nms = {**nms, 'score_thr': max(nms['score_thr'], min_score - 1e-6)}
             boxes, scores, labels = suppress(outputs['boxes'], outputs['scores'], nms)
-        wanted = scores >= min_score
+        wanted = are_high(scores, labels, thresholds)
         return Detections(boxes[wanted], scores[wanted], labels[wanted])
 
 
@@ -1135,7 +1233,12 @@ def main(arguments: list[str] | None = None) -> int:
     p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
     p.add_argument('model', help='exported file, or OpenVINO folder')
     p.add_argument('images', nargs='+', metavar='image')
-    p.add_argument('--score-thr', type=float, default=0.3, help='minimum score, 0 to 1')
+    p.add_argument(
+        '--score-thr',
+        type=to_threshold,
+        default=0.3,
+        help="minimum score, 0 to 1, or 'best': each class's own (0.3)",
+    )
     p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
     p.add_argument('--threads', type=int, help='of the CPU')
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
@@ -1150,6 +1253,16 @@ def main(arguments: list[str] | None = None) -> int:
         p.exit(130, 'interrupted\n')
     except (OSError, ValueError, ImportError) as error:
         p.exit(1, f'{error}\n')
+
+
+def to_threshold(text: str) -> Threshold:
+    """A minimum score, for argparse."""
+    if text == BEST:
+        return BEST
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1, nor 'best'")
+    return value
 
 
 @contextmanager
@@ -1176,7 +1289,7 @@ def new_file(path: str) -> Iterator[TextIO]:
 
 
 def print_objects(
-    detector: Detector, images: Iterable[str], score_thr: float, out: TextIO
+    detector: Detector, images: Iterable[str], score_thr: Threshold, out: TextIO
 ) -> int:
     """Prints a line of JSON for each image; returns the exit code.
 

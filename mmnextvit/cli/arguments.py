@@ -79,6 +79,22 @@ def check_new_config(path: str) -> Path:
     return out
 
 
+def add_threshold(parser: argparse.ArgumentParser, help: str) -> None:
+    """Adds ``--score-thr``."""
+    parser.add_argument(
+        '--score-thr',
+        type=to_threshold,
+        default=0.3,
+        help=f"{help}, 0 to 1, or 'best': each class's own, with its highest F1 on the "
+        'validation data (0.3)',
+    )
+
+
+def to_threshold(text: str) -> float | str:
+    """A minimum score or 'best', for argparse."""
+    return text if text == 'best' else to_share(text)
+
+
 def to_share(text: str) -> float:
     """A number from 0 to 1, for argparse."""
     value = float(text)

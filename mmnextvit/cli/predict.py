@@ -3,7 +3,8 @@
 INPUT is an image, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
 The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
 
-    {"config": ..., "checkpoint": ..., "score_thr": 0.3, "classes": [...],
+    {"config": ..., "checkpoint": ..., "classes": [...],
+     "score_thr": 0.3, or with --score-thr best {class: score},
      "box_format": "x1, y1, x2, y2 in pixels, from the image's top left corner",
      "predictions": [{"file": ..., "frame": 0 (of videos only), "drawn": ...,
                       "objects": [{"class": ..., "score": ..., "box": [...]}],
@@ -22,7 +23,7 @@ from contextlib import closing
 
 from ..utils.errors import UserError
 from ..utils.files import check_folder, check_new_folder
-from .arguments import add_config, load_config, require_file, to_share
+from .arguments import add_config, add_threshold, load_config, require_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
     )
     parser.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
-    parser.add_argument(
-        '--score-thr', type=to_share, default=0.3, help='minimum score, 0 to 1 (0.3)'
-    )
+    add_threshold(parser, 'minimum score')
     parser.add_argument(
         '--feature-maps',
         action='store_true',
@@ -65,10 +64,12 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
     predictor = load_predictor(cfg, args.checkpoint, args.device, args.amp)
+    used = predictor.find_thresholds(args.score_thr)
+    by_class = isinstance(used, list) and dict(zip(predictor.classes, used))
     about = {
         'config': args.config,
         'checkpoint': args.checkpoint,
-        'score_thr': args.score_thr,
+        'score_thr': by_class or used,
         'classes': predictor.classes,
     }
     with open_results(args.out_dir, about) as results:

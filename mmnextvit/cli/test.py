@@ -1,12 +1,14 @@
 """Evaluate a checkpoint or an exported file on the test data.
 
-An exported file is tested as it will be used, with its own resizing.
+An exported file is tested as it will be used, with its own resizing. Beside the average
+precisions it says the precision, recall and F1 of the detections that have at least the
+score of --score-thr, by class.
 """
 
 import argparse
 
 from ..utils.files import PICKLES, check_folder, check_new_file
-from .arguments import add_config, add_run, load_config
+from .arguments import add_config, add_run, add_threshold, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
     )
+    add_threshold(parser, 'minimum score of what is drawn and counted by itself')
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='a new file for the predictions'
     )
@@ -42,4 +45,5 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         amp=args.amp,
         out=args.out,
         show_dir=args.show_dir,
+        score_thr=args.score_thr,
     )

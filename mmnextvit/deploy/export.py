@@ -110,6 +110,7 @@ def export(
         dynamic_size=options.dynamic_size,
         precision=options.precision,
         nms_in_graph=options.nms,
+        best_scores=reference.best_scores,
     )
     images = list(read_images(paths, say))
     if not images:

@@ -62,8 +62,12 @@ class OpenedDetector(Detector):
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Raises what the runtime finds wrong as what a user can mend."""
+def user_errors(file: str | None = None) -> Iterator[None]:
+    """Raises what the runtime finds wrong as what a user can mend.
+
+    Args:
+        file: What it is about, where the runtime does not know.
+    """
     try:
         yield
     except MissingModelError as error:
@@ -71,7 +75,7 @@ def user_errors() -> Iterator[None]:
     except ImportError as error:
         raise MissingPackageError(str(error)) from error
     except DetectorError as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error), file=file) from error
 
 
 class OpenedPath(str):

@@ -18,6 +18,7 @@ from torch import nn
 from ..runtime import (
     FORMAT,
     MAX_SIDE,
+    BestScores,
     Metadata,
     ResizeStep,
     check_metadata,
@@ -203,6 +204,7 @@ def build_metadata(
     dynamic_size: bool = False,
     precision: str = 'float32',
     nms_in_graph: bool = True,
+    best_scores: BestScores | None = None,
 ) -> Metadata:
     """What a program needs to know of an exported file, as JSON's types.
 
@@ -215,6 +217,7 @@ def build_metadata(
         dynamic_size: Whether the file takes other sizes, too.
         precision: 'float32', 'half' or 'int8'.
         nms_in_graph: Whether the file suppresses overlapping boxes itself.
+        best_scores: The checkpoint's, if it has any.
 
     Raises:
         UserError: The config asks for what exported files do not do, the head has
@@ -259,6 +262,8 @@ def build_metadata(
             name: number for name in PACKAGES.split() if (number := find_version(name))
         },
     }
+    if best_scores is not None:
+        metadata['best_scores'] = best_scores
     try:
         check_metadata(json.loads(json.dumps(metadata)))  # as they will be read
     except ValueError as error:

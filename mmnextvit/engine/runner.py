@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
-from ..weights.contents import read_dataset_meta
+from ..weights.contents import read_best_scores, read_dataset_meta
 from ..weights.loading import adapt, check
 from .config_faults import check_numbers
 from .progress import collect_progress
@@ -95,7 +95,8 @@ def load_detector(
 
     Returns:
         The detector. Its ``dataset_meta`` is the checkpoint's, or that of the config's
-        test data where the checkpoint has none.
+        test data where the checkpoint has none. Its ``best_scores`` are those of
+        :func:`~mmnextvit.weights.contents.read_best_scores`.
 
     Raises:
         UserError: The checkpoint cannot be read, or does not fit.
@@ -109,6 +110,7 @@ def load_detector(
     dataset_meta = read_dataset_meta(content, checkpoint) or read_test_metainfo(cfg)
     model.dataset_meta = {key.lower(): value for key, value in dataset_meta.items()}
     check_number_of_classes(model, checkpoint)
+    model.best_scores = read_best_scores(content, checkpoint)
     return model.to(device).eval()
 
 

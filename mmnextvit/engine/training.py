@@ -124,7 +124,8 @@ def make_training_config(
         require_file(load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
     cfg.train_cfg = resumable(cfg.train_cfg)
-    custom = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]
+    own = [dict(type='ResumeHook'), dict(type='BestScoresHook')]
+    custom = [*(cfg.get('custom_hooks') or []), *own]
     hooks = [*(cfg.get('default_hooks') or {}).values(), *custom]
     if not any(hook and hook['type'] in FIT_HOOKS for hook in hooks):
         custom.append(dict(type='TrainingStateHook'))

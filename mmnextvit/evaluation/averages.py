@@ -12,6 +12,7 @@ from terminaltables import AsciiTable
 from ..datasets.coco import NO_MASK
 from ..utils.errors import UserError
 from ..utils.messages import first_few
+from .matching import MATCH_IOU, MAX_DETECTIONS, replay
 from .truth import Numbers
 
 # What pycocotools' stats are, in MMDetection's words. The recalls' names are those of
@@ -19,7 +20,7 @@ from .truth import Numbers
 PRECISIONS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 RECALLS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 STATS = (*PRECISIONS, *RECALLS)
-MAP_DETECTIONS = 100  # the mAP counts so many detections of an image
+MAP_DETECTIONS = MAX_DETECTIONS  # the mAP counts so many detections of an image
 
 
 class Settings(NamedTuple):
@@ -43,10 +44,16 @@ class Averages(NamedTuple):
     Attributes:
         stats: Its twelve numbers, by their names in `STATS`.
         by_class: (classes, 6), as `PRECISIONS` names them.
+        precisions: (IoU thresholds, 101 recalls, classes, areas), of the mAP's number
+            of detections; -1 where a class has no such box.
+        pairs: (K, 2), which entry matched which annotation at IoU 0.5, counted from 0;
+            of boxes only.
     """
 
     stats: Mapping[str, float]
     by_class: np.ndarray
+    precisions: np.ndarray
+    pairs: np.ndarray
 
 
 def check_detection_counts(
@@ -113,15 +120,66 @@ def evaluate(
     evaluation.params.catIds = truth.get_cat_ids()
     evaluation.params.imgIds = truth.get_img_ids()
     evaluation.params.maxDets = list(settings.max_detections)
-    evaluation.params.iouThrs = settings.iou_thresholds
+    evaluation.params.iouThrs = add_matching_threshold(settings.iou_thresholds)
     evaluation.params.useCats = int(metric != 'proposal')
     evaluation.evaluate()
     evaluation.accumulate()
+    pairs = find_pairs(evaluation) if metric == 'bbox' else np.zeros((0, 2), int)
+    evaluation.params.iouThrs = settings.iou_thresholds
+    for name in ('precision', 'recall'):
+        averaged = evaluation.eval[name][: len(settings.iou_thresholds)]
+        evaluation.eval[name] = averaged
     evaluation.summarize()
+    precisions = evaluation.eval['precision']
     return Averages(
         dict(zip(STATS, map(float, evaluation.stats))),
-        average_by_class(evaluation.eval['precision'], settings),
+        average_by_class(precisions, settings),
+        precisions[..., find_map_detections(settings)],
+        pairs,
     )
+
+
+def add_matching_threshold(thresholds: np.ndarray) -> np.ndarray:
+    """IoU thresholds, with that of the matching last where it is none of them."""
+    if np.isclose(thresholds, MATCH_IOU).any():
+        return thresholds
+    return np.append(thresholds, MATCH_IOU)
+
+
+def find_map_detections(settings: Settings) -> int:
+    """Which of the numbers of detections is the mAP's."""
+    counts = list(settings.max_detections)
+    return counts.index(MAP_DETECTIONS) if MAP_DETECTIONS in counts else -1
+
+
+def find_pairs(evaluation: COCOeval) -> np.ndarray:
+    """Which detections matched which boxes at IoU 0.5, of an evaluation that was run.
+
+    Returns:
+        (K, 2), indices: pycocotools' ids less 1.
+    """
+    if isinstance(evaluation, COCOeval_faster):
+        matched = evaluation.eval['matched']
+        ids = [key.split('_') for key in matched]
+        return replay(
+            np.array(ids, int).reshape(-1, 2) - 1,
+            np.fromiter(matched.values(), float),
+            np.array([a['score'] for a in evaluation.cocoDt.dataset['annotations']]),
+            np.array(
+                [a['iscrowd'] for a in evaluation.cocoGt.dataset['annotations']], bool
+            ),
+        )
+    params = evaluation._paramsEval
+    threshold = np.flatnonzero(np.isclose(params.iouThrs, MATCH_IOU))[0]
+    # Of each category all areas, and of each of those all images; 'all' comes first.
+    images = len(params.imgIds)
+    pairs: list[np.ndarray] = [np.zeros((0, 2), int)]
+    for i, found in enumerate(evaluation.evalImgs):
+        if found and i // images % len(params.areaRng) == 0:
+            ids = np.array(found['dtIds'][:MAP_DETECTIONS], int)
+            truth = found['dtMatches'][threshold, :MAP_DETECTIONS].astype(int)
+            pairs.append(np.stack([ids, truth], axis=1)[truth > 0] - 1)
+    return np.concatenate(pairs)
 
 
 def check_masks(truth: COCO) -> None:
@@ -155,8 +213,7 @@ def average_by_class(precisions: np.ndarray, settings: Settings) -> np.ndarray:
         (classes, 6): over all IoU thresholds, at 0.5 and 0.75, and of small, medium and
         large boxes; NaN where there is no box, or no such threshold.
     """
-    counts = list(settings.max_detections)
-    of_map = counts.index(MAP_DETECTIONS) if MAP_DETECTIONS in counts else -1
+    of_map = find_map_detections(settings)
     close = [np.isclose(settings.iou_thresholds, value) for value in (0.5, 0.75)]
     everywhere: np.ndarray = np.ones(len(settings.iou_thresholds), bool)
     parts = [(everywhere, 0, of_map), (close[0], 0, -1), (close[1], 0, -1)]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
@@ -11,8 +12,18 @@ from ..datasets.coco import fill_sizes, index_coco, leave_out_images
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import did_you_mean
 from . import averages as counting
+from .curves import describe_best, find_best_scores
+from .matching import (
+    Image,
+    Matching,
+    build_matching,
+    find_no_precisions,
+    list_found,
+    list_objects,
+)
 from .results import give_each_image_an_id, list_entries, write_json
 from .truth import (
+    Numbers,
     build_truth,
     check_code_sizes,
     check_same_image,
@@ -39,6 +50,11 @@ class VerifiedCocoMetric(CocoMetric):
         ann_file: COCO's annotation file, or ``None`` to take the samples' instances.
         kwargs: Those of ``CocoMetric``.
 
+    Attributes:
+        matching: Of the last evaluation's boxes to the truth, from which its mAP was
+            counted; ``None`` before, where boxes are not evaluated, and in all
+            processes but the first.
+
     Raises:
         MissingFileError: There is no such file.
         UserError: It is no COCO detection data, masks to compare with have other sizes
@@ -48,6 +64,7 @@ class VerifiedCocoMetric(CocoMetric):
 
     def __init__(self, ann_file: str | None = None, **kwargs: object) -> None:
         super().__init__(**kwargs)
+        self.matching: Matching | None = None
         for item in self.metric_items or ():
             if item not in counting.STATS:
                 raise UserError(
@@ -96,6 +113,8 @@ class VerifiedCocoMetric(CocoMetric):
                     with naming_file(self.ann_file):
                         check_same_image(sample, known[sample['img_id']])
         super().process(data_batch, data_samples)
+        for (truth, _), sample in zip(self.results[-len(data_samples) :], data_samples):
+            truth['path'] = sample.get('img_path') or ''
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """The same numbers as ``CocoMetric``'s.
@@ -107,6 +126,7 @@ class VerifiedCocoMetric(CocoMetric):
             UserError: The predictions are of images that ``ann_file`` lacks, or masks
                 are missing.
         """
+        self.matching = None
         classes = self.dataset_meta['classes']
         if self.ann_file is None:
             results = give_each_image_an_id(results)
@@ -131,6 +151,7 @@ class VerifiedCocoMetric(CocoMetric):
         numbers = number_ids(content, category_ids)
         self._check_images(set(numbers.images), predictions)
         truth = number_truth(content, classes, numbers)
+        images = self._list_images(content, truths, numbers)
         metrics: dict[str, float] = {}
         for metric in self.metrics:
             logger.info(f'Evaluating {metric}...')
@@ -150,15 +171,59 @@ class VerifiedCocoMetric(CocoMetric):
                 )
             if not entries[iou_type]:
                 logger.error('There are no predictions to evaluate.')
+                if 'bbox' in self.metrics:
+                    self.matching = self._match(truth, images, predictions, numbers)
                 break
             averages = counting.evaluate(
                 truth, entries[iou_type], numbers, metric, self.settings
             )
             self._log(averages, metric, classes)
+            if metric == 'bbox':
+                self.matching = self._match(
+                    truth, images, predictions, numbers, averages
+                )
+                logger.info(describe_best(find_best_scores(self.matching).all))
             metrics |= counting.name_numbers(
                 averages, metric, classes if self.classwise else (), self.metric_items
             )
         return metrics
+
+    def _list_images(
+        self, content: dict, truths: Sequence[dict], numbers: Numbers
+    ) -> list[Image]:
+        """The images of the truth, in the order of their numbers."""
+        paths = {truth['img_id']: truth['path'] for truth in truths}
+        return [
+            Image(number, paths.get(number, ''), image['width'], image['height'])
+            for image in sorted(
+                content['images'], key=lambda image: numbers.images[image['id']]
+            )
+            for number in [image['id']]
+        ]
+
+    def _match(
+        self,
+        truth: COCO,
+        images: Sequence[Image],
+        predictions: Sequence[dict],
+        numbers: Numbers,
+        averages: counting.Averages | None = None,
+    ) -> Matching:
+        """The matching of an evaluation, or of one without any detection."""
+        classes = self.dataset_meta['classes']
+        thresholds = self.settings.iou_thresholds
+        objects = list_objects(truth.dataset['annotations'])
+        return build_matching(
+            classes,
+            images,
+            objects,
+            list_found(predictions, numbers.images),
+            averages.pairs if averages else np.zeros((0, 2), int),
+            averages.precisions
+            if averages
+            else find_no_precisions(objects, classes, thresholds),
+            thresholds,
+        )
 
     def _check_codes(self, content: dict) -> None:
         if 'segm' not in self.metrics:

@@ -123,6 +123,21 @@ def read_drawn(sample: DetDataSample) -> np.ndarray:
     return load_image(sample.img_path, stated=stated).image[..., ::-1].copy()
 
 
+def keep_high(
+    detections: InstanceData, thresholds: float | Sequence[float]
+) -> InstanceData:
+    """Detections whose score is at least the minimum.
+
+    Args:
+        detections: With ``scores`` and ``labels`` (N,).
+        thresholds: Minimum score, or each label's.
+    """
+    lowest = detections.scores.new_tensor(thresholds)
+    if lowest.ndim:
+        lowest = lowest[detections.labels]
+    return detections[detections.scores >= lowest]
+
+
 @HOOKS.register_module()
 class DrawTestHook(Hook):
     """Draws the predictions on each tested image beside the truth, into a folder.
@@ -132,10 +147,10 @@ class DrawTestHook(Hook):
 
     Args:
         out_dir: The folder.
-        score_thr: Minimum score of a prediction that is drawn.
+        score_thr: Minimum score of a prediction that is drawn, or each label's.
     """
 
-    def __init__(self, out_dir: str, score_thr: float = 0.3) -> None:
+    def __init__(self, out_dir: str, score_thr: float | Sequence[float] = 0.3) -> None:
         self.out_dir = out_dir
         self.score_thr = score_thr
 
@@ -147,12 +162,14 @@ class DrawTestHook(Hook):
         outputs: Sequence[DetDataSample] = (),
     ) -> None:
         for sample in outputs:
+            sample = sample.clone()  # metrics and other hooks get all of it
+            sample.pred_instances = keep_high(sample.pred_instances, self.score_thr)
             name = Path(sample.img_path).name
             runner.visualizer.add_datasample(
                 name,
                 read_drawn(sample),
                 sample,
-                pred_score_thr=self.score_thr,
+                pred_score_thr=0,
                 out_file=str(Path(self.out_dir, name)),
             )
 

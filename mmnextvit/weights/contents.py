@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from ..models.timm_features import TimmFeatures
 from ..utils.errors import UserError
-from ..utils.messages import shorten, show
+from ..utils.messages import first_few, shorten, show
 from .layouts import FORMATS, YOLOV5, Numbering, make_formats, recognise_format
 from .records import MAX_MODULE_PATH, Record, is_expanded, walk_modules
 
@@ -23,6 +24,7 @@ MAX_LEVELS = 9
 MAX_ANCHORS = 100  # of a level
 MAX_CLASSES = 100_000
 MAX_SIZE = 1e6  # pixels, of a stride or an anchor
+BEST_SCORES = 'best_scores'  # key of a checkpoint's metadata
 
 
 @dataclass
@@ -320,3 +322,57 @@ def read_dataset_meta(content: Mapping, source: str) -> dict[str, object]:
                 error.file, error.key = source, f'meta.dataset_meta.{key}'
                 raise
     return dict(found)
+
+
+class BestScores(TypedDict):
+    """Minimum scores with the highest F1 on a run's validation data.
+
+    Attributes:
+        all: Of all classes together.
+        classes: Of those of which anything was found, by name.
+    """
+
+    all: float
+    classes: dict[str, float]
+
+
+def read_best_scores(content: Mapping, source: str) -> BestScores | None:
+    """The minimum scores with the highest F1 that a checkpoint's metadata has.
+
+    Args:
+        content: What a file holds.
+        source: Name of the file, for messages.
+
+    Returns:
+        ``{'all': 0.41, 'classes': {'cat': 0.38}}``, or ``None`` where it has none.
+
+    Raises:
+        UserError: They are no scores, or of classes that the file does not have.
+    """
+    meta = content.get('meta')
+    found = meta.get(BEST_SCORES) if isinstance(meta, Mapping) else None
+    if found is None:
+        return None
+    metainfo = read_dataset_meta(content, source)
+    names = next(
+        (check_classes(v) for k, v in metainfo.items() if k.lower() == 'classes'), None
+    )
+    of_classes = found.get('classes') if isinstance(found, Mapping) else None
+    if not isinstance(of_classes, Mapping):
+        problem = f'this is {show(found)}, not dict(all=..., classes=dict(NAME=...))'
+        raise UserError(problem, file=source, key=f'meta.{BEST_SCORES}')
+    for key, score in {'all': found.get('all'), **_name_keys(of_classes)}.items():
+        is_number = isinstance(score, int | float) and not isinstance(score, bool)
+        if not is_number or not 0 <= score <= 1:
+            problem = f'this is {show(score)}, not a score from 0 to 1'
+            raise UserError(problem, file=source, key=f'meta.{BEST_SCORES}.{key}')
+    unknown = [name for name in of_classes if names is not None and name not in names]
+    if unknown:
+        problem = f'the file has no class {first_few(map(show, unknown))}'
+        raise UserError(problem, file=source, key=f'meta.{BEST_SCORES}.classes')
+    scores = {str(name): float(score) for name, score in of_classes.items()}
+    return {'all': float(found['all']), 'classes': scores}
+
+
+def _name_keys(of_classes: Mapping) -> dict[str, object]:
+    return {f'classes[{show(name)}]': score for name, score in of_classes.items()}

@@ -35,7 +35,14 @@ Place = Callable[[UntypedStorage, str], UntypedStorage]
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = None) -> dict:
-    """What a checkpoint file holds.
+    """What a checkpoint file holds, but for configs, as :func:`read_all`."""
+    content = read_all(path, map_location)
+    _remove_configs(content)
+    return content
+
+
+def read_all(path: str | os.PathLike, map_location: MapLocation = None) -> dict:
+    """All that a checkpoint file holds.
 
     Args:
         path: A file of either type.
@@ -75,7 +82,6 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = None) -
             f'{type(error).__name__}: {reason}). Copy or download it again.',
             file=path,
         ) from error
-    _remove_configs(content)
     return content
 
 

@@ -59,6 +59,47 @@ def test_report(exported):
 
 
 @pytest.mark.slow
+def test_best_scores_go_along(here, export_here, capfd):
+    """From the checkpoint into the file; both then find the same, class by class."""
+    best = {'all': 0.2, 'classes': {'circle': 0.05, 'triangle': 0.3}}
+    content = torch.load('best.pth', weights_only=False)
+    for file in ('without.pth', 'best.pth'):
+        torch.save(content, file)
+        content['meta']['best_scores'] = best
+    for to in ('onnx', 'torchscript'):
+        path = export_here(to, images='wide').path
+        assert Detector(path).metadata['best_scores'] == best
+    options = 'wide', '--score-thr', 'best', '--out-dir'
+    results = []
+    for file in ('best.pth', 'best.onnx'):
+        run_here(
+            'predict', 'tiny.py', file, *options, f'of_{file}', cwd=here, capfd=capfd
+        )
+        results.append(json.loads(Path(f'of_{file}', 'predictions.json').read_text()))
+        used = {'circle': 0.05, 'square': 0.2, 'triangle': 0.3}
+        assert results[-1]['score_thr'] == used
+        found = [o for p in results[-1]['predictions'] for o in p['objects']]
+        assert found and all(o['score'] >= used[o['class']] for o in found)
+    first, second = results
+    for one, other in zip(first['predictions'], second['predictions'], strict=True):
+        classes = [[o['class'] for o in p['objects']] for p in (one, other)]
+        assert classes[0] == classes[1]
+
+    for file in ('best.pth', 'best.onnx'):
+        options = ('--score-thr', 'best', '--work-dir', 'log')
+        run_here('test', 'tiny.py', file, *options, cwd=here, capfd=capfd)
+        log = max(Path('log').glob('*/*.log')).read_text()
+        assert re.search(r'\| triangle +\| 0.3 +\| [01]\.\d{3}', log)
+        assert re.search(r'\| all +\| +\| [01]\.\d{3}', log)
+    for command, rest in (('predict', ('wide',)), ('test', ())):
+        args = command, 'tiny.py', 'without.pth', *rest, '--score-thr'
+        printed = run_here(*args, 'best', cwd=here, capfd=capfd, code=1)
+        assert "without.pth: score_thr='best' (--score-thr): the file has no" in printed
+        printed = run_here(*args, 'bset', cwd=here, capfd=capfd, code=2)
+        assert '--score-thr' in printed
+
+
+@pytest.mark.slow
 def test_command_as_a_process(here):
     printed = run_tool(
         'export.py', 'tiny.py', 'best.pth', '--to', 'torchscript', cwd=here

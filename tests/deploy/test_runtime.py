@@ -188,6 +188,54 @@ def test_nms_of_nothing():
     assert to_image(found.boxes, lay_out((9, 9), steps((64, 64)))).shape == (0, 4)
 
 
+BEST = {'all': 0.75, 'classes': {'white': 0.3, CLASSES[2]: 0.95}}
+
+
+@pytest.mark.parametrize('in_graph', [True, False])
+def test_best_score_of_each_class(tmp_path, in_graph):
+    """That of all for the class without one; 0.9 is too low for its class."""
+    rows = np.float32([[0, 0, 0.9], [0.8, 0, 0], [0, 0.3, 0], [0, 0.2, 0]])
+    boxes = np.float32([[x, x, x + 8, x + 8] for x in (0, 10, 20, 30)])
+    given = (
+        dict(scores=np.float32([0.9, 0.8, 0.3, 0.2]), labels=np.int64([2, 0, 1, 1]))
+        if in_graph
+        else dict(scores=rows)
+    )
+    about = metadata(in_graph=in_graph, best_scores=BEST)
+    file = write_onnx(tmp_path / 'm.onnx', about, boxes=boxes, **given)
+    detector = Detector(file)
+    assert detector.metadata['best_scores'] == BEST
+    (found,) = detector.detect([grey(255)], 'best')
+    assert found.labels.tolist() == [0, 1]
+    assert [one['class'] for one in detector(grey(255), 'best')] == CLASSES[:2]
+    assert [len(detector(grey(255), x)) for x in (0.3, 0.5)] == [3, 2]
+
+    image = str(tmp_path / 'image.png')
+    cv2.imwrite(image, grey(255))
+    out = tmp_path / 'out.json'
+    assert main([str(file), image, '--score-thr', 'best', '-o', str(out)]) == 0
+    assert json.loads(out.read_text())['objects'] == detector(image, 'best')
+
+
+def test_thresholds_that_are_none(tmp_path, capsys):
+    """And the best score of a file from before there were any."""
+    file = write_onnx(tmp_path / 'm.onnx', metadata())
+    detector = Detector(file)
+    for wrong in ('bset', '0.3', -0.1, 1.1, float('nan'), [0.3]):
+        with pytest.raises(OptionError, match='a number from 0 to 1, or .best.'):
+            detector.detect([grey(255)], wrong)
+    assert detector(grey(255), np.float32(0.3)) == detector(grey(255))
+    with pytest.raises(OptionError, match='the file has no best scores'):
+        detector(grey(255), 'best')
+    with pytest.raises(SystemExit):
+        main([str(file), 'image.png', '--score-thr', 'best'])
+    assert 'the file has no best scores' in capsys.readouterr().err
+    for wrong in ('bset', '1.1'):
+        with pytest.raises(SystemExit):
+            main([str(file), 'image.png', '--score-thr', wrong])
+        assert '--score-thr' in capsys.readouterr().err
+
+
 def test_file_without_nms(tmp_path):
     scores = np.float32([[0, 0, 0.9], [0.6, 0, 0.8], [0, 0.3, 0], [0, 0, 0]])
     about = metadata(in_graph=False)

@@ -212,6 +212,35 @@ def test_messages(key, value, message):
         parse_metadata(json.dumps(with_value(key, value)), 'model.onnx')
 
 
+@pytest.mark.parametrize(
+    'value, message',
+    [
+        (None, 'best_scores is None, and must be an object'),
+        ([], 'best_scores is .., and must be an object'),
+        ({'all': 0.5}, 'best_scores.classes is missing'),
+        ({'classes': {}}, 'best_scores.all is missing'),
+        ({'all': 1.5, 'classes': {}}, 'best_scores.all is 1.5, and must be a number'),
+        ({'all': True, 'classes': {}}, 'best_scores.all is True'),
+        ({'all': 0.5, 'classes': []}, 'best_scores.classes is .., and must be an obj'),
+        (
+            {'all': 0.5, 'classes': {'red': 'high'}},
+            r"best_scores.classes\['red'\] is 'high', and must be a number from 0 to 1",
+        ),
+        (
+            {'all': 0.5, 'classes': {'blue\x1b[2J': 0.5}},
+            r"best_scores.classes has 'blue\\x1b\[2J', and must have names of classes",
+        ),
+    ],
+)
+def test_best_scores_that_are_none(value, message):
+    text = json.dumps(FULL | {'best_scores': value})
+    with pytest.raises(ModelFileError, match=message):
+        parse_metadata(text, 'model.onnx')
+    best = {'all': 0.5, 'classes': {'red': 1, 'white': 0.25}}
+    about = json.dumps(FULL | {'best_scores': best})
+    assert parse_metadata(about, 'model.onnx')['best_scores'] == best
+
+
 def test_batches_that_no_memory_holds():
     about = with_value(('input',), FULL['input'] | {'batch': 4096, 'size': [640, 640]})
     about['resize'][1]['size'] = [640, 640]

@@ -5,7 +5,11 @@ import time
 
 from mmnextvit import NextViT
 from mmnextvit.utils.errors import UserError
-from mmnextvit.weights.contents import extract_weights, read_dataset_meta
+from mmnextvit.weights.contents import (
+    extract_weights,
+    read_best_scores,
+    read_dataset_meta,
+)
 from mmnextvit.weights.loading import adapt, check
 from mmnextvit.weights.reader import read_checkpoint
 from mmnextvit.weights.receipt import describe_differences
@@ -290,3 +294,33 @@ def test_infinity_that_a_model_is_built_with_may_stay():
     assert adapt(content, build()).fit.not_finite == []
     content['state_dict']['lowest'] = torch.tensor([float('nan'), float('inf')])
     assert adapt(content, build()).fit.not_finite == ['lowest']
+
+
+META = dict(dataset_meta=dict(CLASSES=('cat', 'dog')))
+
+
+def test_best_scores_of_a_checkpoint():
+    best = dict(all=0.4, classes={'cat': 1})
+    content = dict(meta=META | dict(best_scores=best))
+    assert read_best_scores(content, 'a.pth') == dict(all=0.4, classes={'cat': 1.0})
+    for older in ({}, dict(meta=None), dict(meta=META)):
+        assert read_best_scores(older, 'a.pth') is None
+
+
+@pytest.mark.parametrize(
+    ('best', 'message'),
+    [
+        (0.4, r'meta.best_scores: this is 0.4, not dict\('),
+        (dict(all=0.4), 'meta.best_scores: this is'),
+        (dict(classes={}), 'meta.best_scores.all: this is None, not a score'),
+        (dict(all=2, classes={}), 'meta.best_scores.all: this is 2'),
+        (dict(all=True, classes={}), 'meta.best_scores.all: this is True'),
+        (dict(all=0.4, classes={'cat': 'x'}), r"best_scores.classes\['cat'\]: this is"),
+        (dict(all=0.4, classes={'cow': 0.4}), "the file has no class 'cow'"),
+        (dict(all=0.4, classes={7: 0.4}), 'the file has no class 7'),
+    ],
+)
+def test_best_scores_that_are_none(best, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_best_scores(dict(meta=META | dict(best_scores=best)), 'a.pth')
+    assert 'a.pth' in str(error.value)
