@@ -1,7 +1,7 @@
 """The folder of a run: which config and which checkpoint it stands for."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ def find_run(path: str | os.PathLike) -> Run:
     folder = check_is_folder(path)
     configs = list_configs(folder)
     config = choose_config(folder, configs) if configs else None
-    checkpoint = find_best(folder, config)
+    checkpoint = find_best(list_places(folder, config))
     if config is None or checkpoint is None:
         raise describe_missing(folder, config, checkpoint)
     return Run(folder, config, checkpoint)
@@ -54,12 +54,15 @@ def find_run_checkpoint(path: str | os.PathLike) -> Path:
         MissingFileError: It is no folder, or has no checkpoint.
     """
     folder = check_is_folder(path)
-    configs = list_configs(folder)
-    config = configs[0] if len(configs) == 1 else None
-    checkpoint = find_best(folder, config)
+    checkpoint = find_best(list_places(folder))
     if checkpoint is None:
-        raise describe_missing(folder, folder, checkpoint)
+        raise describe_missing(folder, folder, None)
     return checkpoint
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether a path, or an address, is a folder; an empty name is none."""
+    return bool(os.fspath(path)) and Path(path).expanduser().is_dir()
 
 
 def check_is_folder(path: str | os.PathLike) -> Path:
@@ -104,23 +107,15 @@ def choose_config(folder: Path, configs: list[Path]) -> Path:
     )
 
 
-def find_best(folder: Path, config: Path | None) -> Path | None:
-    """The best checkpoint of a run, else its last.
+def find_best(folders: Iterable[Path]) -> Path | None:
+    """The best checkpoint in the first folder that has any, else the last one.
 
     Runs of MMEngine's own have neither ``best.pth`` nor ``last.pth``.
-
-    Args:
-        folder: The run's folder.
-        config: Its config, which may have the checkpoints saved elsewhere.
     """
-    for place in (folder, *_list_other_places(folder, config)):
-        old = sorted(place.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
-        for path in (
-            place / BEST_FILE,
-            *old[::-1],
-            place / LAST_FILE,
-            *_find_named(place),
-        ):
+    for folder in folders:
+        old = sorted(folder.glob('best_*.pth'), key=lambda p: p.stat().st_mtime)
+        names = folder / BEST_FILE, *old[::-1], folder / LAST_FILE
+        for path in (*names, *_find_named(folder)):
             if path.is_file() and path.stat().st_size:
                 return path
     return None
@@ -135,18 +130,26 @@ def _find_named(folder: Path) -> Iterator[Path]:
             yield folder / name
 
 
-def _list_other_places(folder: Path, config: Path | None) -> Iterator[Path]:
-    """Where a run's config has its checkpoints saved, if not in its folder."""
-    if config is None:
+def list_places(folder: Path, config: Path | None = None) -> Iterator[Path]:
+    """Where the checkpoints of a run may lie, beginning with its own folder.
+
+    Args:
+        folder: The run's folder.
+        config: Its config, which may have them saved elsewhere; the only one that is
+            there if ``None``.
+    """
+    yield folder
+    configs = list_configs(folder) if config is None else [config]
+    if len(configs) != 1:
         return
     from mmengine.config import Config
 
     from .checkpoints import find_checkpoint_folder
 
-    cfg = Config.fromfile(config)
+    cfg = Config.fromfile(configs[0])
     cfg.work_dir = str(folder)
     place = find_checkpoint_folder(cfg)
-    if place is not None and place.is_dir():
+    if place is not None and place != folder and place.is_dir():
         yield place
 
 
