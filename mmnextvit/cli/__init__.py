@@ -28,6 +28,7 @@ from ..utils.errors import (
     follow_causes,
 )
 from ..utils.messages import did_you_mean, escape
+from .arguments import parse_arguments
 from .package_tools import find_tool, is_package_tool, run_script
 
 COMMANDS = (
@@ -125,7 +126,7 @@ def call(command: str, *argv: object) -> object:
         prog=f'mmnextvit {command}', description=describe(command)
     )
     module.add_arguments(parser)
-    args = parser.parse_args([str(arg) for arg in argv])
+    args = parse_arguments(parser, [str(arg) for arg in argv])
     try:
         return module.run(args)
     except (KeyError, TypeError) as error:

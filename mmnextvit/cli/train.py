@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const='latest',
         metavar='FILE',
-        help="continue a run: the work dir's last one, or that of a checkpoint file",
+        help="continue a run: the work dir's last one, or that of a checkpoint file or "
+        "of another run's folder",
     )
     parser.add_argument(
         '--auto-scale-lr',

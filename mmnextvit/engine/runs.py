@@ -47,6 +47,20 @@ def find_run(path: str | os.PathLike) -> Run:
     return Run(folder, config, checkpoint)
 
 
+def find_run_config(path: str | os.PathLike) -> Path:
+    """The config of a run's folder, which need not have a checkpoint.
+
+    Raises:
+        MissingFileError: It is no folder, or has no config.
+        UserError: It has several, and nothing says which was used last.
+    """
+    folder = check_is_folder(path)
+    configs = list_configs(folder)
+    if not configs:
+        raise describe_missing(folder, None, folder)
+    return choose_config(folder, configs)
+
+
 def find_run_checkpoint(path: str | os.PathLike) -> Path:
     """The checkpoint of a run's folder, whose config need not be there.
 
@@ -160,7 +174,7 @@ def describe_missing(
     parts = {f'config (NAME{CONFIGS[0]})': config}
     parts[f'checkpoint ({BEST_FILE} or {LAST_FILE})'] = checkpoint
     missing = ' and no '.join(part for part, found in parts.items() if not found)
-    problem = f'{folder} is not the folder of a run: it has no {missing}'
+    problem = f'{folder} is a folder, but not that of a run: it has no {missing}'
     inner = sorted(path.parent.name for path in folder.glob(f'*/{NAMED}'))
     if inner:
         return MissingFileError(f'{problem}. Name a run in it: {first_few(inner)}')
