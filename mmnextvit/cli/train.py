@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='scale the learning rate with the batch size over all processes',
     )
+    parser.add_argument(
+        '--log',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='NAME',
+        help='log to tensorboard, wandb, mlflow, clearml as well',
+    )
 
 
 def run(args: argparse.Namespace) -> 'Runner':
@@ -35,5 +43,9 @@ def run(args: argparse.Namespace) -> 'Runner':
 
     cfg = load_config(args)
     return train(
-        cfg, resume=args.resume, amp=args.amp, auto_scale_lr=args.auto_scale_lr
+        cfg,
+        resume=args.resume,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        loggers=args.log,
     )
