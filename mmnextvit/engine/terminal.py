@@ -31,14 +31,15 @@ MAX_COUNTED = 20_000  # images whose boxes are counted: these take seconds
 NOISE = re.compile(
     r'deprecat|(upcoming|future) (release|version)|will be removed|'
     r'^Failed to search registry with scope|'
-    r'^`(save|resume)_param_scheduler` is True but',
+    r'^`(save|resume)_param_scheduler` is True but|'
+    r'^Please make sure that the mlflow server is running',  # it may be a file
     re.IGNORECASE,
 )
 # What a user wants to know of what MMEngine and we tell before the first iteration.
 WANTED = re.compile(
     r'^Load checkpoint from|^resumed epoch|tensors fit$|tensors fit\n|is finished: |'
     r'^The validation after|^Losses and scores go to|batches of the epoch are done|'
-    r'^The step of the optimizer',
+    r'^The step of the optimizer|: [\d,]+ images, |stays where it is$',
     re.MULTILINE,
 )
 
@@ -228,6 +229,8 @@ def describe_run(runner: Runner, mode: str) -> Iterator[str]:
 def describe_data(dataset: object) -> str:
     """How many images and boxes a dataset has, and where they are from."""
     parts = list_datasets(dataset)
+    if not all(hasattr(part, '__len__') for part in parts):
+        return type(dataset).__name__  # it has no end
     images = sum(len(part) for part in parts)
     files = [str(getattr(part, 'ann_file', '')) for part in parts]
     named = first_few([file for file in files if file], 2)
@@ -268,7 +271,8 @@ def describe_steps(runner: Runner) -> Iterator[str]:
     yield f'training  {length}{images}'
     optimizers = [getattr(w, 'optimizer', None) for _, w in list_wrappers(wrapper)]
     names = ', '.join(type(o).__name__ for o in optimizers if o is not None)
-    rate = runner.cfg.get('optim_wrapper', {}).get('optimizer', {}).get('lr')
+    settings = runner.cfg.get('optim_wrapper') or {}
+    rate = (settings.get('optimizer') or {}).get('lr')
     mixed = 'Amp' in type(wrapper).__name__
     precision = 'mixed precision' if mixed else 'float32'
     yield f'optimizer {names}, learning rate {rate}, {precision}'

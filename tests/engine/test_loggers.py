@@ -73,9 +73,11 @@ def test_what_fails_is_told_once(name, calls, error, tmp_path, monkeypatch, warn
     for step in range(20):
         backend.add_scalars(dict(loss=1.0, lr=0.1), step=step)
     backend.close()
-    assert len(warned) == 1 and not backend.works
-    assert f'Nothing more is logged to {name}' in warned[0]
-    assert type(error).__name__ in warned[0] and 'The training goes on' in warned[0]
+    assert not backend.works
+    # MMEngine has a word on MLflow's server before.
+    (message,) = (text for text in warned if 'server is running' not in text)
+    assert f'Nothing more is logged to {name}' in message
+    assert type(error).__name__ in message and 'The training goes on' in message
 
 
 @pytest.mark.parametrize('name', LOGGERS)
