@@ -154,14 +154,14 @@ class TerminalHook(Hook):
         release(runner.logger)  # of a validation alone
 
     def _begin(self, runner: Runner, lines: list[str]) -> None:
-        if is_main_process():
+        handlers = [h for h in runner.logger.handlers if is_terminal(h)]
+        # Those of other processes than the first show errors only.
+        if any(handler.level <= logging.INFO for handler in handlers):
             lines.append(f'log       {runner.logger.log_file}')
             print(*lines, sep='\n', flush=True)
-            release(runner.logger, MAX_LINES - len(lines))
-            for handler in filter(is_terminal, runner.logger.handlers):
-                handler.addFilter(self._line.make_way)
-        else:
-            release(runner.logger)
+        for handler in handlers:
+            handler.addFilter(self._line.make_way)
+        release(runner.logger, MAX_LINES - len(lines))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, *args: object, **kwargs: object

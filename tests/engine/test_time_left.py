@@ -34,6 +34,8 @@ def test_iterations_left(epoch, batch_idx, left):
     assert count_iterations_left(EpochLoop(epoch, 3, 10), batch_idx) == left
     by_iter = SimpleNamespace(max_iters=30, iter=10 * epoch + batch_idx)
     assert count_iterations_left(by_iter, batch_idx) == left
+    by_iter.end = 10 * epoch + batch_idx + 1  # it ends earlier, after this iteration
+    assert count_iterations_left(by_iter, batch_idx) == 0
 
 
 def test_validations_left_against_the_loops_own_rule():
