@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine.lock import training_lock
@@ -15,10 +16,10 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from tests.conftest import TINY
-from tests.helpers.commands import refusal, run_here
+from tests.helpers.commands import call_here, refusal, run_here
 from tests.helpers.full_disk import limit_file_size
 from tests.helpers.kill_training import kill_training
-from tests.helpers.tiny_run import run_tool
+from tests.helpers.tiny_run import ROOT, run_command, run_tool
 
 pytestmark = pytest.mark.slow
 
@@ -93,11 +94,14 @@ def test_what_is_printed_before_the_first_iteration(tmp_path):
     """In a process: what libraries say while they are imported counts."""
     data = tmp_path / 'shapes'
     make_demo_data(data, train=6, val=4, size=64, seed=0)
-    for command in (
-        ('new.py', 'shapes', '--imgsz', 64),
-        ('train.py', 'shapes.py', '--cfg-options', 'max_epochs=1', *SMALL),
-    ):
-        output = run_tool(*command, cwd=tmp_path)
+    call_here('new', 'shapes', '--imgsz', 64, cwd=tmp_path)
+    output = run_command(
+        *(sys.executable, '-m', 'mmnextvit', 'train', 'shapes.py'),
+        *('--cfg-options', 'max_epochs=1', *SMALL),
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+        warm=False,
+    )
     before, first, after = output.partition('Epoch(train) [1]')
     lines = before.splitlines()
     assert first and len(lines) <= 30, before
