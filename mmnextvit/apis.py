@@ -14,6 +14,7 @@ Configs that are given stay as they are.
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,7 @@ from .deploy.finite import check_finite
 from .engine.best_scores import find_matching
 from .engine.interrupt import InterruptHook, catch_signals
 from .engine.lock import training_lock
+from .engine.loggers import add_loggers, check_logger
 from .engine.peers import watch_peers
 from .engine.runner import (
     build_array_pipeline,
@@ -83,6 +85,7 @@ def train(
     resume: str | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    loggers: Sequence[str] = (),
 ) -> Runner:
     """Trains a config's detector.
 
@@ -95,6 +98,8 @@ def train(
         amp: Whether to train in mixed precision (bfloat16 on a CPU).
         auto_scale_lr: Whether to scale the learning rate with the batch size over all
             processes.
+        loggers: 'tensorboard', 'wandb', 'mlflow' or 'clearml', which get the losses
+            and scores as well. One that fails is told of, and left out.
 
     Returns:
         The runner when it has finished, with ``model`` and ``work_dir``.
@@ -104,11 +109,14 @@ def train(
             holds another run, or another training writes there now.
         KeyboardInterrupt: A signal ended the training, after a checkpoint was saved.
     """
+    for name in loggers:
+        check_logger(name)
     cfg = copy.deepcopy(cfg)
     cfg.work_dir = str(work_dir or choose_work_dir(cfg))
     with training_lock(cfg), catch_signals() as signals:
         runner = build_runner(make_training_config(cfg, resume, amp, auto_scale_lr))
         runner.register_hook(InterruptHook(signals))
+        add_loggers(runner, loggers)
         with watch_peers(runner.launcher):
             runner.train()
     return runner

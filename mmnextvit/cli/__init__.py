@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
@@ -28,6 +29,7 @@ from ..utils.errors import (
     follow_causes,
 )
 from ..utils.messages import did_you_mean, escape
+from .arguments import parse_arguments
 from .package_tools import find_tool, is_package_tool, run_script
 
 COMMANDS = (
@@ -45,6 +47,19 @@ COMMANDS = (
     'demo',
     'make_demo_data',
 )
+
+
+def ignore_deprecations() -> None:
+    """Shows no warnings that libraries have for those who call them.
+
+    Python's own option ``-W`` and the variable ``PYTHONWARNINGS`` bring them back.
+    """
+    if sys.warnoptions:
+        return
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.filterwarnings('ignore', category=category)
+    for words in ('deprecated', 'upcoming release', 'future release', 'be removed'):
+        warnings.filterwarnings('ignore', f'(?is).*{words}')
 
 
 def describe(command: str) -> str:
@@ -85,6 +100,7 @@ def main(command: str | None = None, argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if command is None:
         command = argv.pop(0) if argv else ''
+    ignore_deprecations()
     with _signals_raise(), _set_exit_codes(command):
         if command in ('-h', '--help'):
             print(format_help())
@@ -125,7 +141,7 @@ def call(command: str, *argv: object) -> object:
         prog=f'mmnextvit {command}', description=describe(command)
     )
     module.add_arguments(parser)
-    args = parser.parse_args([str(arg) for arg in argv])
+    args = parse_arguments(parser, [str(arg) for arg in argv])
     try:
         return module.run(args)
     except (KeyError, TypeError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..recipes import SETTINGS, check_followed, find_changes, fitting
-from ..utils.errors import UserError, naming_file
+from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_new_file, require_file
 from ..utils.packages import explain_missing_mmyolo
 
@@ -40,8 +40,98 @@ class ConfigOptions(argparse.Action):
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds ``config`` and ``--cfg-options``."""
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help="config file, or a run's folder")
     add_cfg_options(parser)
+
+
+def add_detector(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds ``config``, ``checkpoint`` and ``--cfg-options``.
+
+    Args:
+        parser: The command's.
+        what: What the checkpoint may be, for the help.
+    """
+    parser.add_argument(
+        'config', help="config file; or a run's folder alone, for it and the checkpoint"
+    )
+    parser.add_argument('checkpoint', nargs='?', help=f"{what}, or a run's folder")
+    parser.set_defaults(checkpoint_needed=True)
+    add_cfg_options(parser)
+
+
+# Arguments that name weights, in whose place the folder of a run may stand, and what
+# messages call them.
+WEIGHTS = {'checkpoint': '', 'src': '', 'weights': '--weights '}
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> argparse.Namespace:
+    """A command's arguments, in which files stand for the folders of runs.
+
+    ``config`` becomes the run's config, with ``run_folder`` beside it, and arguments of
+    weights its best checkpoint, also where only ``config`` was given. Folders that were
+    exported stay as they are. ``--resume`` looks for the last checkpoint itself.
+
+    Raises:
+        UserError: A folder is not that of a run.
+        SystemExit: The arguments are not the command's.
+    """
+    # Options may stand between arguments, and one of these may be missing.
+    args = parser.parse_intermixed_args(argv)
+    given = vars(args)
+    run = {}
+    if _is_folder(given.get('config')):
+        run = _find_parts(given['config'], with_checkpoint='checkpoint' in given)
+    for name, title in WEIGHTS.items():
+        value = run.get(name) if given.get(name) is None else given[name]
+        if _is_folder(value) and not list(Path(value).expanduser().glob('*.xml')):
+            value = _find_checkpoint(value, title)
+        if name in given:
+            run[name] = value
+    args = argparse.Namespace(**{**given, **run})
+    if given.get('checkpoint_needed') and args.checkpoint is None:
+        parser.error(
+            f'the following arguments are required: checkpoint ({args.config} is not '
+            'the folder of a run, which would stand for both)'
+        )
+    return args
+
+
+def _is_folder(path: str | None) -> bool:
+    return bool(path) and Path(path or '').expanduser().is_dir()
+
+
+def _find_parts(folder: str, with_checkpoint: bool) -> dict[str, Any]:
+    """What a run's folder stands for where a config is expected."""
+    from ..engine.runs import find_run, find_run_config
+
+    if not with_checkpoint:
+        return dict(config=str(find_run_config(folder)), run_folder=Path(folder))
+    run = find_run(folder)
+    return dict(
+        config=str(run.config), checkpoint=str(run.checkpoint), run_folder=run.folder
+    )
+
+
+def _find_checkpoint(folder: str, title: str) -> str:
+    """The checkpoint of a run's folder.
+
+    Args:
+        folder: The folder.
+        title: What the message begins with.
+
+    Raises:
+        MissingFileError: It is neither that nor an exported folder.
+    """
+    from ..engine.runs import find_run_checkpoint
+
+    try:
+        return str(find_run_checkpoint(folder))
+    except MissingFileError as error:
+        exported = f'{folder} is a folder with 0 .xml files'
+        problem = f'{title}{error}. Nor was it exported: {exported}'
+        raise MissingFileError(problem) from error
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +281,10 @@ def load_config(args: argparse.Namespace) -> 'Config':
         UserError: As :func:`read_config`.
     """
     cfg = read_config(args.config, args.cfg_options)
+    if 'run_folder' in args:
+        cfg.work_dir = str(args.run_folder)  # wherever it was when it was trained
+        if cfg.get('resume') and not {'resume', 'load_from'} & args.cfg_options.keys():
+            cfg.resume, cfg.load_from = False, None  # of a session that went on
     if 'launcher' in args:
         cfg.launcher = args.launcher
         name = Path(args.config).stem

@@ -69,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch', type=int, help='images (1, of training 8)')
     parser.add_argument('--rounds', type=int, default=9, help='measurements of each')
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
-    parser.add_argument('--config', help='detector of the loops')
-    parser.add_argument('--checkpoint', help='its trained weights')
+    parser.add_argument('--config', help="detector of the loops, or a run's folder")
+    parser.add_argument('--checkpoint', help="its trained weights, or a run's folder")
     add_cfg_options(parser)
     parser.add_argument(
         '-o', '--out', type=parse_new_file, help='a new file for the tables'

@@ -12,7 +12,7 @@ from .arguments import read_config
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument('src', help='checkpoint to read')
+    parser.add_argument('src', help="checkpoint to read, or a run's folder")
     parser.add_argument('dst', help='file to write, which must not exist')
     parser.add_argument(
         '--to',

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 from ..deploy.formats import FORMATS, check_format
 from ..utils.errors import UserError
 from ..utils.files import require_file
-from .arguments import add_config, load_config
+from .arguments import add_detector, load_config
 
 if TYPE_CHECKING:
     from ..deploy.export import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_detector(parser, 'checkpoint file')
     parser.add_argument(
         '--to', required=True, type=parse_format, help=', '.join(FORMATS)
     )

@@ -23,12 +23,11 @@ from contextlib import closing
 
 from ..utils.errors import UserError
 from ..utils.files import check_folder, check_new_folder
-from .arguments import add_config, add_threshold, load_config, require_file
+from .arguments import add_detector, add_threshold, load_config, require_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint, or exported file or folder')
+    add_detector(parser, 'checkpoint, or exported file or folder')
     parser.add_argument('input', help='image, video, folder or quoted pattern')
     parser.add_argument(
         '--out-dir', help='a new folder (./predictions/<date and time>)'

@@ -8,12 +8,11 @@ score of --score-thr, by class.
 import argparse
 
 from ..utils.files import PICKLES, check_folder, check_new_file
-from .arguments import add_config, add_run, add_threshold, load_config
+from .arguments import add_detector, add_run, add_threshold, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
-    parser.add_argument('checkpoint', help='checkpoint, or exported file or folder')
+    add_detector(parser, 'checkpoint, or exported file or folder')
     add_run(parser)
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'

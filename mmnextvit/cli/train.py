@@ -20,12 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const='latest',
         metavar='FILE',
-        help="continue a run: the work dir's last one, or that of a checkpoint file",
+        help="continue a run: the work dir's last one, or that of a checkpoint file or "
+        "of another run's folder",
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate with the batch size over all processes',
+    )
+    parser.add_argument(
+        '--log',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='NAME',
+        help='log to tensorboard, wandb, mlflow, clearml as well',
     )
 
 
@@ -34,5 +43,9 @@ def run(args: argparse.Namespace) -> 'Runner':
 
     cfg = load_config(args)
     return train(
-        cfg, resume=args.resume, amp=args.amp, auto_scale_lr=args.auto_scale_lr
+        cfg,
+        resume=args.resume,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        loggers=args.log,
     )

@@ -40,3 +40,10 @@ def list_samples(data_list: Iterable[dict]) -> list[Sample]:
             )
         )
     return samples
+
+
+def list_datasets(dataset: object) -> list:
+    """The datasets inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
+    if hasattr(dataset, 'datasets'):
+        return [inner for part in dataset.datasets for inner in list_datasets(part)]
+    return list_datasets(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]

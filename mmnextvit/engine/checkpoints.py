@@ -3,6 +3,7 @@
 A run may end at any moment: whatever it leaves behind, ``--resume`` must go on from it.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -23,9 +24,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..utils.errors import MissingFileError, UserError
-from ..utils.files import atomic_write, atomic_write_text, read_short_text
+from ..utils.files import (
+    atomic_write,
+    atomic_write_text,
+    give_name,
+    read_short_text,
+)
 from ..utils.messages import shorten
 from ..weights.reader import read_checkpoint
+from .runs import BEST_FILE, LAST_FILE
 
 write_checkpoint = mmengine.runner.checkpoint.save_checkpoint  # MMEngine's
 LAST = 'last_checkpoint'  # file in a work dir that names its last checkpoint
@@ -34,7 +41,10 @@ LAST = 'last_checkpoint'  # file in a work dir that names its last checkpoint
 LAST_VALIDATION = 'last_validation'
 INTERRUPTED = 'interrupted.pth'  # what a signal has saved, beside the checkpoints
 # What else is written in a work dir while a run trains.
-OTHERS = (LAST, LAST_VALIDATION, INTERRUPTED, 'predictions.jpg')
+OTHERS = (
+    *(LAST, LAST_VALIDATION, INTERRUPTED, BEST_FILE, LAST_FILE),
+    'predictions.jpg',
+)
 OUTDATED = 'outdated_ckpts'  # what a run is about to remove, among its information
 
 
@@ -70,9 +80,14 @@ class WholeCheckpointHook(CheckpointHook):
     ``last_checkpoint`` names it only then. What was about to be removed when a run was
     killed is removed when it goes on. A run knows its files by their names alone, so
     that one which goes on in another folder leaves those of the first alone.
+
+    ``last.pth`` is a second name of the newest checkpoint, and ``best.pth`` of the best
+    one, or of the newest where none is known to be best. Both are there from the first
+    checkpoint on, and a training that ends leaves one, whatever its ``interval``.
     """
 
     file_backend: Any
+    _newest = 0  # the iteration of the newest checkpoint
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -87,13 +102,25 @@ class WholeCheckpointHook(CheckpointHook):
                 self.best_ckpt_path_dict[indicator] = path
         if is_main_process():
             self._remove_scratch(runner)
+        self._newest = runner.iter
+        if runner._resume:  # it may have been killed before the names were given
+            self.name_checkpoints(find_named_last(runner.work_dir, self.out_dir))
         self._remove_outdated(runner)
         self.file_backend = _Removals(self.file_backend, runner)
         report_finished(runner)
 
+    def after_train(self, runner: Runner) -> None:
+        behind = self._newest < runner.iter
+        if behind and (self.save_last or self.last_ckpt is None):
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            step = meta['epoch' if self.by_epoch else 'iter']
+            self._save_checkpoint_with_step(runner, step, meta)
+        super().after_train(runner)
+
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         super()._save_best_checkpoint(runner, metrics)
         if self.save_best:  # otherwise `Runner.val` may come without a training
+            self.name_checkpoints(None)
             self._remove_outdated(runner)
 
     def _save_checkpoint_with_step(
@@ -120,9 +147,40 @@ class WholeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        self._newest = meta['iter']
         if is_main_process():
             atomic_write_text(Path(runner.work_dir, LAST), self.last_ckpt)
+        self.name_checkpoints(Path(self.last_ckpt))
         self._remove_outdated(runner)
+
+    def name_checkpoints(self, newest: Path | None) -> None:
+        """Gives the newest and the best checkpoint their second names.
+
+        Args:
+            newest: A file; ``None`` where the newest one stays the newest.
+        """
+        if not is_main_process() or '://' in self.out_dir:
+            return
+        best, last = Path(self.out_dir, BEST_FILE), Path(self.out_dir, LAST_FILE)
+        if newest is not None and newest.is_file():
+            give_name(newest, last)
+        found = [Path(p) for p in self._list_best() if p is not None]
+        source = next((path for path in found if path.is_file()), None)
+        # A best one that is not where it is to be may still have the name.
+        if source is None and last.is_file() and not (found and best.is_file()):
+            source = last
+        if source is not None:
+            give_name(source, best)
+            if not last.is_file():
+                give_name(source, last)
+
+    def _list_best(self) -> list[str | None]:
+        """The paths of the best checkpoints by each score, the first score first."""
+        if not self.save_best:
+            return []
+        if len(self.key_indicators) == 1:
+            return [self.best_ckpt_path]
+        return [self.best_ckpt_path_dict.get(key) for key in self.key_indicators]
 
     def _locate(self, path: str) -> str:
         """Where a file of the run is now, whose folder may have been another."""
@@ -184,6 +242,12 @@ class _Removals:
 def name_of(path: str) -> str:
     """The name of a file on whichever system its path was written."""
     return re.split(r'[\\/]', path)[-1]
+
+
+def find_named_last(work_dir: str, folder: str) -> Path | None:
+    """The checkpoint in a folder that ``last_checkpoint`` of a run's folder names."""
+    last = Path(work_dir, LAST)
+    return Path(folder, name_of(read_short_text(last))) if last.is_file() else None
 
 
 def report_finished(runner: Runner) -> None:
@@ -320,6 +384,27 @@ def check_sums(path: Path) -> None:
         raise UserError(problem, file=path)
 
 
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, each once; second names come last."""
+    paths = sorted(folder.glob('*.pth'))
+    paths.sort(key=lambda path: path.name in (BEST_FILE, LAST_FILE))
+    files: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):  # a link to nothing
+            status = path.stat()
+            files.setdefault((status.st_dev, status.st_ino), path)
+    return list(files.values())
+
+
+def find_own_name(path: Path) -> Path:
+    """The name that a run gave a checkpoint, for ``best.pth`` or ``last.pth``."""
+    if path.name in (BEST_FILE, LAST_FILE):
+        for other in list_checkpoints(path.parent):
+            if other.samefile(path):
+                return other
+    return path
+
+
 def find_last_checkpoint(work_dir: Path, folder: Path) -> tuple[Path, list[str]]:
     """The checkpoint that a run was to go on from, or else its newest whole one.
 
@@ -351,8 +436,8 @@ def find_last_checkpoint(work_dir: Path, folder: Path) -> tuple[Path, list[str]]
         skipped.append(str(error))
     except OSError as error:
         skipped.append(f'{last}: {error.strerror}')
-    paths = sorted(folder.glob('*.pth'))
-    best = [path for path in paths if path.name.startswith('best_')]
+    paths = list_checkpoints(folder)
+    best = [path for path in paths if path.name.startswith(('best_', BEST_FILE))]
     whole = []
     for path in [path for path in paths if path not in best] or best:
         try:

@@ -7,17 +7,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..datasets.faults import describe_remarks
+from ..datasets.samples import list_datasets
 from ..recipes import check_followed
 from ..utils.errors import UserError
 from ..utils.messages import first_few
 from .runner import unwrap_model
-
-
-def list_datasets(dataset: object) -> list:
-    """The datasets inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
-    if hasattr(dataset, 'datasets'):
-        return [inner for part in dataset.datasets for inner in list_datasets(part)]
-    return list_datasets(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
 
 
 def list_class_counts(model: nn.Module) -> dict[str, int]:

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from ..utils.errors import Terminated
 from ..utils.files import atomic_write_text, read_short_text
-from .checkpoints import INTERRUPTED, LAST
+from .checkpoints import INTERRUPTED, LAST, WholeCheckpointHook
 from .hooks import DeployHook
 from .loops import ResumableLoop
 from .progress import collect_progress
@@ -185,6 +185,9 @@ class InterruptHook(Hook):
         if not is_main_process():
             sys.exit(128 + self.signals.number)  # the first process says all
         atomic_write_text(Path(runner.work_dir, LAST), str(path))
+        for hook in runner.hooks:
+            if isinstance(hook, WholeCheckpointHook):
+                hook.name_checkpoints(path)
         raise interrupt(
             self.signals.number,
             f'{iteration} iterations are saved in {path}, from where --resume goes on',

@@ -22,6 +22,7 @@ from mmengine.model import (
 )
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -30,8 +31,10 @@ from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
 from ..weights.loading import adapt, check
 from .config_faults import check_numbers
+from .loggers import guard_backends
 from .progress import collect_progress
 from .shared_batches import SharedBatches
+from .terminal import TerminalHook, drop_noise, quieten, release, released
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -166,7 +169,29 @@ class ResumableRunner(Runner):
             if isinstance(handler, logging.FileHandler) and stream:
                 # In every locale, whatever the names of the classes are.
                 stream.reconfigure(encoding='utf-8', errors='backslashreplace')
+        quieten(logger)
         return logger
+
+    def build_visualizer(self, *args: Any, **kwargs: Any) -> Visualizer:
+        visualizer = super().build_visualizer(*args, **kwargs)
+        guard_backends(visualizer)
+        return visualizer
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().register_hooks(*args, **kwargs)
+        self.register_hook(TerminalHook())
+
+    def train(self) -> nn.Module:
+        with released(self.logger):
+            try:
+                return super().train()
+            except BaseException:
+                self.visualizer.close()  # MMEngine does so after a whole run only
+                raise
+
+    def test(self) -> dict[str, float]:
+        with released(self.logger):
+            return super().test()
 
     @staticmethod
     def build_dataloader(
@@ -277,7 +302,13 @@ def build_runner(cfg: Config) -> Runner:
     if not is_cuda_available():
         keep_freed_memory()
     on_cpus = launcher != 'none' and not is_cuda_available()
-    return (CPURunner if on_cpus else ResumableRunner).from_cfg(RunConfig(cfg))
+    runner = CPURunner if on_cpus else ResumableRunner
+    drop_noise(MMLogger.get_current_instance())  # what tells of the runner's making
+    try:
+        return runner.from_cfg(RunConfig(cfg))
+    except BaseException:
+        release(MMLogger.get_current_instance())
+        raise
 
 
 def unwrap_model(runner: Runner) -> nn.Module:

@@ -14,11 +14,24 @@ from .checkpoints import (
     LAST_VALIDATION,
     find_checkpoint_folder,
     find_last_checkpoint,
+    find_own_name,
+    list_checkpoints,
     read_whole,
 )
 from .hooks import CheckpointFitHook
 from .loops import resumable
+from .runs import (
+    BEST_FILE,
+    LAST_FILE,
+    check_is_folder,
+    describe_missing,
+    find_run_checkpoint,
+    is_folder,
+    list_places,
+)
 
+# What a run's config has already, which is that of a training.
+OURS = 'BestScoresHook', 'ResumeHook', 'TrainingStateHook'
 FIT_HOOKS = 'CheckpointFitHook', 'mmdet.CheckpointFitHook', CheckpointFitHook
 
 
@@ -29,8 +42,8 @@ def find_checkpoint_to_resume(
 
     Args:
         work_dir: The folder of the run.
-        resume: A checkpoint file, 'latest' for the last one of ``work_dir``, or
-            ``None`` for a new run.
+        resume: A checkpoint file, or the folder of a run for its last one; 'latest'
+            for the last one of ``work_dir``, or ``None`` for a new run.
         folder: The folder of the run's checkpoints, if it is another one.
 
     Raises:
@@ -52,6 +65,8 @@ def find_checkpoint_to_resume(
             print(f'Resuming {path}, the newest whole checkpoint of {folder}, since:')
             print(*(f'- {reason}' for reason in skipped), sep='\n', flush=True)
         return str(path)
+    if resume is not None and is_folder(resume):
+        resume = str(find_last_of_run(resume))
     if resume is not None:
         require_file(resume, 'checkpoint')
     own = resume and Path(resume).resolve().parent == folder.resolve()
@@ -63,7 +78,21 @@ def find_checkpoint_to_resume(
         )
     if resume and '://' not in resume:
         read_whole(Path(resume).expanduser())
+        resume = str(find_own_name(Path(resume).expanduser()))
     return resume
+
+
+def find_last_of_run(path: str) -> Path:
+    """The checkpoint that the run in a folder is to go on from.
+
+    Raises:
+        MissingFileError: There is none.
+    """
+    folder = check_is_folder(path)
+    for place in list_places(folder):
+        if list_checkpoints(place):
+            return find_last_checkpoint(folder, place)[0]
+    raise describe_missing(folder, folder, None)
 
 
 def check_run_files(work_dir: Path, folder: Path) -> None:
@@ -76,7 +105,9 @@ def check_run_files(work_dir: Path, folder: Path) -> None:
     Raises:
         UserError: Something of that name is no plain file.
     """
-    for path in (work_dir / LAST, work_dir / LAST_VALIDATION, folder / INTERRUPTED):
+    written = INTERRUPTED, BEST_FILE, LAST_FILE
+    paths = work_dir / LAST, work_dir / LAST_VALIDATION, *(folder / n for n in written)
+    for path in paths:
         try:
             if path.exists():
                 check_is_file(path)
@@ -121,11 +152,14 @@ def make_training_config(
     if checkpoint:
         cfg.load_from = checkpoint
     elif load_from is not None:
-        require_file(load_from, 'load_from: checkpoint')
+        if is_folder(load_from):
+            cfg.load_from = str(find_run_checkpoint(load_from))
+        require_file(cfg.load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
     cfg.train_cfg = resumable(cfg.train_cfg)
     own = [dict(type='ResumeHook'), dict(type='BestScoresHook')]
-    custom = [*(cfg.get('custom_hooks') or []), *own]
+    kept = [h for h in cfg.get('custom_hooks') or [] if h['type'] not in OURS]
+    custom = [*kept, *own]
     hooks = [*(cfg.get('default_hooks') or {}).values(), *custom]
     if not any(hook and hook['type'] in FIT_HOOKS for hook in hooks):
         custom.append(dict(type='TrainingStateHook'))

@@ -244,6 +244,29 @@ def atomic_write_text(
         scratch.write_text(text, encoding='utf-8')
 
 
+def give_name(file: Path, path: Path) -> None:
+    """Gives a file a second name, in the place of whatever file has it.
+
+    It is a hard link: it takes no space, never dangles, and stays a file where its
+    folder is moved, packed or uploaded. Where the file system has none it is a copy.
+    At every moment the name stands for a whole file, the one before or this one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = Path(os.path.realpath(path.parent), path.name)  # a link is not followed
+    if not path.is_symlink() and path.exists() and path.samefile(file):
+        return
+    with _scratch(path) as new:
+        try:
+            os.link(os.path.realpath(file), new / path.name)
+        except OSError:
+            shutil.copyfile(file, new / path.name)
+            _sync(new / path.name)
+        os.replace(new / path.name, path)
+    _sync(path.parent, contents=False)
+
+
 def _name_target(error: OSError, path: Path, new: Path) -> None:
     """Names in an error what the user knows, in place of what is hidden.
 

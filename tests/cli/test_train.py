@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import sys
 
+from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine.lock import training_lock
 
 import numpy as np
@@ -13,12 +15,16 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
-from tests.helpers.commands import refusal, run_here
+from tests.conftest import TINY
+from tests.helpers.commands import call_here, refusal, run_here
 from tests.helpers.full_disk import limit_file_size
 from tests.helpers.kill_training import kill_training
-from tests.helpers.tiny_run import run_tool
+from tests.helpers.tiny_run import ROOT, run_command, run_tool
 
 pytestmark = pytest.mark.slow
+
+# A backbone that takes no time.
+SMALL = [f'model.backbone.arch.{key}={list(value)}' for key, value in TINY.items()]
 
 
 def read(path):
@@ -84,6 +90,32 @@ def test_resume_goes_on_as_if_it_had_not_stopped(copy, trained):
         assert torch.allclose(state['momentum_buffer'], momentum, atol=1e-5)
 
 
+def test_what_is_printed_before_the_first_iteration(tmp_path):
+    """In a process: what libraries say while they are imported counts."""
+    data = tmp_path / 'shapes'
+    make_demo_data(data, train=6, val=4, size=64, seed=0)
+    call_here('new', 'shapes', '--imgsz', 64, cwd=tmp_path)
+    output = run_command(
+        *(sys.executable, '-m', 'mmnextvit', 'train', 'shapes.py'),
+        *('--cfg-options', 'max_epochs=1', *SMALL),
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+        warm=False,
+    )
+    before, first, after = output.partition('Epoch(train) [1]')
+    lines = before.splitlines()
+    assert first and len(lines) <= 30, before
+    assert re.search('classes +3: circle, square, triangle', before)
+    assert re.search('train +6 images, [0-9]+ boxes', before)
+    assert not re.search('deprecat|future|upcoming', output, re.IGNORECASE), output
+    assert 'System environment' not in output and 'custom_hooks=' not in output
+    assert re.search('lr: .* eta: [0-9:]+ .* loss: .* memory: [0-9]+', after)
+    (log,) = tmp_path.glob('work_dirs/shapes/*/*.log')
+    logged = log.read_text()
+    assert 'System environment' in logged and 'custom_hooks=' in logged
+    assert re.search(f'log +{log}', before)
+
+
 def test_amp_and_a_bad_loss(copy, capfd):
     """A third epoch in bfloat16, and a fourth that an infinite loss stops."""
     work_dir = copy / 'work_dirs' / 'tiny'
@@ -111,7 +143,9 @@ def test_amp_and_a_bad_loss(copy, capfd):
         cwd=copy,
         capfd=capfd,
     )
-    assert "type='AnyDeviceAmpOptimWrapper'" in output
+    newest = max(work_dir.glob('*/*.log'))
+    assert "type='AnyDeviceAmpOptimWrapper'" in newest.read_text()
+    assert 'learning rate 0.01, mixed precision' in output
     assert 'resumed epoch: 2, iter: 6' in output
     assert read(work_dir / 'epoch_3.pth')['optimizer']['loss_scaler'] == {}
 

@@ -1,5 +1,6 @@
 """Whatever ends a run, it leaves a checkpoint to go on from, and other runs' files."""
 
+import errno
 import os
 import re
 import shutil
@@ -34,6 +35,12 @@ def read(path: Path | str) -> dict:
     return dict(CheckpointLoader.load_checkpoint(str(path), map_location='cpu'))
 
 
+def check_second_names(folder: Path, best: str, last: str) -> None:
+    """``best.pth`` and ``last.pth`` stand for these files, and take no space."""
+    assert (folder / 'best.pth').samefile(folder / best)
+    assert (folder / 'last.pth').samefile(folder / last)
+
+
 # A new best after epochs 1, 2 and 4; with two files kept, one is removed from the third
 # epoch on.
 SCORES = [0.1, 0.2, 0.1, 0.3]
@@ -42,9 +49,83 @@ SCORES = [0.1, 0.2, 0.1, 0.3]
 def test_files_of_a_run(tmp_path):
     run = build_scripted_run(tmp_path, SCORES, max_keep_ckpts=2)
     run.train()
-    assert names(tmp_path) == ['best_score_epoch_4.pth', 'epoch_3.pth', 'epoch_4.pth']
+    assert names(tmp_path) == [
+        *('best.pth', 'best_score_epoch_4.pth', 'epoch_3.pth', 'epoch_4.pth'),
+        'last.pth',
+    ]
     assert (tmp_path / 'last_checkpoint').read_text() == f'{tmp_path}/epoch_4.pth'
+    check_second_names(tmp_path, 'best_score_epoch_4.pth', 'epoch_4.pth')
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith('.')] == []
+
+
+@pytest.mark.parametrize(
+    'settings, best, last',
+    [
+        (dict(save_best=None), 'epoch_4.pth', 'epoch_4.pth'),
+        (dict(interval=3), 'best_score_epoch_4.pth', 'epoch_4.pth'),
+        (dict(interval=3, save_last=False), 'best_score_epoch_4.pth', 'epoch_4.pth'),
+        (dict(interval=9), 'best_score_epoch_4.pth', 'epoch_4.pth'),
+        (dict(interval=-1, save_last=False), 'best_score_epoch_4.pth', 'epoch_4.pth'),
+        (dict(interval=3, by_epoch=False), 'best_score_iter_8.pth', 'iter_8.pth'),
+        (
+            dict(interval=9, by_epoch=False, save_best=None, save_last=False),
+            *('iter_8.pth', 'iter_8.pth'),
+        ),
+    ],
+)
+def test_best_and_last_are_always_there(tmp_path, settings, best, last):
+    build_scripted_run(tmp_path, SCORES, **settings).train()
+    check_second_names(tmp_path, best, last)
+
+
+def test_best_and_last_beside_checkpoints_elsewhere(tmp_path):
+    build_scripted_run(tmp_path / 'run', SCORES, out_dir=str(tmp_path / 'big')).train()
+    assert names(tmp_path / 'run') == []
+    check_second_names(
+        tmp_path / 'big' / 'run', 'best_score_epoch_4.pth', 'epoch_4.pth'
+    )
+
+
+def test_where_the_file_system_has_no_hard_links(tmp_path, monkeypatch):
+    """As exFAT, and many network drives: they are copies then."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, 'link', refuse)
+    build_scripted_run(tmp_path, SCORES, max_keep_ckpts=1).train()
+    for name, source in (
+        ('best.pth', 'best_score_epoch_4.pth'),
+        ('last.pth', 'epoch_4.pth'),
+    ):
+        assert (tmp_path / name).read_bytes() == (tmp_path / source).read_bytes()
+        assert not (tmp_path / name).samefile(tmp_path / source)
+    assert names(tmp_path, '.*') == []
+
+
+def test_a_stopped_training_leaves_its_last_epoch(tmp_path):
+    """Early stopping ends it between two checkpoints."""
+    stop = dict(type='EarlyStoppingHook', monitor='score', rule='greater', patience=1)
+    build_scripted_run(tmp_path, [0.3, 0.2, 0.1], hooks=(stop,), interval=3).train()
+    check_second_names(tmp_path, 'best_score_epoch_1.pth', 'epoch_2.pth')
+
+
+@pytest.mark.parametrize('name', ['last.pth', 'epoch_3.pth'])
+def test_resume_by_either_name(copy, name):
+    assert find_checkpoint_to_resume(copy, str(copy / name)) == f'{copy}/epoch_3.pth'
+    assert find_checkpoint_to_resume(copy, str(copy)) == f'{copy}/epoch_3.pth'
+    (copy / 'best.pth').unlink()
+    build_scripted_run(copy, SCORES[:3], copy / 'epoch_3.pth').train()
+    check_second_names(copy, 'best_score_epoch_2.pth', 'epoch_3.pth')
+    shutil.copytree(copy, copy.with_name('again'))  # which makes files of their own
+    again = copy.with_name('again')
+    assert find_checkpoint_to_resume(again, str(again / name)) == str(again / name)
+
+
+def test_last_is_resumed_where_nothing_else_is_left(copy):
+    for path in (*copy.glob('epoch_*'), copy / 'last_checkpoint'):
+        path.unlink()
+    assert find_checkpoint_to_resume(copy, 'latest') == str(copy / 'last.pth')
 
 
 @pytest.mark.slow
@@ -98,12 +179,15 @@ def check_going_on(folder, straight, train):
     last = folder / 'last_checkpoint'
     if last.exists():
         assert Path(last.read_text()).is_file()
+    if len(names(folder, 'epoch_*')) > 1:
+        assert {'best.pth', 'last.pth'} <= set(names(folder))
     train(find_checkpoint_to_resume(folder, 'latest'))
     assert names(folder, '.*') == []
     assert names(folder, 'epoch_*') == names(straight, 'epoch_*')
     ended, expected = read(folder / 'epoch_4.pth'), read(straight / 'epoch_4.pth')
     best = Path(ended['message_hub']['runtime_info']['best_ckpt'])
     assert best.is_file() and best.parent == folder
+    check_second_names(folder, best.name, 'epoch_4.pth')
     # MMEngine's loop does not make up a validation that was interrupted: a best file
     # that was saved just then is known to no checkpoint.
     assert len(names(folder, 'best_*')) <= 2
@@ -128,8 +212,10 @@ def run(tmp_path_factory):
     """A folder with the checkpoints of three epochs."""
     folder = tmp_path_factory.mktemp('first') / 'run'
     build_scripted_run(folder, SCORES[:3]).train()
-    assert names(folder) == ['best_score_epoch_2.pth'] + [
-        f'epoch_{i}.pth' for i in (1, 2, 3)
+    assert names(folder) == [
+        *('best.pth', 'best_score_epoch_2.pth'),
+        *(f'epoch_{i}.pth' for i in (1, 2, 3)),
+        'last.pth',
     ]
     return folder
 
@@ -137,7 +223,11 @@ def run(tmp_path_factory):
 @pytest.fixture
 def copy(run, tmp_path):
     """A copy of it, of which some part may be missing or damaged."""
-    return Path(shutil.copytree(run, tmp_path / 'copy'))
+    folder = Path(shutil.copytree(run, tmp_path / 'copy'))
+    for name, source in (('best', 'best_score_epoch_2'), ('last', 'epoch_3')):
+        (folder / f'{name}.pth').unlink()
+        os.link(folder / f'{source}.pth', folder / f'{name}.pth')
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -152,8 +242,13 @@ def copy(run, tmp_path):
             'epoch_3.pth: .*damaged: .*/data/',
         ),
         (
-            lambda f: (f / 'epoch_3.pth').unlink(),
+            lambda f: [(f / name).unlink() for name in ('epoch_3.pth', 'last.pth')],
             'epoch_2.pth',
+            'names epoch_3.pth, which is not in',
+        ),
+        (
+            lambda f: (f / 'epoch_3.pth').unlink(),
+            'last.pth',
             'names epoch_3.pth, which is not in',
         ),
         (lambda f: (f / 'last_checkpoint').unlink(), 'epoch_3.pth', 'last_checkpoint:'),

@@ -113,9 +113,8 @@ def check_last(runner, message, epoch):
     """The last good checkpoint is there, whole, finite, and the message names it."""
     path = f'{runner.work_dir}/epoch_{epoch}.pth'
     assert path in message
-    assert [p.name for p in Path(runner.work_dir).glob('*.pth')] == [
-        f'epoch_{epoch}.pth'
-    ]
+    names = {p.name for p in Path(runner.work_dir).glob('*.pth')}
+    assert names == {f'epoch_{epoch}.pth', 'best.pth', 'last.pth'}
     state = CheckpointLoader.load_checkpoint(path)['state_dict']
     assert all(tensor.isfinite().all() for tensor in state.values())
     Net().load_state_dict(state)
@@ -188,9 +187,10 @@ def test_weights_that_an_update_made_bad_are_not_saved(tmp_path, by_epoch):
     )
     message = stopped(runner)
     assert message.startswith('Parameter root is NaN or infinite after ')
-    names = [p.name for p in tmp_path.glob('*.pth')]
-    assert names == ['epoch_1.pth' if by_epoch else 'iter_4.pth']
-    assert names[0] in message
+    last = 'epoch_1.pth' if by_epoch else 'iter_4.pth'
+    names = {p.name for p in tmp_path.glob('*.pth')}
+    assert names == {last, 'best.pth', 'last.pth'}
+    assert last in message
 
 
 def test_the_last_good_checkpoint_is_not_removed_for_a_bad_one(tmp_path):

@@ -51,9 +51,10 @@ def build_scripted_run(
     resume: Path | str | None = None,
     epochs: int | None = None,
     hooks: tuple = (),
+    batches: int = 2,
     **checkpoint: object,
 ) -> Runner:
-    """A run of as many epochs as it has scores, of two iterations each.
+    """A run of as many epochs as it has scores, of two iterations each by default.
 
     Args:
         work_dir: Its folder.
@@ -61,10 +62,11 @@ def build_scripted_run(
         resume: The checkpoint to go on from.
         epochs: After how many it ends, if not after all.
         hooks: Further ones.
+        batches: Iterations of an epoch.
         checkpoint: Arguments of ``CheckpointHook``.
     """
     settings = dict(type='CheckpointHook', save_best='score', rule='greater')
-    data = [dict(inputs=torch.ones(1)), dict(inputs=torch.ones(1))]
+    data = [dict(inputs=torch.ones(1)) for _ in range(batches)]
     return Runner(
         Line(),
         str(work_dir),
