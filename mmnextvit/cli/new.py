@@ -6,9 +6,6 @@ moved or changed.
 """
 
 import argparse
-import re
-from keyword import iskeyword
-from pathlib import Path
 
 from .arguments import check_new_config
 
@@ -31,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from ..folder_import.new import Options, write_config
+    from ..folder_import.trained import name_config
 
     options = Options(
         folder=args.folder,
@@ -42,13 +40,3 @@ def run(args: argparse.Namespace) -> None:
         skip_missing=args.skip_missing,
     )
     print(write_config(options))
-
-
-def name_config(folder: str) -> str:
-    """The config's file name for a folder: ``blood_cells.py`` for ``Blood cells/``."""
-    path = Path(folder).resolve()
-    stem = path.stem if path.is_file() else path.name
-    name = re.sub(r'\W+', '_', stem).strip('_').lower()
-    if not name.isidentifier() or iskeyword(name):
-        name = f'data_{name}'.rstrip('_')
-    return f'{name}.py'

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         check_folder('predictions')
 
-    from ..apis import load_predictor
+    from ..apis import Predictor
     from ..datasets.sources import find_files
     from ..deploy.exported import is_exported
     from ..engine.prediction import open_results, predict_files
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.feature_maps:
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
-    predictor = load_predictor(cfg, args.checkpoint, args.device, args.amp)
+    predictor = Predictor(cfg, args.checkpoint, args.device, args.amp)
     used = predictor.find_thresholds(args.score_thr)
     by_class = isinstance(used, list) and dict(zip(predictor.classes, used))
     about = {

@@ -1,0 +1,384 @@
+"""Detectors for images in memory or in files, from a run, a checkpoint or an export."""
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor
+
+from .datasets.image_inputs import Input, load_input
+from .deploy.exported import (
+    check_classes,
+    is_exported,
+    open_exported,
+    to_instances,
+    user_errors,
+)
+from .deploy.finite import check_finite
+from .engine.configs import open_config
+from .engine.runner import (
+    build_array_pipeline,
+    check_amp,
+    choose_device,
+    load_detector,
+    read_test_metainfo,
+)
+from .engine.runs import find_run, find_run_checkpoint
+from .models.fold import fold_batchnorms, set_memory_format
+from .runtime import (
+    MAX_BATCH,
+    BestScores,
+    MinScores,
+    Objects,
+    Threshold,
+    find_thresholds,
+)
+from .utils.errors import MissingFileError, UserError
+from .utils.files import require_file
+from .utils.messages import shorten
+from .visualization.feature_maps import collect_feature_maps
+from .visualization.predictions import keep_high
+
+Source: TypeAlias = (
+    Config | str | os.PathLike | Any
+)  # or what has a work_dir, as a Runner
+
+
+class Network(Protocol):
+    """What finds objects in images.
+
+    Attributes:
+        classes: Names of the labels.
+        palette: Their colours, as MMDetection's visualizer takes them.
+        best_scores: The best minimum scores that the file has, if any.
+        file: The checkpoint or exported file, for messages.
+    """
+
+    classes: list[str]
+    palette: object
+    best_scores: BestScores | None
+    file: str
+
+    def detect(
+        self, images: Iterable[np.ndarray], min_score: float
+    ) -> Iterator[DetDataSample]:
+        """The detections in each image (H, W, 3), BGR, uint8.
+
+        There are all from a score on, and there may be lower ones.
+        """
+
+    def detect_with_maps(
+        self, image: np.ndarray
+    ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
+        """As :meth:`Predictor.detect_with_maps`, with detections of all scores."""
+
+
+class CheckpointNetwork:
+    """A config's detector with the weights of a checkpoint.
+
+    Its BatchNorms are folded, which changes results by rounding only.
+
+    Args:
+        cfg: Config of the detector. Its test data give the names of the classes where
+            the checkpoint has none.
+        checkpoint: Checkpoint, all of which must fit.
+        device: 'cpu', 'cuda:0', ...; by default a GPU where there is one.
+        amp: Whether to compute in mixed precision (bfloat16 on a CPU).
+
+    Raises:
+        UserError: The checkpoint does not fit, or the device is not there.
+    """
+
+    def __init__(
+        self, cfg: Config, checkpoint: str, device: str | None, amp: bool
+    ) -> None:
+        require_file(checkpoint, 'checkpoint')
+        model = load_detector(copy.deepcopy(cfg), checkpoint, choose_device(device))
+        if amp:
+            check_amp(model)
+        meta = model.dataset_meta
+        palette = read_test_metainfo(cfg).get('palette') or meta.get('palette')
+        self.classes = list(meta['classes'])
+        self.palette = palette or 'random'
+        self.best_scores = model.best_scores
+        self.file = checkpoint
+        self.model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
+        self.amp = amp
+        self.pipeline = build_array_pipeline(cfg)
+
+    def detect(
+        self, images: Iterable[np.ndarray], min_score: float
+    ) -> Iterator[DetDataSample]:
+        """Images that come out of the pipeline alike go through the network at once."""
+        prepared = map(self._prepare, images)
+        for _, alike in groupby(prepared, lambda one: one['inputs'].shape):
+            while batch := list(islice(alike, MAX_BATCH)):
+                yield from self._run(batch)
+
+    def detect_with_maps(
+        self, image: np.ndarray
+    ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
+        one = self._prepare(image)
+        resized = one['inputs'].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
+        with collect_feature_maps(self.model) as maps:
+            (sample,) = self._run([one])
+        return sample, cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), maps
+
+    def _prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """The image as the test pipeline makes it."""
+        return self.pipeline(dict(img=image, img_id=0))
+
+    def _run(self, batch: Sequence[dict[str, Any]]) -> list[DetDataSample]:
+        device = next(self.model.parameters()).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=self.amp):
+            return self.model.test_step(pseudo_collate(batch))
+
+
+class ExportedNetwork:
+    """A file or folder that ``mmnextvit export`` wrote.
+
+    Args:
+        cfg: Config that it was exported with, if that is at hand.
+        path: Exported file or folder.
+        device: As of :class:`mmnextvit.runtime.Detector`.
+
+    Raises:
+        UserError: The file cannot be used, holds NaN, or has other classes than the
+            test data.
+    """
+
+    def __init__(self, cfg: Config | None, path: str, device: str | None) -> None:
+        self.detector = open_exported(path, device or 'cpu')
+        check_finite(path)
+        metainfo = {} if cfg is None else check_classes(cfg, self.detector)
+        self.classes = list(self.detector.classes)
+        self.palette = metainfo.get('palette', 'random')
+        self.best_scores = self.detector.metadata.get('best_scores')
+        self.file = path
+
+    def detect(
+        self, images: Iterable[np.ndarray], min_score: float
+    ) -> Iterator[DetDataSample]:
+        for detections in self.detector.detect(images, min_score):
+            yield DetDataSample(pred_instances=to_instances(detections))
+
+    def detect_with_maps(
+        self, image: np.ndarray
+    ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
+        raise UserError(
+            'feature maps (--feature-maps) need a checkpoint: exported files keep none'
+        )
+
+
+def open_network(
+    source: Source,
+    checkpoint: str | os.PathLike | None,
+    device: str | None,
+    amp: bool,
+) -> Network:
+    """What :class:`Predictor` predicts with; its arguments."""
+    if checkpoint is None:
+        source, checkpoint = find_parts(source)
+    if is_run(source):
+        source = find_run(source).config
+    if is_run(checkpoint):
+        checkpoint = find_run_checkpoint(checkpoint)
+    checkpoint = os.fspath(checkpoint)
+    cfg = None if source is None else open_config(source)
+    if cfg is None or is_exported(checkpoint):
+        if amp:
+            raise UserError('--amp: an exported file computes as it was exported')
+        return ExportedNetwork(cfg, checkpoint, device)
+    return CheckpointNetwork(cfg, checkpoint, device, amp)
+
+
+def find_parts(source: Source) -> tuple[Source | None, str | os.PathLike]:
+    """The config and the checkpoint that one thing stands for.
+
+    Returns:
+        No config for an exported file.
+
+    Raises:
+        UserError: It does not stand for both.
+    """
+    place = source
+    if not isinstance(source, Config):
+        place = getattr(source, 'work_dir', source)
+    if is_run(place):
+        run = find_run(place)
+        return run.config, run.checkpoint
+    if isinstance(place, (str, os.PathLike)):
+        path = os.fspath(place)
+        if not Path(path).exists():
+            raise MissingFileError(f'{path} does not exist')
+        if is_exported(path):
+            return None, path
+    named = 'a config' if isinstance(source, Config) else shorten(source)
+    raise UserError(
+        f'{named} alone does not say both the model and its weights: give the folder '
+        "of a run, as in Predictor('work_dirs/my_data'), an exported file, or a config "
+        "and a checkpoint, as in Predictor('my_data.py', 'my.pth')"
+    )
+
+
+def is_run(path: Any) -> bool:
+    """Whether this is the path of a folder, and of none that is OpenVINO's."""
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).is_dir():
+        return False
+    return not any(Path(path).glob('*.xml'))
+
+
+class Predictor:
+    """A detector for images: paths, arrays, Pillow's images, and lists of them.
+
+    Args:
+        source: The folder of a run, whose best checkpoint is taken, or what
+            :func:`mmnextvit.apis.train` returned; or a file or folder that ``mmnextvit
+            export`` wrote; or, with a checkpoint, a config or the path of one.
+        checkpoint: Checkpoint, all of which must fit; or an exported file, or the
+            folder of a run.
+        device: 'cpu', 'cuda:0', ...; by default a GPU where there is one, and the CPU
+            for an exported file.
+        amp: Whether to compute in mixed precision (bfloat16 on a CPU); not with
+            exported files.
+
+    Attributes:
+        classes: Names of the labels.
+
+    Raises:
+        UserError: A file is missing or does not fit, or the arguments do not go
+            together, or the device is not there.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        checkpoint: str | os.PathLike | None = None,
+        device: str | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.network = open_network(source, checkpoint, device, amp)
+        self.classes = self.network.classes
+        self.visualizer = DetLocalVisualizer()
+        self.visualizer.dataset_meta = dict(
+            classes=self.classes, palette=self.network.palette
+        )
+
+    @property
+    def model(self) -> torch.nn.Module | None:
+        """The detector, its BatchNorms folded; ``None`` for an exported file."""
+        return getattr(self.network, 'model', None)
+
+    def __call__(
+        self, images: Input | Sequence[Input], score_thr: Threshold = 0.3
+    ) -> Objects | list[Objects]:
+        """The objects in an image, or in each of a list, which is faster than each.
+
+        Args:
+            images: An image or a list of images, as of
+                :func:`mmnextvit.datasets.image_inputs.load_input`: paths, arrays
+                (H, W, 3) in BGR and uint8, images of Pillow's.
+            score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
+
+        Returns:
+            By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
+            y2]}``, in pixels from the image's top left corner; the list of these has
+            arrays and ``to_supervision()``, too. For a list a list of such lists.
+
+        Raises:
+            BrokenImageError: An image cannot be used; of a list, it says which.
+            UserError: The list is empty, or ``score_thr`` is not as it is to be.
+        """
+        if isinstance(images, (list, tuple)):
+            samples = self.detect_all(images, score_thr)
+            return list(map(self.list_objects, samples))
+        return self.list_objects(self.detect(images, score_thr))
+
+    def detect(self, image: Input, score_thr: Threshold = 0.3) -> DetDataSample:
+        """The same as MMDetection's data sample, with ``pred_instances``."""
+        (sample,) = self._detect([load_input(image)], score_thr)
+        return sample
+
+    def detect_all(
+        self, images: Sequence[Input], score_thr: Threshold = 0.3
+    ) -> list[DetDataSample]:
+        """As :meth:`detect`, for a list of images."""
+        if not images:
+            raise UserError('the list of images is empty: there is nothing to predict')
+        return list(self._detect(load_inputs(images), score_thr))
+
+    def detect_with_maps(
+        self, image: Input, score_thr: Threshold = 0.3
+    ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
+        """As :meth:`detect`, with what the network computes on the way.
+
+        Returns:
+            The sample; the image as the network sees it (h, w, 3), RGB, uint8; and the
+            feature maps of :func:`~mmnextvit.visualization.predictions.feature_maps`.
+
+        Raises:
+            UserError: The predictor does not see the network's inside.
+        """
+        thresholds = self.find_thresholds(score_thr)
+        sample, seen, maps = self.network.detect_with_maps(load_input(image))
+        sample.pred_instances = keep_high(sample.pred_instances, thresholds)
+        return sample, seen, maps
+
+    def find_thresholds(self, score_thr: Threshold) -> MinScores:
+        """The minimum score, or with 'best' each label's.
+
+        Raises:
+            UserError: It is neither a number from 0 to 1 nor 'best', or the file has no
+                best scores.
+        """
+        with user_errors(self.network.file):
+            return find_thresholds(score_thr, self.network.best_scores, self.classes)
+
+    def _detect(
+        self, images: Iterable[np.ndarray], score_thr: Threshold
+    ) -> Iterator[DetDataSample]:
+        thresholds = self.find_thresholds(score_thr)
+        for sample in self.network.detect(images, float(np.min(thresholds))):
+            sample.pred_instances = keep_high(sample.pred_instances, thresholds)
+            yield sample
+
+    def list_objects(self, sample: DetDataSample) -> Objects:
+        """The detections of a sample, as calling the predictor gives them."""
+        found = sample.pred_instances
+        masks = found.masks if 'masks' in found else None
+        if isinstance(masks, Tensor):
+            masks = masks.cpu().numpy()
+        return Objects(found.bboxes, found.scores, found.labels, self.classes, masks)
+
+    def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
+        """The image (H, W, 3), BGR, uint8, with the detections of a sample."""
+        self.visualizer.add_datasample(
+            '', image[..., ::-1], sample, draw_gt=False, pred_score_thr=0
+        )
+        return self.visualizer.get_image()[..., ::-1]
+
+
+def load_inputs(images: Sequence[Input]) -> Iterator[np.ndarray]:
+    """The images of a list, each when it is needed.
+
+    Raises:
+        BrokenImageError: One cannot be used; its file or its place is named.
+    """
+    for number, image in enumerate(images):
+        try:
+            yield load_input(image)
+        except UserError as error:
+            if error.file is None:
+                error.problem = f'image {number} of the list: {error.problem}'
+            raise

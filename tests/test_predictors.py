@@ -1,0 +1,221 @@
+"""What a notebook predicts with: from what, on what, and what it gets."""
+
+import copy
+import json
+import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from mmnextvit import predictors
+from mmnextvit.datasets.images import BrokenImageError
+from mmnextvit.engine.runner import build_model
+from mmnextvit.predictors import Predictor
+from mmnextvit.runtime import MAX_BATCH, Detector, Objects
+from mmnextvit.utils.errors import MissingFileError, UserError
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from PIL import Image
+
+from tests.helpers.tiny_run import write_tiny_run
+from tests.helpers.toy_exports import CLASSES, metadata, write_onnx
+
+# Arrays
+
+
+def make_objects() -> Objects:
+    return Objects(
+        np.array([[1.23456, 2, 30, 40], [0, 0, 9, 9]]),
+        np.array([0.912345, 0.4]),
+        np.array([1, 0]),
+        ['cat', 'dog'],
+        np.zeros((2, 50, 60), bool),
+    )
+
+
+def test_objects_are_a_list_of_dicts_and_arrays():
+    objects = make_objects()
+    plain = [
+        {'class': 'dog', 'score': 0.9123, 'box': [1.23, 2, 30, 40]},
+        {'class': 'cat', 'score': 0.4, 'box': [0, 0, 9, 9]},
+    ]
+    assert objects == plain and json.loads(json.dumps(objects)) == plain
+    assert isinstance(objects, list)
+    for same in (objects, copy.deepcopy(objects), pickle.loads(pickle.dumps(objects))):
+        assert same == plain and same.names == ['dog', 'cat']
+        np.testing.assert_allclose(same.boxes[0], [1.23456, 2, 30, 40], rtol=1e-6)
+        assert same.labels.tolist() == [1, 0] and same.scores.dtype == np.float32
+
+
+def test_objects_for_supervision():
+    detections = make_objects().to_supervision()
+    np.testing.assert_allclose(detections.xyxy[0], [1.23456, 2, 30, 40], rtol=1e-6)
+    assert detections.class_id.tolist() == [1, 0]
+    assert detections.data['class_name'].tolist() == ['dog', 'cat']
+    assert detections.mask.shape == (2, 50, 60)
+    np.testing.assert_allclose(detections.confidence, [0.912345, 0.4], rtol=1e-6)
+    cats = detections[detections.data['class_name'] == 'cat']
+    assert len(cats) == 1
+    none = Objects(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), ['cat'])
+    detections = none.to_supervision()
+    assert none == [] and len(detections) == 0 and detections.xyxy.shape == (0, 4)
+    assert len(detections.data['class_name']) == 0
+
+
+def test_without_supervision_there_is_a_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'supervision', None)
+    with pytest.raises(ImportError, match='pip install "supervision'):
+        make_objects().to_supervision()
+
+
+# An exported file
+
+
+def test_an_exported_file_alone(tmp_path):
+    path = write_onnx(tmp_path / 'toy.onnx', metadata())
+    image = np.full((64, 64, 3), 255, np.uint8)
+    predictor = Predictor(path)
+    objects = predictor(image, 0.5)
+    assert objects == Detector(path)(image, 0.5) and len(objects) == 2
+    assert predictor.classes == CLASSES and predictor.model is None
+    assert objects.to_supervision().data['class_name'][0] == CLASSES[2]
+    assert [len(o) for o in predictor([image, image // 2], 0.5)] == [2, 0]
+    assert predictor.draw(image, predictor.detect(image)).shape == image.shape
+    with pytest.raises(UserError, match='--amp'):
+        Predictor(path, amp=True)
+    with pytest.raises(UserError, match='need a checkpoint'):
+        predictor.detect_with_maps(image)
+
+
+# A checkpoint
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory) -> SimpleNamespace:
+    """A run's folder, whose model finds something in every cell."""
+    folder = tmp_path_factory.mktemp('run')
+    cfg = Config.fromfile(write_tiny_run(folder))
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for conv in model.bbox_head.head_module.convs_pred:
+        conv.bias.data.view(3, -1)[:, 4:6] = 3  # that there is an object, and its class
+    (folder / 'run').mkdir()
+    checkpoint = folder / 'run' / 'best.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
+    cfg.dump(folder / 'run' / 'tiny.py')
+    image = sorted((folder / 'data' / 'val').iterdir())[0]
+    predictor = Predictor(cfg, checkpoint, 'cpu')
+    return SimpleNamespace(
+        cfg=cfg, folder=folder / 'run', checkpoint=checkpoint, image=image,
+        predictor=predictor, objects=predictor(cv2.imread(str(image))),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_stands_for_a_config_and_a_checkpoint(run):
+    assert len(run.objects) > 3
+    for sources in (
+        (run.folder,),
+        (SimpleNamespace(work_dir=str(run.folder)),),
+        (run.folder / 'tiny.py', run.checkpoint),
+        (str(run.folder), str(run.checkpoint)),
+        (run.cfg, run.folder),
+    ):
+        assert Predictor(*sources, device='cpu')(run.image) == run.objects, sources
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'source, error, problem',
+    [
+        ('no', MissingFileError, 'no does not exist'),
+        ('best.pth', UserError, 'best.pth alone does not say .* the folder of a run'),
+        ('tiny.py', UserError, r'tiny.py alone does not say both'),
+        ('cfg', UserError, 'a config alone does not say both'),
+        ('empty', MissingFileError, 'not the folder of a run'),
+        (5, UserError, '5 alone'),
+    ],
+)
+def test_what_does_not(source, error, problem, run):
+    (run.folder / 'empty').mkdir(exist_ok=True)
+    named = dict(cfg=run.cfg).get(source, source)
+    if isinstance(named, str):
+        named = run.folder / named
+    with pytest.raises(error, match=problem):
+        Predictor(named)
+
+
+@pytest.mark.slow
+def test_an_image_in_every_form(run):
+    array = cv2.imread(str(run.image))
+    forms = [str(run.image), run.image, array, Image.fromarray(array[..., ::-1])]
+    forms.append(np.dstack([array, array[..., 0]]))
+    for form in forms:
+        assert run.predictor(form) == run.objects
+    for together in (run.predictor(forms), run.predictor(tuple(forms))):
+        for objects in together:
+            np.testing.assert_allclose(objects.boxes, run.objects.boxes, atol=1e-2)
+            assert objects.names == run.objects.names
+    assert run.predictor([array])[0].to_supervision().confidence.max() > 0.3
+    with pytest.raises(BrokenImageError, match='image 1 of the list: .*float64'):
+        run.predictor([array, array / 255])
+    with pytest.raises(BrokenImageError, match='no.jpg'):
+        run.predictor([array, 'no.jpg'])
+    with pytest.raises(UserError, match='the list of images is empty'):
+        run.predictor([])
+    for score_thr in (30, -0.1, 'high', None, float('nan')):
+        with pytest.raises(UserError, match='no number from 0 to 1'):
+            run.predictor(array, score_thr)
+
+
+@pytest.mark.slow
+def test_images_of_one_shape_go_through_together(run, monkeypatch):
+    sizes = []
+    step = run.predictor.model.test_step
+
+    def count(batch):
+        sizes.append(len(batch['inputs']))
+        return step(batch)
+
+    monkeypatch.setattr(run.predictor.model, 'test_step', count)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (40 + i, 64, 3), np.uint8) for i in range(10)]
+    together = run.predictor(images, 0.1)
+    assert sizes == [MAX_BATCH, 2]  # the config makes all of them 64 x 64
+    for image, objects in zip(images, together):
+        alone = run.predictor(image, 0.1)
+        assert len(alone) == len(objects)
+        np.testing.assert_allclose(
+            np.sort(objects.scores), np.sort(alone.scores), atol=1e-4
+        )
+
+
+@pytest.mark.slow
+def test_masks_come_along(run):
+    masks = torch.zeros(1, 8, 9, dtype=torch.bool)
+    sample = DetDataSample(
+        pred_instances=InstanceData(
+            bboxes=torch.tensor([[1.0, 2, 3, 4]]),
+            scores=torch.tensor([0.5]),
+            labels=torch.tensor([0]),
+            masks=masks,
+        )
+    )
+    objects = run.predictor.list_objects(sample)
+    assert (objects.masks == masks.numpy()).all()
+    assert objects.to_supervision().mask.shape == (1, 8, 9)
+
+
+@pytest.mark.slow
+def test_a_run_is_no_openvino_folder(tmp_path: Path):
+    (tmp_path / 'model.xml').touch()
+    assert not predictors.is_run(tmp_path) and not predictors.is_run(7)
+    assert predictors.is_run(tmp_path.parent)
