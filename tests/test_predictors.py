@@ -172,7 +172,7 @@ def test_an_image_in_every_form(run):
     with pytest.raises(UserError, match='the list of images is empty'):
         run.predictor([])
     for score_thr in (30, -0.1, 'high', None, float('nan')):
-        with pytest.raises(UserError, match='no number from 0 to 1'):
+        with pytest.raises(UserError, match='number from 0 to 1'):
             run.predictor(array, score_thr)
 
 

@@ -16,11 +16,18 @@ says why it ends early, and a video that was not drawn to its end has no "drawn"
 
 --feature-maps draws, for every image, the backbone's maps and the neck's, row by row,
 into a folder of its own under `feature_maps/`, with an `overview.png` of all.
+
+--save-labels coco,yolo,voc,labelme (or some of them) writes what is found as labels to
+be corrected: `labels/coco/` and so on, each with the images, as label tools and
+`mmnextvit new` open them. `doubts.csv` lists the images, those first where the model
+doubts most. The entries of the JSON then have "width", "height", "doubt" and "reason",
+and their objects "polygons" where the model finds masks.
 """
 
 import argparse
 from contextlib import closing
 
+from ..labels.choices import parse_formats
 from ..utils.errors import UserError
 from ..utils.files import check_folder, check_new_folder
 from .arguments import add_detector, add_threshold, load_config, require_file
@@ -42,6 +49,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help="draw the output of each row, under feature_maps/ (a video's first frame)",
     )
+    parser.add_argument(
+        '--save-labels',
+        action='extend',
+        type=to_formats,
+        default=[],
+        metavar='FORMAT',
+        help='write labels, too: coco, yolo, voc, labelme, or several (coco,yolo)',
+    )
+
+
+def to_formats(text: str) -> list[str]:
+    """Names of formats of labels, for argparse."""
+    try:
+        return parse_formats(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         check_folder('predictions')
 
     from ..apis import Predictor
-    from ..datasets.sources import find_files
+    from ..datasets.sources import check_has_images, find_files
     from ..deploy.exported import is_exported
     from ..engine.prediction import open_results, predict_files
 
@@ -62,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
     elif args.feature_maps:
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
+    if args.save_labels:
+        check_has_images(files)
     predictor = Predictor(cfg, args.checkpoint, args.device, args.amp)
     used = predictor.find_thresholds(args.score_thr)
     by_class = isinstance(used, list) and dict(zip(predictor.classes, used))
@@ -71,15 +96,18 @@ def run(args: argparse.Namespace) -> None:
         'score_thr': by_class or used,
         'classes': predictor.classes,
     }
-    with open_results(args.out_dir, about) as results:
+    with open_results(args.out_dir, about, args.save_labels) as results:
         found = predict_files(
-            predictor, files, results.folder, args.score_thr, args.feature_maps
+            *(predictor, files, results.folder, args.score_thr, args.feature_maps),
+            with_labels=bool(args.save_labels),
         )
         with closing(found):
             for one in found:
                 results.predictions.add(one)
     predictions = results.predictions
     print(f'{predictions.summarize()}: {results.folder}')
+    for line in results.describe_labels():
+        print(line)
     if predictions.unreadable:
         reasons = predictions.unreadable.values()
         raise UserError('\n'.join(['These files could not be read:', *reasons]))

@@ -1,7 +1,7 @@
 """Files to predict on: images, folders, patterns, and the frames of videos."""
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mmcv
@@ -10,6 +10,7 @@ from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 
 from ..utils.errors import MissingFileError, UserError
 from ..utils.files import check_is_file
+from ..utils.messages import first_few
 from .images import BrokenImageError, read_image
 
 VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
@@ -42,6 +43,20 @@ def find_files(source: str) -> list[Path]:
             else f'{source} does not exist, and matches no file as a pattern'
         )
     return sorted(files)
+
+
+def check_has_images(files: Sequence[Path]) -> None:
+    """Refuses videos alone, where labels are wanted.
+
+    Raises:
+        UserError: There is no image.
+    """
+    if all(map(is_video, files)):
+        raise UserError(
+            'labels (--save-labels) belong to image files, and these are videos only: '
+            f'{first_few(files)}. Write their frames as images first, as with ffmpeg '
+            '-i film.mp4 frames/%06d.png, and predict on these'
+        )
 
 
 def is_video(path: Path) -> bool:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,10 @@ from torch import Tensor
 
 from ..datasets.images import BrokenImageError
 from ..datasets.sources import count_frames, is_video, read_frame_rate, read_frames
+from ..labels.doubts import Doubt, describe_doubt, format_doubts, rank_doubts
+from ..labels.images import is_of_image
+from ..labels.outlines import outline_mask
+from ..labels.write import write_labels
 from ..utils.errors import Terminated, UserError
 from ..utils.files import (
     atomic_write_text,
@@ -40,6 +44,8 @@ class FramePredictor(Protocol):
     classes: list[str]
 
     def detect(self, image: np.ndarray, score_thr: float) -> DetDataSample: ...
+
+    def find_thresholds(self, score_thr: float) -> float: ...
 
     def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]: ...
 
@@ -95,11 +101,14 @@ class Results:
     Attributes:
         folder: Gets what is drawn, and ``predictions.json``.
         about: What the JSON says besides: config, checkpoint, threshold and classes.
+        label_formats: Those of the labels that are written too, for which the entries
+            have been made ``with_labels``.
         predictions: What was found so far.
     """
 
     folder: Path
-    about: dict[str, object]
+    about: dict[str, Any]
+    label_formats: Sequence[str] = ()
     predictions: Predictions = field(default_factory=Predictions)
 
     @property
@@ -131,6 +140,36 @@ class Results:
         }
         atomic_write_text(self.json, json.dumps(content), overwrite)
 
+    def write_labels(self) -> None:
+        """Writes ``labels`` and ``doubts.csv``, each whole, if they are wanted.
+
+        Raises:
+            OSError: They cannot be written, or an image has gone.
+        """
+        entries = self.predictions.entries
+        if self.label_formats and entries:
+            atomic_write_text(self.folder / 'doubts.csv', format_doubts(entries))
+            classes, formats = self.about['classes'], self.label_formats
+            write_labels(self.folder / 'labels', entries, classes, formats)
+
+    def describe_labels(self) -> list[str]:
+        """What there is to say of the labels, in lines; nothing where none are."""
+        entries = self.predictions.entries
+        if not (self.label_formats and entries):
+            return []
+        images = sum(map(is_of_image, entries))
+        first = rank_doubts(entries)[0]
+        frame = f' frame {first["frame"]}' if 'frame' in first else ''
+        name = f'{first["file"]}{frame}'
+        lines = [
+            f'labels of {images} images: {self.folder / "labels"}',
+            f'most doubt: {name}, {first["reason"]} ({self.folder / "doubts.csv"})',
+        ]
+        if images < len(entries):
+            frames = f'{len(entries) - images} frames of videos have no labels'
+            lines.append(f'{frames}: no image file is there that these could be of')
+        return lines
+
     def _has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
@@ -154,6 +193,7 @@ class Results:
             if isinstance(error, KeyboardInterrupt):
                 found = self.predictions.summarize()
                 error.args = (f'{found} were found, and are in {self.json}',)
+            self.write_labels()
 
 
 def make_new_folder(path: str | os.PathLike | None) -> Path:
@@ -172,7 +212,9 @@ def make_new_folder(path: str | os.PathLike | None) -> Path:
 
 @contextmanager
 def open_results(
-    path: str | os.PathLike | None, about: dict[str, object]
+    path: str | os.PathLike | None,
+    about: dict[str, Any],
+    label_formats: Sequence[str] = (),
 ) -> Iterator[Results]:
     """A new folder for predictions, whose ``predictions.json`` is whole at any time.
 
@@ -182,7 +224,8 @@ def open_results(
 
     Args:
         path: As of :func:`make_new_folder`.
-        about: As of :class:`Results`.
+        about: As of :class:`Results`, and so is the other.
+        label_formats: The labels are written at the block's end, however it ends.
 
     Raises:
         UserError: The folder is not empty, or not a folder.
@@ -191,11 +234,12 @@ def open_results(
     """
     made = [] if path is None else missing_folders(Path(path))
     folder = make_new_folder(path)
-    results = Results(folder, about)
+    results = Results(folder, about, label_formats)
     try:
         results.write('the run has not ended, or was killed', overwrite=False)
         try:
             yield results
+            results.write_labels()
         except BaseException as error:
             results.keep(error)
             raise
@@ -205,6 +249,36 @@ def open_results(
         raise
 
 
+def keep_sure(
+    predictor: FramePredictor, sample: DetDataSample, score_thr: float
+) -> tuple[DetDataSample, Doubt]:
+    """The detections of a sample from a threshold on, and the doubt about all of them.
+
+    Args:
+        predictor: What made the sample.
+        sample: With all detections, also those that are not to be drawn.
+        score_thr: Minimum score, 0 to 1.
+    """
+    found = sample.pred_instances.cpu()
+    labels, scores = found.labels.numpy(), found.scores.numpy()
+    lowest = np.asarray(predictor.find_thresholds(score_thr), scores.dtype)
+    thresholds = np.broadcast_to(lowest, len(predictor.classes))[labels]
+    names = [predictor.classes[label] for label in labels.tolist()]
+    doubt = describe_doubt(names, scores, thresholds)
+    sample.pred_instances = found[scores >= thresholds]
+    return sample, doubt
+
+
+def add_outlines(objects: Iterable[dict], sample: DetDataSample) -> list[dict]:
+    """The objects of a sample with the ``polygons`` of their masks, if it has any."""
+    if 'masks' not in sample.pred_instances:
+        return list(objects)
+    masks = map(np.asarray, sample.pred_instances.masks)
+    return [
+        dict(found, polygons=outline_mask(mask)) for found, mask in zip(objects, masks)
+    ]
+
+
 def predict_file(
     predictor: FramePredictor,
     path: Path,
@@ -212,6 +286,7 @@ def predict_file(
     out_dir: Path,
     score_thr: float,
     with_maps: bool = False,
+    with_labels: bool = False,
 ) -> Iterator[Entry]:
     """Predicts on an image, or on a video frame by frame, and draws.
 
@@ -222,6 +297,7 @@ def predict_file(
         out_dir: Folder to write into.
         score_thr: Minimum score, 0 to 1.
         with_maps: Whether to draw the feature maps of the (first) image.
+        with_labels: Whether the entries have what labels are written from.
 
     Yields:
         The entry in ``predictions.json`` of the image, or of each frame.
@@ -231,6 +307,7 @@ def predict_file(
         UserError: The predictor has no feature maps.
     """
     video = is_video(path)
+    min_score = 0 if with_labels else score_thr  # doubts are about lower ones, too
     drawn = Path('drawn', name)
     if video and drawn.suffix.lower() != '.mp4':
         drawn = drawn.with_name(f'{drawn.name}.mp4')
@@ -238,20 +315,25 @@ def predict_file(
         out_dir / drawn, read_frame_rate(path) if video else None
     ) as write:
         for number, frame in enumerate(read_frames(path)):
-            extra: dict[str, str] = {}
+            extra: Entry = {}
             if with_maps and number == 0:
                 folder = Path('feature_maps', name)
-                sample, seen, maps = predictor.detect_with_maps(frame, score_thr)
+                sample, seen, maps = predictor.detect_with_maps(frame, min_score)
                 write_feature_maps(out_dir / folder, seen, maps)
                 extra = {'feature_maps': str(folder)}
             else:
-                sample = predictor.detect(frame, score_thr)
+                sample = predictor.detect(frame, min_score)
+            if with_labels:
+                sample, doubt = keep_sure(predictor, sample, score_thr)
+                height, width = frame.shape[:2]
+                extra |= dict(width=width, height=height, **doubt._asdict())
+            objects = predictor.list_objects(sample)
             write(predictor.draw(frame, sample))
             yield {
                 'file': str(path),
                 **({'frame': number} if video else {}),
                 'drawn': str(drawn),
-                'objects': predictor.list_objects(sample),
+                'objects': add_outlines(objects, sample) if with_labels else objects,
                 **extra,
             }
 
@@ -282,6 +364,7 @@ def predict_files(
     score_thr: float = 0.3,
     with_maps: bool = False,
     show_progress: bool = True,
+    with_labels: bool = False,
 ) -> Generator[Entry | Unreadable, None, None]:
     """Predicts on images and videos; files that cannot be read are left out.
 
@@ -293,6 +376,7 @@ def predict_files(
         score_thr: Minimum score, 0 to 1.
         with_maps: As of :func:`predict_file`.
         show_progress: Whether to show a progress bar.
+        with_labels: As of :func:`predict_file`.
 
     Yields:
         As :func:`predict_file`, or what could not be read.
@@ -305,7 +389,8 @@ def predict_files(
             name = os.path.relpath(path, root)
             try:
                 for entry in predict_file(
-                    predictor, path, name, out_dir, score_thr, with_maps
+                    *(predictor, path, name, out_dir, score_thr),
+                    *(with_maps, with_labels),
                 ):
                     yield entry
                     progress.advance(task)

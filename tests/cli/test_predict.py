@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mmnextvit.apis import Predictor
+from mmnextvit.engine.runner import build_dataset
 from mmnextvit.weights.receipt import fit
 
 import cv2
@@ -138,6 +139,57 @@ def test_predict(tested, capfd):
             assert objects[i]['box'] == pytest.approx(
                 expected['bboxes'][i].tolist(), abs=0.05
             )
+
+
+def test_labels_to_be_corrected_and_trained_on(trained, tmp_path, capfd):
+    """Read by ``new``, which finds what the JSON says; the results are the same."""
+    source = tmp_path / 'source'
+    shutil.copytree(trained.folder / 'data' / 'val', source)
+    video = cv2.VideoWriter(
+        str(source / 'film.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 5, (64, 64)
+    )
+    video.write(np.zeros((64, 64, 3), np.uint8))
+    video.release()
+    args = 'tiny.py', CHECKPOINT, source, '--device', 'cpu', '--score-thr', 0
+    labels = '--save-labels', 'coco', '--save-labels', 'voc,labelme,yolo'
+    outs = [tmp_path / name for name in ('plain', 'labelled')]
+    run_here('predict', *args, '--out-dir', outs[0], cwd=trained.folder, capfd=capfd)
+    printed = run_here(
+        *('predict', *args, *labels, '--out-dir', outs[1]),
+        cwd=trained.folder,
+        capfd=capfd,
+    )
+    assert f'labels of 4 images: {outs[1]}/labels' in printed
+    assert '1 frames of videos have no labels' in printed
+    plain, labelled = (
+        json.loads((out / 'predictions.json').read_text())['predictions']
+        for out in outs
+    )
+    objects = [entry['objects'] for entry in labelled]
+    assert objects == [entry['objects'] for entry in plain]
+    places = {  # each once, and none under a pixel wide or high
+        (entry['file'], found['class'], *np.clip(found['box'], 0, 64).tolist())
+        for entry in plain
+        if 'frame' not in entry
+        for found in entry['objects']
+    }
+    sides = [(x2 - x1, y2 - y1) for *_, x1, y1, x2, y2 in places]
+    count = sum(min(side) > 1 for side in sides)
+    assert count > 10
+    rows = (outs[1] / 'doubts.csv').read_text().splitlines()
+    assert rows[0] == 'file,frame,doubt,reason' and len(rows) == 6
+    call_here('new', outs[1] / 'labels' / 'yolo', cwd=tmp_path)
+    cfg = Config.fromfile(tmp_path / 'yolo.py')
+    read = [build_dataset(cfg, split).load_data_list() for split in ('train', 'val')]
+    found = [one for part in read for image in part for one in image['instances']]
+    assert len(found) == count
+    only = refusal(
+        *('predict', 'tiny.py', CHECKPOINT, source / 'film.avi', *labels),
+        cwd=trained.folder,
+    )
+    assert only.startswith('labels (--save-labels) belong to image files')
+    with pytest.raises(SystemExit):
+        call_here('predict', *args, '--save-labels', 'kml', cwd=trained.folder)
 
 
 def test_predict_as_a_script(tested):
