@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -34,6 +34,9 @@ from ..utils.files import (
 from ..utils.messages import tell
 from ..visualization.writers import open_drawing, write_feature_maps
 
+if TYPE_CHECKING:
+    from ..runtime import MinScores, Threshold
+
 BOX_FORMAT = "x1, y1, x2, y2 in pixels, from the image's top left corner"
 Entry = dict[str, Any]
 
@@ -43,14 +46,14 @@ class FramePredictor(Protocol):
 
     classes: list[str]
 
-    def detect(self, image: np.ndarray, score_thr: float) -> DetDataSample: ...
+    def detect(self, image: np.ndarray, score_thr: 'Threshold') -> DetDataSample: ...
 
-    def find_thresholds(self, score_thr: float) -> float: ...
+    def find_thresholds(self, score_thr: 'Threshold') -> 'MinScores': ...
 
     def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]: ...
 
     def detect_with_maps(
-        self, image: np.ndarray, score_thr: float
+        self, image: np.ndarray, score_thr: 'Threshold'
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]: ...
 
     def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray: ...
@@ -250,14 +253,14 @@ def open_results(
 
 
 def keep_sure(
-    predictor: FramePredictor, sample: DetDataSample, score_thr: float
+    predictor: FramePredictor, sample: DetDataSample, score_thr: 'Threshold'
 ) -> tuple[DetDataSample, Doubt]:
     """The detections of a sample from a threshold on, and the doubt about all of them.
 
     Args:
         predictor: What made the sample.
         sample: With all detections, also those that are not to be drawn.
-        score_thr: Minimum score, 0 to 1.
+        score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
     """
     found = sample.pred_instances.cpu()
     labels, scores = found.labels.numpy(), found.scores.numpy()
@@ -284,7 +287,7 @@ def predict_file(
     path: Path,
     name: str,
     out_dir: Path,
-    score_thr: float,
+    score_thr: 'Threshold',
     with_maps: bool = False,
     with_labels: bool = False,
 ) -> Iterator[Entry]:
@@ -295,7 +298,7 @@ def predict_file(
         path: Image or video.
         name: Path of what is drawn, in ``drawn`` and ``feature_maps`` of ``out_dir``.
         out_dir: Folder to write into.
-        score_thr: Minimum score, 0 to 1.
+        score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
         with_maps: Whether to draw the feature maps of the (first) image.
         with_labels: Whether the entries have what labels are written from.
 
@@ -361,7 +364,7 @@ def predict_files(
     predictor: FramePredictor,
     files: Sequence[Path],
     out_dir: Path,
-    score_thr: float = 0.3,
+    score_thr: 'Threshold' = 0.3,
     with_maps: bool = False,
     show_progress: bool = True,
     with_labels: bool = False,
@@ -373,7 +376,7 @@ def predict_files(
         files: Images and videos.
         out_dir: Folder that gets what is drawn: ``drawn/`` and ``feature_maps/``, with
             the folders that the files lie in.
-        score_thr: Minimum score, 0 to 1.
+        score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
         with_maps: As of :func:`predict_file`.
         show_progress: Whether to show a progress bar.
         with_labels: As of :func:`predict_file`.

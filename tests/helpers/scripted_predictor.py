@@ -19,6 +19,7 @@ class ScriptedPredictor:
         classes: Names of the labels.
         found: What it finds in an image, by that value; nothing in others.
         masks: (N, H, W) for what it finds, likewise; none where it is left out.
+        best: The minimum score of each label that 'best' stands for.
     """
 
     def __init__(
@@ -26,10 +27,12 @@ class ScriptedPredictor:
         classes: Sequence[str],
         found: Mapping[int, Sequence[Found]],
         masks: Mapping[int, np.ndarray] | None = None,
+        best: Sequence[float] = (),
     ) -> None:
         self.classes = list(classes)
         self.found = found
         self.masks = masks
+        self.best = list(best)
 
     def detect(self, image: np.ndarray, score_thr: float) -> DetDataSample:
         key = int(image[0, 0, 0])
@@ -45,8 +48,8 @@ class ScriptedPredictor:
         kept = detections[detections.scores >= score_thr]
         return DetDataSample(pred_instances=kept)
 
-    def find_thresholds(self, score_thr: float) -> float:
-        return score_thr
+    def find_thresholds(self, score_thr: float | str) -> float | list[float]:
+        return self.best if isinstance(score_thr, str) else score_thr
 
     def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]:
         found = sample.pred_instances

@@ -403,3 +403,18 @@ def test_thresholds_of_classes_count_for_their_own_boxes():
     doubt = describe_doubt(['cat', 'dog', 'cow'], scores, thresholds)
     near = 'near the thresholds of their classes'
     assert doubt.reason == f'3 boxes {near}: cat 0.50, cow 0.70, dog 0.50'
+
+
+def test_best_scores_decide_what_is_labelled_and_in_doubt(tmp_path):
+    cv2.imwrite(str(tmp_path / 'x.png'), np.zeros((48, 64, 3), np.uint8))
+    box = (4.0, 4.0, 50.0, 20.0)
+    found = {0: [(0, 0.5, box), (1, 0.45, box), (1, 0.2, box)]}
+    predictor = ScriptedPredictor(['cat', 'dog'], found, best=[0.6, 0.1])
+    (entry,) = predict_files(
+        *(predictor, [tmp_path / 'x.png'], tmp_path / 'out', 'best'),
+        show_progress=False,
+        with_labels=True,
+    )
+    assert [one['class'] for one in entry['objects']] == ['dog', 'dog']
+    near = '3 boxes near the thresholds of their classes: '
+    assert entry['reason'] == f'{near}dog 0.20, cat 0.50, dog 0.45'
