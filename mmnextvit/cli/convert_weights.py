@@ -6,6 +6,8 @@ the patched YOLOv5's, ours. DST gets another layout, or ours; its name may end i
 """
 
 import argparse
+from functools import partial
+from pathlib import Path
 
 from .arguments import read_config
 
@@ -33,11 +35,18 @@ def run(args: argparse.Namespace) -> None:
     from ..weights.conversion import convert_file
     from ..weights.layouts import FORMATS, Numbering
     from ..weights.loading import find_numbering
+    from ..yolov5_import.write_back import STEPS, describe_model, make_extras
 
-    numbering = Numbering()
+    numbering, describe = Numbering(), None
+    plain = Path(args.dst).suffix != '.safetensors'
     if args.config is not None:
-        numbering = find_numbering(build_model(read_config(args.config)))
-    done = convert_file(args.src, args.dst, args.to, numbering)
+        cfg = read_config(args.config)
+        model = build_model(cfg)
+        numbering = find_numbering(model)
+        if args.to == 'yolov5' and plain:
+            yaml = describe_model(cfg, model)
+            describe = partial(make_extras, yaml, model)
+    done = convert_file(args.src, args.dst, args.to, numbering, describe)
     weights = done.weights
     print(
         f'{args.src}: {FORMATS[weights.layout].title}, {len(weights.state)} tensors\n'
@@ -45,3 +54,17 @@ def run(args: argparse.Namespace) -> None:
     )
     for name, value in weights.metadata.items():
         print(f'  {name}: {show(value)}')
+    if describe:
+        target = Path(args.dst).with_name(f'{Path(args.dst).stem}_yolov5.pt').name
+        steps = STEPS.format(source=Path(args.dst).name, target=target)
+        print(
+            f"YOLOv5's detect.py, val.py, export.py and train.py --weights take "
+            f"{target}, a pickle of YOLOv5's own classes. Put {args.dst} into YOLOv5's "
+            f'folder, and run there:\n\n{steps}'
+        )
+    elif args.to == 'yolov5' and plain:
+        print(
+            "This is a state dict of YOLOv5's names. With --config, the file gets the "
+            "YAML of the model too, and the lines are printed that make YOLOv5's own "
+            'file of it'
+        )

@@ -1,7 +1,7 @@
 """Checkpoint files from one layout into another."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def convert_file(
     target: str | os.PathLike,
     layout: str = 'ours',
     numbering: Numbering = YOLOV5,
+    describe: Callable[[Weights, Sequence[str] | None], Mapping] | None = None,
 ) -> Conversion:
     """Writes a checkpoint's weights in another layout, in float32.
 
@@ -45,6 +46,8 @@ def convert_file(
         target: File to write, which must not exist; safetensors by its suffix.
         layout: Key of :data:`~.layouts.FORMATS` to write.
         numbering: Where a YOLOv5 file's modules stand.
+        describe: Gives what the file holds besides, from the weights and the names of
+            their classes; under ``state_dict`` further tensors. Not of safetensors.
 
     Raises:
         UserError: The source cannot be read, the layout has no place for its weights,
@@ -65,7 +68,9 @@ def convert_file(
             f'the file has nothing that the layout {layout} can hold', file=source
         )
     classes = read_classes(content, weights.metadata, source)
-    write_state(state, target, layout, classes)
+    extras = dict(describe(weights, classes)) if describe else {}
+    state.update(extras.pop('state_dict', {}))
+    write_state(state, target, layout, classes, extras)
     return Conversion(weights, state)
 
 
@@ -74,6 +79,7 @@ def write_state(
     target: Path,
     layout: str,
     classes: Sequence[str] | None = None,
+    extras: Mapping[str, object] = {},
 ) -> None:
     """Writes a state dict as programs of its layout expect it.
 
@@ -83,6 +89,7 @@ def write_state(
         layout: Key of :data:`~.layouts.FORMATS`.
         classes: Names of the detector's classes, which a file of ours holds unless it
             is of safetensors.
+        extras: What it holds besides, likewise.
 
     Raises:
         OSError: It cannot be written, or exists.
@@ -95,7 +102,7 @@ def write_state(
             content = {key: dict(state)} if key else dict(state)
             if classes and layout == 'ours':
                 content['meta'] = make_meta(classes)
-            save_checkpoint(content, scratch)
+            save_checkpoint({**content, **extras}, scratch)
 
 
 def make_meta(classes: Sequence[str]) -> dict[str, object]:
