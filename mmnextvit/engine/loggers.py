@@ -156,8 +156,11 @@ def guard_backends(visualizer: Visualizer) -> None:
     """Has no backend that a config names end a run."""
     for key, backend in visualizer._vis_backends.items():
         if not isinstance(backend, LocalVisBackend | GuardedBackend):
-            guarded = GuardedBackend(key, lambda backend=backend: backend)
-            visualizer._vis_backends[key] = guarded
+            visualizer._vis_backends[key] = GuardedBackend(key, partial(_same, backend))
+
+
+def _same(backend: BaseVisBackend) -> BaseVisBackend:
+    return backend
 
 
 class GuardedBackend(BaseVisBackend):
