@@ -147,7 +147,8 @@ def describe_place(backend: 'GuardedBackend') -> str:
             place = read()
         except Exception:  # it is another logger's
             continue
-        if isinstance(place, str) and place:
+        # ClearML has an address offline, too.
+        if isinstance(place, str) and place and '/offline-' not in place:
             return place
     return 'files of this computer'
 
