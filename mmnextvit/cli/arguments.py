@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..recipes import SETTINGS, check_followed, find_changes, fitting
 from ..utils.errors import MissingFileError, UserError, naming_file
@@ -85,7 +85,7 @@ def parse_arguments(
         run = _find_parts(given['config'], with_checkpoint='checkpoint' in given)
     for name, title in WEIGHTS.items():
         value = run.get(name) if given.get(name) is None else given[name]
-        if _is_folder(value) and not list(Path(value).expanduser().glob('*.xml')):
+        if _is_folder(value) and not _holds_xml(value):
             value = _find_checkpoint(value, title)
         if name in given:
             run[name] = value
@@ -98,8 +98,13 @@ def parse_arguments(
     return args
 
 
-def _is_folder(path: str | None) -> bool:
+def _is_folder(path: str | None) -> TypeGuard[str]:
     return bool(path) and Path(path or '').expanduser().is_dir()
+
+
+def _holds_xml(folder: str) -> bool:
+    """Whether a folder is one that was exported."""
+    return any(Path(folder).expanduser().glob('*.xml'))
 
 
 def _find_parts(folder: str, with_checkpoint: bool) -> dict[str, Any]:

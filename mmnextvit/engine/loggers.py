@@ -147,7 +147,8 @@ def describe_place(backend: 'GuardedBackend') -> str:
             place = read()
         except Exception:  # it is another logger's
             continue
-        if isinstance(place, str) and place:
+        # ClearML has an address offline, too.
+        if isinstance(place, str) and place and '/offline-' not in place:
             return place
     return 'files of this computer'
 
@@ -156,8 +157,11 @@ def guard_backends(visualizer: Visualizer) -> None:
     """Has no backend that a config names end a run."""
     for key, backend in visualizer._vis_backends.items():
         if not isinstance(backend, LocalVisBackend | GuardedBackend):
-            guarded = GuardedBackend(key, lambda backend=backend: backend)
-            visualizer._vis_backends[key] = guarded
+            visualizer._vis_backends[key] = GuardedBackend(key, partial(_same, backend))
+
+
+def _same(backend: BaseVisBackend) -> BaseVisBackend:
+    return backend
 
 
 class GuardedBackend(BaseVisBackend):

@@ -54,10 +54,11 @@ def count_iterations_left(loop: BaseLoop, batch_idx: int) -> int:
         loop: The loop, which is in that iteration.
         batch_idx: The number of its batch in the epoch, from 0.
     """
-    done, total = loop.iter + 1, loop.max_iters
     if isinstance(loop, EpochBasedTrainLoop):
         batches = len(loop.dataloader)
         done, total = loop.epoch * batches + batch_idx + 1, loop.max_epochs * batches
+    else:
+        done, total = loop.iter + 1, loop.max_iters
     end = getattr(loop, 'end', None)  # where it ends before its recipe does
     return max((total if end is None else min(total, end)) - done, 0)
 
