@@ -31,6 +31,7 @@ from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
 from ..weights.loading import adapt, check
 from .config_faults import check_numbers
+from .default_hooks import MMENGINE_HOOKS, settle_hooks
 from .loggers import guard_backends
 from .progress import collect_progress
 from .shared_batches import SharedBatches
@@ -193,6 +194,15 @@ class ResumableRunner(Runner):
         with released(self.logger):
             return super().test()
 
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """As MMEngine's, and ``None`` takes each of them out, not its own six alone."""
+        kept = {
+            name: hook
+            for name, hook in (hooks or {}).items()
+            if hook is not None or name in MMENGINE_HOOKS
+        }
+        super().register_default_hooks(kept)
+
     @staticmethod
     def build_dataloader(
         dataloader: DataLoader | dict, *args: Any, **kwargs: Any
@@ -302,10 +312,11 @@ def build_runner(cfg: Config) -> Runner:
     if not is_cuda_available():
         keep_freed_memory()
     on_cpus = launcher != 'none' and not is_cuda_available()
+    cfg = RunConfig(settle_hooks(cfg))
     runner = CPURunner if on_cpus else ResumableRunner
     drop_noise(MMLogger.get_current_instance())  # what tells of the runner's making
     try:
-        return runner.from_cfg(RunConfig(cfg))
+        return runner.from_cfg(cfg)
     except BaseException:
         release(MMLogger.get_current_instance())
         raise
