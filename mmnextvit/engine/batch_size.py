@@ -213,9 +213,8 @@ class Trial:
         pool = [loader.dataset[int(i)] for i in order]
         # The largest come first, so that small batches are no smaller than others.
         self._pool = sorted(pool, key=lambda sample: -sample['inputs'].numel())
-        settings = copy.deepcopy(cfg.model)
-        settings.backbone.pop('init_cfg', None)  # no weights are needed
-        model = revert_sync_batchnorm(MODELS.build(settings))
+        # It is not initialised, so that no weights are fetched.
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
         self._model = model.to(device).train()
         self._averaged = copy.deepcopy(model) if has_average(cfg) else None
         self._optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)

@@ -1,5 +1,7 @@
 """The search for the largest batch: of a simulated machine, and of a real detector."""
 
+import os
+import socket
 from pathlib import Path
 
 from mmnextvit.apis import find_batch_size
@@ -9,6 +11,7 @@ from mmnextvit.engine.batch_size import (
     OutOfMemory,
     Step,
     Trial,
+    choose_batch_size,
     find_largest,
     read_free_memory,
 )
@@ -16,8 +19,10 @@ from mmnextvit.utils.errors import UserError
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from tests.helpers.commands import fresh_process_state, working_in
+from tests.helpers.forks import fork
 from tests.helpers.tiny_run import write_tiny_run
 
 
@@ -175,3 +180,47 @@ def test_memory_of_real_steps(config):
     assert steps[1].memory - steps[0].memory > 15 * 3 * 64 * 64 * 4
     assert steps[1].memory < batch_size.measure_free(torch.device('cpu'))
     assert all(step.seconds > 0 for step in steps)
+
+
+class Simulated:
+    """Steps that take a mebibyte for each of six images."""
+
+    num_images = 6
+
+    def __init__(self, cfg: Config, device: torch.device) -> None:
+        pass
+
+    def run(self, size: int) -> Step:
+        return Step(size * 2**20, size)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_every_process_takes_the_smallest(tmp_path, monkeypatch):
+    """Two machines of a launcher, one with less memory than the other."""
+    free = {'0': 5 * 2**20, '1': 7 * 2**20}
+    monkeypatch.setattr(batch_size, 'Trial', Simulated)
+    monkeypatch.setattr(batch_size, 'LEAST_GAIN', -1)
+    monkeypatch.setattr(
+        batch_size, 'measure_free', lambda device: free[os.environ['RANK']]
+    )
+    cfg = Config(dict(launcher='pytorch'))
+    with socket.socket() as port:
+        port.bind(('127.0.0.1', 0))
+        common = dict(MASTER_PORT=port.getsockname()[1], MASTER_ADDR='127.0.0.1')
+    ranks = [
+        fork(
+            lambda: print('took', choose_batch_size(cfg)),
+            tmp_path,
+            f'rank_{rank}',
+            **common,
+            WORLD_SIZE=2,
+            RANK=rank,
+            LOCAL_RANK=rank,
+        )
+        for rank in range(2)
+    ]
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert all('took 4' in rank.printed() for rank in ranks)
