@@ -351,8 +351,9 @@ def read_config(
             if changes:
                 with fitting(changes):
                     cfg = _read_changed(path, {**options, **wanted})
-            left = find_changes(cfg)  # where it was dumped, and calls it no more
-            _change(cfg, refit(cfg, {k: v for k, v in left.items() if k in wanted}))
+            left = {k: v for k, v in find_changes(cfg).items() if k in wanted}
+            if left:  # it was dumped, and calls it no more
+                _change(cfg, refit(cfg, left))
         elif wanted:
             cfg = _read_changed(path, options, wanted)
         if RATE in settings:
