@@ -17,7 +17,8 @@ from .runner import unwrap_model
 def list_class_counts(model: nn.Module) -> dict[str, int]:
     """``num_classes`` of a model's box and mask heads, where its config sets them.
 
-    That is in the innermost modules, but for those that derive theirs from another.
+    That is in the innermost modules, but for those that derive theirs from another, as
+    assigners do in our detector.
     """
     counts: dict[str, int] = {}
     derived: set[str] = set()
@@ -25,7 +26,9 @@ def list_class_counts(model: nn.Module) -> dict[str, int]:
         derived |= {f'{name}.{head}' for head in getattr(module, 'derived_heads', ())}
         number = getattr(module, 'num_classes', None)
         parts = set(name.split('.'))
-        if number is not None and {'bbox_head', 'mask_head'} & parts:
+        if number is None or 'assigner' in parts:
+            continue
+        if {'bbox_head', 'mask_head'} & parts:
             counts = {n: c for n, c in counts.items() if not name.startswith(f'{n}.')}
             if name not in derived:
                 counts[name] = number
