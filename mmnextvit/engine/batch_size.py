@@ -33,7 +33,7 @@ from .default_hooks import averages_weights
 GPU_SHARE = 0.9  # of its free memory, as images and fragmentation differ
 CPU_SHARE = 0.8  # of the free memory, which data loaders and others want too
 LEAST_GAIN = 0.05  # in images a second, for which a CPU takes twice the batch
-TIMED = 0.5  # seconds of steps, where one takes so little that chance would decide
+TIMED = 1.0  # seconds of steps, where one takes so little that chance would decide
 POOL = 32  # images that batches are made of
 # The number of a process among those of its machine, as launchers call it.
 LOCAL_RANKS = 'LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'
@@ -120,10 +120,14 @@ def find_largest(
             rates = [n / steps[n].seconds for n in (best, size)]
             if rates[1] < rates[0] * (1 + least_gain):
                 gain = rates[1] / rates[0] - 1
-                limit = f'{size} gain {gain:.0%} in images a second'
+                limit = f'a batch of {size} gives {gain:+.0%} images a second'
                 return Search(best, limit, steps)
         best = size
-    limit = f'{beyond} do not fit' if beyond <= most else f'there are {most} images'
+    limit = (
+        f'a batch of {beyond} does not fit'
+        if beyond <= most
+        else f'there are {most} images'
+    )
     return Search(best, limit, steps)
 
 
@@ -182,9 +186,10 @@ def describe_search(found: Search, size: int, budget: int, share: float) -> str:
         share: Which of the free memory that is.
     """
     step = found.steps[found.batch_size]
-    others = f', of {found.batch_size} here' if size != found.batch_size else ''
+    own = found.batch_size
+    others = f' (of {own} for this process alone)' if size != own else ''
     return (
-        f'--batch auto: {size} images{others}. Steps of {found.batch_size} take '
+        f'--batch auto: a batch of {size}{others}. Steps of {own} take '
         f'{step.memory / GIB:.2f} GiB at the peak, {step.memory / budget:.0%} of '
         f'{budget / GIB:.2f} GiB; beyond that {1 - share:.0%} of the free memory stay '
         f'as a margin. {found.limit[0].upper()}{found.limit[1:]} (tried: '

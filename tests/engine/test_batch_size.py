@@ -58,7 +58,7 @@ def test_the_largest_batch_is_found(largest, careful):
         options = dict(careful=careful, base=machine.model)
         found = find_largest(machine, machine.capacity, 5000, **options)
         assert found.batch_size == largest == max(found.steps)
-        assert found.limit == f'{largest + 1} do not fit'
+        assert found.limit == f'a batch of {largest + 1} does not fit'
         assert len(machine.tried) == len(set(machine.tried)) <= 22
 
 
@@ -92,7 +92,7 @@ def test_twice_the_batch_that_is_no_faster():
     rates = [(1, 10), (2, 15), (4, 20), (8, 20.5), (99, 40)]
     found = find_largest(Machine(10**6, rates=rates), 10**6, 99, least_gain=0.05)
     assert found.batch_size == 4
-    assert found.limit == '8 gain 2% in images a second'
+    assert found.limit == 'a batch of 8 gives +2% images a second'
     assert find_largest(Machine(10**6, rates=rates), 10**6, 99).batch_size == 99
 
 
@@ -159,8 +159,11 @@ def test_a_tiny_detector(config, monkeypatch, capfd):
         assert find_batch_size(cfg) == 4  # of 6 images, in four fifths of the memory
     said = ''.join(capfd.readouterr())
     assert tried == [1, 2, 4]
-    assert '--batch auto: 4 images' in said and '100% of 0.00 GiB' in said
-    assert '20% of the free memory stay as a margin' in said and '5 do not fit' in said
+    assert '--batch auto: a batch of 4. ' in said and '100% of 0.00 GiB' in said
+    assert (
+        '20% of the free memory stay as a margin' in said
+        and 'batch of 5 does not fit' in said
+    )
     monkeypatch.setattr(batch_size, 'measure_free', lambda device: 2**10)
     message = 'not even one image fits into .*--imgsz'
     with working_in(config.parent), fresh_process_state():  # noqa: SIM117
