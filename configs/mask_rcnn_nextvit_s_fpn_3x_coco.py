@@ -8,6 +8,7 @@ _base_ = [
 model = dict(
     backbone=dict(_base_.nextvit, _delete_=True, final_norm=False),
     neck=dict(in_channels=[96, 256, 512, 1024]),
+    roi_head=dict(type='FittedRoIHead'),  # derives the classes of the masks
 )
 optim_wrapper = dict(_base_.optim, _delete_=True, type='AnyDeviceAmpOptimWrapper')
 default_hooks = _base_.checks

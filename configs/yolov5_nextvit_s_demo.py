@@ -30,11 +30,10 @@ by_iteration = dict(by_epoch=True, convert_to_iter_based=True)
 warm_up = dict(type='LinearLR', start_factor=0.05, end=1, **by_iteration)
 decay = dict(type='CosineAnnealingLR', begin=1, end=max_epochs, **by_iteration)
 param_scheduler = [warm_up, decay]
-default_hooks = dict(
-    param_scheduler=dict(_delete_=True, type='ParamSchedulerHook'),
-    checkpoint=dict(interval=max_epochs, save_best=None),
-    logger=dict(interval=15),
-)
-custom_hooks = []
+hooks = {name: hook for name, hook in _base_.default_hooks.items() if name != 'ema'}
+hooks['checkpoint'] = dict(hooks['checkpoint'], interval=max_epochs, save_best=None)
+hooks['logger'] = dict(hooks['logger'], interval=15)
+hooks['param_scheduler'] = dict(type='ParamSchedulerHook')
+default_hooks = dict(hooks, _delete_=True)
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 randomness = dict(seed=0)

@@ -8,7 +8,7 @@ train_pipeline = [*fit, _base_.small_affine, *_base_.train_pipeline[-3:]]
 train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(_base_.small_optim, _delete_=True)
 auto_scale_lr = dict(base_batch_size=8)
-custom_hooks = [_base_.small_average]
+ema = dict(_base_.small_average, _delete_=True)
 schedule = dict(_base_.small_schedule, max_epochs=max_epochs)
-default_hooks = dict(param_scheduler=schedule)
+default_hooks = dict(param_scheduler=schedule, ema=ema)
 train_cfg = dict(max_epochs=max_epochs)

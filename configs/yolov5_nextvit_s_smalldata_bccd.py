@@ -7,5 +7,5 @@ train_pipeline = [*fit, _base_.small_affine, *_base_.train_pipeline[-3:]]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(_base_.small_optim, _delete_=True)
 auto_scale_lr = dict(base_batch_size=8)
-custom_hooks = [_base_.small_average]
-default_hooks = dict(param_scheduler=_base_.small_schedule)
+ema = dict(_base_.small_average, _delete_=True)
+default_hooks = dict(param_scheduler=_base_.small_schedule, ema=ema)

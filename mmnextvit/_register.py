@@ -43,7 +43,7 @@ from .engine import (  # noqa: E402
 )
 from .engine.checkpoints import register_checkpoints  # noqa: E402
 from .evaluation import coco_metric  # noqa: E402, F401
-from .models import nextvit, timm_features  # noqa: E402, F401
+from .models import nextvit, roi_head, timm_features  # noqa: E402, F401
 from .visualization import predictions  # noqa: E402, F401
 from .weights.loading import register_loaders  # noqa: E402
 

@@ -22,15 +22,18 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from .deploy.exported import is_exported, use_exported, user_errors
 from .deploy.finite import check_finite
+from .engine.batch_size import choose_batch_size
 from .engine.best_scores import find_matching
 from .engine.configs import open_config
 from .engine.interrupt import InterruptHook, catch_signals
 from .engine.lock import training_lock
 from .engine.loggers import add_loggers, check_logger
 from .engine.peers import watch_peers
+from .engine.precision import Amp
 from .engine.runner import (
     build_runner,
     check_amp,
+    computing_on,
     read_test_metainfo,
     unwrap_model,
 )
@@ -57,9 +60,10 @@ def train(
     *,
     work_dir: str | os.PathLike | None = None,
     resume: str | None = None,
-    amp: bool = False,
+    amp: Amp = False,
     auto_scale_lr: bool = False,
     loggers: Sequence[str] = (),
+    device: str | None = None,
 ) -> Runner:
     """Trains a detector.
 
@@ -72,18 +76,21 @@ def train(
             one each time, with a number behind the name from the second on.
         resume: A checkpoint file to continue from, or 'latest' for the last one of
             ``work_dir``.
-        amp: Whether to train in mixed precision (bfloat16 on a CPU).
+        amp: Whether to train in mixed precision (bfloat16 on a CPU, float32 on one
+            where that is slower, unless it is 'force').
         auto_scale_lr: Whether to scale the learning rate with the batch size over all
             processes.
         loggers: 'tensorboard', 'wandb', 'mlflow' or 'clearml', which get the losses
             and scores as well. One that fails is told of, and left out.
+        device: 'cpu', 'cuda:1', ...; a GPU where there is one if ``None``.
 
     Returns:
         The runner when it has finished, with ``model`` and ``work_dir``.
 
     Raises:
         UserError: The config, its data or a checkpoint is at fault, or ``work_dir``
-            holds another run, or another training writes there now.
+            holds another run, or another training writes there now; or there is no such
+            device.
         KeyboardInterrupt: A signal ended the training, after a checkpoint was saved.
     """
     for name in loggers:
@@ -93,7 +100,11 @@ def train(
     else:
         cfg = open_config(config)
         cfg.work_dir = str(work_dir or choose_work_dir(cfg))
-    with training_lock(cfg), catch_signals() as signals:
+    with (
+        computing_on(device, cfg.get('launcher', 'none')),
+        training_lock(cfg),
+        catch_signals() as signals,
+    ):
         runner = build_runner(make_training_config(cfg, resume, amp, auto_scale_lr))
         runner.register_hook(InterruptHook(signals))
         add_loggers(runner, loggers)
@@ -102,12 +113,41 @@ def train(
     return runner
 
 
+def find_batch_size(
+    cfg: Config,
+    *,
+    work_dir: str | os.PathLike | None = None,
+    resume: str | None = None,
+    amp: Amp = False,
+    device: str | None = None,
+) -> int:
+    """The largest batch that a training of a config takes here, by real steps.
+
+    Args:
+        cfg: As of :func:`train`, and so are the others.
+        work_dir: Folder of the run.
+        resume: What the run would continue from.
+        amp: Whether to train in mixed precision.
+        device: Where to train.
+
+    Returns:
+        Images in a batch of each process.
+
+    Raises:
+        UserError: As of :func:`train`, or not even one image fits.
+    """
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir = str(work_dir or choose_work_dir(cfg))
+    with computing_on(device, cfg.get('launcher', 'none')):
+        return choose_batch_size(make_training_config(cfg, resume, amp))
+
+
 def test(
     cfg: Config,
     checkpoint: str | os.PathLike,
     *,
     work_dir: str | os.PathLike | None = None,
-    amp: bool = False,
+    amp: Amp = False,
     out: str | os.PathLike | None = None,
     show_dir: str | os.PathLike | None = None,
     score_thr: Threshold = 0.3,
@@ -120,7 +160,7 @@ def test(
             will be used, with its own resizing.
         work_dir: Folder for logs; by default ``test`` in the run's own folder, so that
             the config that training wrote there stays.
-        amp: Whether to compute in mixed precision (bfloat16 on a CPU).
+        amp: As of :func:`train`.
         out: New file for the predictions, which ends in ``.pkl``.
         show_dir: Folder for drawings of the predictions beside the truth.
         score_thr: Minimum score of the predictions that are drawn, and whose precision,
@@ -154,7 +194,7 @@ def test(
     cfg.work_dir = str(work_dir or Path(choose_work_dir(cfg), 'test'))
     check_folder(cfg.work_dir, 'work_dir (--work-dir)')
     if amp:
-        cfg.test_cfg.fp16 = True  # MMEngine's name of it
+        cfg.test_cfg.fp16 = amp  # MMEngine's name of it
     thresholds = read_thresholds(cfg, checkpoint, score_thr)
     if show_dir is not None:
         cfg.default_hooks.visualization = dict(
@@ -163,7 +203,7 @@ def test(
             score_thr=thresholds,
         )
     runner = build_runner(cfg)
-    if amp:
+    if runner.cfg.test_cfg.get('fp16'):
         check_amp(unwrap_model(runner))
     if out is not None:
         runner.test_evaluator.metrics.append(SavedPredictions(str(out)))

@@ -27,6 +27,7 @@ from .deploy.exported import (
 )
 from .deploy.finite import check_finite
 from .engine.configs import open_config
+from .engine.precision import Amp, choose_mixed
 from .engine.runner import (
     build_array_pipeline,
     check_amp,
@@ -101,11 +102,12 @@ class CheckpointNetwork:
     """
 
     def __init__(
-        self, cfg: Config, checkpoint: str, device: str | None, amp: bool
+        self, cfg: Config, checkpoint: str, device: str | None, amp: Amp
     ) -> None:
         require_file(checkpoint, 'checkpoint')
         model = load_detector(copy.deepcopy(cfg), checkpoint, choose_device(device))
-        if amp:
+        self.amp = choose_mixed(amp, next(model.parameters()).device.type)
+        if self.amp:
             check_amp(model)
         meta = model.dataset_meta
         palette = read_test_metainfo(cfg).get('palette') or meta.get('palette')
@@ -114,7 +116,6 @@ class CheckpointNetwork:
         self.best_scores = model.best_scores
         self.file = checkpoint
         self.model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
-        self.amp = amp
         self.pipeline = build_array_pipeline(cfg)
 
     def detect(
@@ -185,7 +186,7 @@ def open_network(
     source: Source,
     checkpoint: str | os.PathLike | None,
     device: str | None,
-    amp: bool,
+    amp: Amp,
 ) -> Network:
     """What :class:`Predictor` predicts with; its arguments."""
     if checkpoint is None:
@@ -266,7 +267,7 @@ class Predictor:
         source: Source,
         checkpoint: str | os.PathLike | None = None,
         device: str | None = None,
-        amp: bool = False,
+        amp: Amp = False,
     ) -> None:
         self.network = open_network(source, checkpoint, device, amp)
         self.classes = self.network.classes

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FunctionType, ModuleType
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from .utils.errors import UserError, naming_key
 from .utils.messages import did_you_mean, first_few, show
@@ -26,7 +26,9 @@ SIZE_KEYS = ('crop_size', 'img_scale', 'img_scales', 'img_size', 'scale', 'size'
 # Heads whose loss weights YOLOv5 scales with the classes and with the image size.
 SCALED_HEADS = ('YOLOv5Head', 'YOLOv5InsHead')
 # MMYOLO's defaults of YOLOv5's schedule, which its recipes leave out.
-WARM_UP = dict(warmup_epochs=3, warmup_mim_iter=1000)
+WARM_UP = dict(warmup_epochs=3, warmup_mim_iter=1000, warmup_bias_lr=0.1)
+# Of MMEngine's schedulers, what is a rate and no factor of one.
+RATES = ('eta_max', 'eta_min')
 # What tells where a dataset lies; the rest of a dataset belongs to the recipe.
 LOCATION = ('_scope_', 'ann_file', 'data_prefix', 'data_root', 'metainfo', 'type')
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
@@ -88,6 +90,23 @@ SETTINGS: dict[str, Callable[[object], Any]] = {
 DATASETS = ('train', 'val', 'test')
 
 
+class Bounds(NamedTuple):
+    """What a warm-up may take of a training.
+
+    Attributes:
+        iterations: As many at most, or what ``iterations_share`` leaves of its own.
+        epochs: Likewise.
+        iterations_share: How many times longer the training is than the one that the
+            warm-up was for, in iterations.
+        epochs_share: Likewise, in epochs.
+    """
+
+    iterations: int = 0
+    epochs: float = 0
+    iterations_share: float = 0
+    epochs_share: float = 0
+
+
 def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config on the user's own data changes in the recipe that it inherits.
 
@@ -125,20 +144,15 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     own = _copy({**config, **_CHANGES.get({})})
     recipe = _read_settings(own, old)
     class_ids = _read_class_ids(own.get('class_ids'), recipe['classes'])
-    new = _rewrite(old, _make_rules(old, recipe))
-    new['model'] = _weigh_losses(new['model'], old['model'], old['img_scale'], recipe)
-    iterations = _count_iterations(recipe)
-    rate = _compute_rate(old, recipe)
-    new['optim_wrapper'] = _scale_optimizer(new['optim_wrapper'], rate)
+    bounds = Bounds(
+        iterations=int(_count_iterations(recipe) * WARM_UP_SHARE),
+        epochs=recipe['max_epochs'] * WARM_UP_SHARE,
+    )
+    size = (old.get('auto_scale_lr') or {}).get('base_batch_size')
+    rate = _compute_rate(old, size, recipe['batch_size'])
+    new = _follow(old, old['img_scale'], recipe, rate, bounds)
     if rate != 1:  # the rate is now that of this batch
         new['auto_scale_lr']['base_batch_size'] = recipe['batch_size']
-    new['default_hooks'] = _bound_hooks(new['default_hooks'], recipe, iterations)
-    schedulers = new.get('param_scheduler')
-    if isinstance(schedulers, list):
-        epochs = old['train_cfg']['max_epochs'], recipe['max_epochs']
-        new['param_scheduler'] = [
-            _fit_scheduler(one, epochs, iterations, rate) for one in schedulers
-        ]
     for split in DATASETS:
         new |= _fit_data(split, new, own, recipe, class_ids)
     new = _merge(new, {k: v for k, v in own.items() if k not in (*SETTINGS, *DATASETS)})
@@ -151,6 +165,149 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     if class_ids is not None:
         whole['class_ids'] = class_ids
     return {**whole, **recipe, 'recipe': dict(recipe)}
+
+
+def refit(
+    cfg: Mapping[str, Any], settings: Mapping[str, object]
+) -> dict[str, dict | list | Any]:
+    """What another image size, batch or number of epochs changes in a whole config.
+
+    It is for configs that call no :func:`fit_recipe`, and takes the same rules: what a
+    config says for its own size, batch and epochs is taken to those that are wanted.
+    A warm-up takes no greater share of the training than it did. Images that keep
+    their proportions, as MMDetection's do, have the image size as their longer side.
+
+    Args:
+        cfg: The config.
+        settings: ``image_size``, ``max_epochs`` and ``batch_size``, or some of them.
+
+    Returns:
+        The changed keys, each with its whole value.
+
+    Raises:
+        UserError: A setting cannot be, or something that must follow it does not; it
+            has the key.
+    """
+    old = _copy({key: cfg[key] for key in cfg})
+    wanted = {key: _read_setting(key, value) for key, value in settings.items()}
+    epochs = (old.get('train_cfg') or {}).get('max_epochs')
+    if 'max_epochs' in wanted and epochs is None:
+        problem = 'the config has no train_cfg.max_epochs: it trains by iterations'
+        raise UserError(problem, key='max_epochs')
+    batch = (old.get('train_dataloader') or {}).get('batch_size')
+    if 'batch_size' in wanted and batch is None:
+        problem = 'the config has no train_dataloader.batch_size'
+        raise UserError(problem, key='batch_size')
+    size = _find_size(old, wanted['image_size']) if 'image_size' in wanted else (1, 1)
+    before = dict(batch_size=batch, image_size=size, max_epochs=epochs)
+    recipe = {**before, **wanted}
+    bounds = Bounds()
+    if epochs is not None and batch is not None:
+        longer = recipe['max_epochs'] / epochs
+        bounds = Bounds(
+            iterations_share=longer * batch / recipe['batch_size'],
+            epochs=recipe['max_epochs'] * WARM_UP_SHARE,
+            epochs_share=longer,
+        )
+    rate = _compute_rate(old, batch, recipe['batch_size'])
+    new = _follow(old, size, recipe, rate, bounds)
+    if 'batch_size' in wanted:
+        new['train_dataloader']['batch_size'] = wanted['batch_size']
+        scaling = new.get('auto_scale_lr') or {}
+        if rate != 1 and 'base_batch_size' in scaling:
+            base = round(scaling['base_batch_size'] * wanted['batch_size'] / batch)
+            scaling['base_batch_size'] = max(base, 1)
+    if size != recipe['image_size']:
+        _check_resized(old, new)
+    if 'recipe' in new:
+        new['recipe'] = {**new['recipe'], **wanted}
+        new.update(wanted)
+    return {k: v for k, v in new.items() if k not in old or v != old[k]}
+
+
+def _find_size(cfg: dict[str, Any], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The image size of a config, by its test pipeline.
+
+    Args:
+        cfg: The config.
+        wanted: The size that is to be instead.
+
+    Raises:
+        UserError: The pipeline does not say one, or it keeps proportions, so that a
+            width and a height make no sense.
+    """
+    steps = list(_find_pipeline((cfg.get('test_dataloader') or {}).get('dataset')))
+    scales = [step['scale'] for step in steps if step.get('scale')]
+    if not scales:
+        problem = 'no transform of the test pipeline has a scale that it could change'
+        raise UserError(problem, key='image_size')
+    scale = scales[0] if isinstance(scales[0], (list, tuple)) else (scales[0],) * 2
+    kinds = [str(step['type']).rpartition('.')[2] for step in steps]
+    if 'LetterResize' in kinds:
+        return scale[0], scale[1]
+    if wanted[0] != wanted[1]:
+        raise UserError(
+            f"{show(wanted)}: this config's images keep their proportions: write one "
+            'number, their longer side',
+            key='image_size',
+        )
+    return max(scale), max(scale)
+
+
+def _find_pipeline(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The transforms of a dataset, inside its wrappers too."""
+    while isinstance(dataset, dict) and not dataset.get('pipeline'):
+        dataset = dataset.get('dataset')
+    yield from (dataset or {}).get('pipeline') or ()
+
+
+def _check_resized(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Checks that the images of each split have got another size.
+
+    Raises:
+        UserError: Those of one have not.
+    """
+    for split in DATASETS:
+        loaders = [cfg.get(f'{split}_dataloader') or {} for cfg in (old, new)]
+        before, after = (loader.get('dataset') for loader in loaders)
+        if before is not None and before == after:
+            problem = (
+                f'the {split} pipeline resizes no image, so that it cannot follow: '
+                f'change {split}_dataloader.dataset.pipeline'
+            )
+            raise UserError(problem, key='image_size')
+
+
+def set_rate(cfg: Mapping[str, Any], lr: float) -> dict[str, Any]:
+    """What another learning rate changes in a config.
+
+    Warm-ups and decays that are factors follow by themselves; the rates that are
+    written as numbers keep their proportion to it.
+
+    Args:
+        cfg: The config.
+        lr: The rate that its optimizer is to have.
+
+    Returns:
+        The changed keys, each with its whole value.
+    """
+    wrapper = _copy(cfg['optim_wrapper'])
+    before = wrapper['optimizer'].get('lr')
+    rate = lr / before if before else 1
+    wrapper['optimizer']['lr'] = lr
+    changes = dict(optim_wrapper=wrapper)
+    schedulers = _copy(cfg.get('param_scheduler'))
+    if isinstance(schedulers, list):
+        changes['param_scheduler'] = [
+            {k: v * rate if k in RATES else v for k, v in one.items()}
+            for one in schedulers
+        ]
+    hooks = _copy(cfg.get('default_hooks') or {})
+    if _is_yolov5_schedule(hooks.get('param_scheduler')):
+        schedule = {**WARM_UP, **hooks['param_scheduler']}
+        hooks['param_scheduler']['warmup_bias_lr'] = schedule['warmup_bias_lr'] * rate
+        changes['default_hooks'] = hooks
+    return changes
 
 
 @contextmanager
@@ -279,16 +436,52 @@ def _read_class_ids(ids: Any, classes: Sequence[str]) -> tuple[int, ...] | None:
     return tuple(ids)
 
 
+def _follow(
+    old: dict[str, Any],
+    size: Sequence[int],
+    recipe: Mapping[str, Any],
+    rate: float,
+    bounds: Bounds,
+) -> dict[str, Any]:
+    """A config with other settings, and all that follows from them.
+
+    Args:
+        old: The config.
+        size: Its image size.
+        recipe: The settings that are wanted.
+        rate: By what the learning rate is multiplied.
+        bounds: What a warm-up may take.
+    """
+    new = _rewrite(old, _make_rules(old, size, recipe))
+    new['model'] = _weigh_losses(new['model'], old['model'], size, recipe)
+    if rate != 1:
+        new['optim_wrapper'] = _scale_optimizer(new['optim_wrapper'], rate)
+    if new.get('default_hooks'):
+        new['default_hooks'] = _bound_hooks(new['default_hooks'], bounds)
+    schedulers = new.get('param_scheduler')
+    if isinstance(schedulers, list):
+        epochs = old['train_cfg'].get('max_epochs'), recipe['max_epochs']
+        new['param_scheduler'] = [
+            _fit_scheduler(one, epochs, bounds, rate) for one in schedulers
+        ]
+    return new
+
+
 def _make_rules(
-    base: dict[str, Any], recipe: dict[str, Any]
+    base: dict[str, Any], old_size: Sequence[int], recipe: Mapping[str, Any]
 ) -> dict[str, Callable[[Any], Any]]:
     """How the values of keys follow, wherever they stand."""
-    old_size, new_size = base['img_scale'], recipe['image_size']
-    old_epochs, epochs = base['train_cfg']['max_epochs'], recipe['max_epochs']
-    last = int(epochs * LAST_SHARE)
+    new_size = recipe['image_size']
+    old_epochs, epochs = base['train_cfg'].get('max_epochs'), recipe['max_epochs']
+    last = int((epochs or 0) * LAST_SHARE)
 
     def scale(value: Any) -> Any:
         return _scale_size(value, old_size, new_size, DIVISOR)
+
+    def scale_pairs(values: Any) -> Any:  # not the scales of anchors
+        pairs = isinstance(values, (list, tuple)) and len(values) > 0
+        pairs = pairs and all(isinstance(value, (list, tuple)) for value in values)
+        return scale(values) if pairs else values
 
     def scale_border(value: Any) -> Any:
         return _scale_size(value, old_size, new_size, 1)
@@ -296,19 +489,27 @@ def _make_rules(
     def keep_from_end(epoch: int) -> int:
         return epochs - min(old_epochs - epoch, last)
 
-    return {
-        **dict.fromkeys(SIZE_KEYS, scale),
-        'border': scale_border,
+    rules: dict[str, Callable[[Any], Any]] = {
         'batch_size_per_gpu': lambda _: recipe['batch_size'],
         'train_batch_size_per_gpu': lambda _: recipe['batch_size'],
-        'num_classes': lambda _: len(recipe['classes']),
-        'max_epochs': lambda _: epochs,
-        'switch_epoch': keep_from_end,
-        'num_last_epochs': lambda number: min(number, last),
-        'dynamic_intervals': lambda pairs: [(keep_from_end(e), n) for e, n in pairs],
-        # of hooks that begin late, as EMAHook can
-        'begin_epoch': lambda epoch: epoch * epochs // old_epochs,
     }
+    if old_size != new_size:
+        rules |= dict.fromkeys(SIZE_KEYS, scale)
+        rules |= {'scales': scale_pairs, 'border': scale_border}
+    if 'classes' in recipe:
+        rules['num_classes'] = lambda _: len(recipe['classes'])
+    if old_epochs != epochs:
+        rules |= {
+            'max_epochs': lambda _: epochs,
+            'switch_epoch': keep_from_end,
+            'num_last_epochs': lambda number: min(number, last),
+            'dynamic_intervals': lambda pairs: [
+                (keep_from_end(e), n) for e, n in pairs
+            ],
+            # of hooks that begin late, as EMAHook can
+            'begin_epoch': lambda epoch: epoch * epochs // old_epochs,
+        }
+    return rules
 
 
 def _rewrite(node: Any, rules: Mapping[str, Callable[[Any], Any]]) -> Any:
@@ -356,7 +557,7 @@ def _weigh_losses(
     model: dict[str, Any],
     before: dict[str, Any],
     old_size: Sequence[int],
-    recipe: dict[str, Any],
+    recipe: Mapping[str, Any],
 ) -> dict[str, Any]:
     """YOLOv5's loss weights, which are for so many classes and so large an image.
 
@@ -369,7 +570,10 @@ def _weigh_losses(
     head = model.get('bbox_head', {})
     if head.get('type') not in SCALED_HEADS:
         return model
-    classes = len(recipe['classes']) / before['bbox_head']['head_module']['num_classes']
+    classes = 1.0
+    if 'classes' in recipe:
+        count = before['bbox_head']['head_module']['num_classes']
+        classes = len(recipe['classes']) / count
     area = math.prod(recipe['image_size']) / math.prod(old_size)
     losses = {
         f'loss_{name}': dict(
@@ -386,18 +590,15 @@ def _count_iterations(recipe: dict[str, Any]) -> int:
     return math.ceil(recipe['num_images'] / recipe['batch_size']) * recipe['max_epochs']
 
 
-def _compute_rate(base: dict[str, Any], recipe: dict[str, Any]) -> float:
-    """By what the learning rate is multiplied.
+def _compute_rate(base: dict[str, Any], old: int | None, new: int | None) -> float:
+    """By what the learning rate is multiplied, for another batch size.
 
     Adam's follows the root of the batch size (Malladi et al., "On the SDEs and Scaling
     Rules for Adaptive Gradient Algorithms", 2022). With SGD the rate stays: the losses
     of YOLOv5's and YOLOv8's heads are sums over the batch, which scale the gradients.
     """
-    optimizer = base['optim_wrapper']['optimizer']['type']
-    size = (base.get('auto_scale_lr') or {}).get('base_batch_size')
-    if 'Adam' not in optimizer or size is None:
-        return 1
-    return math.sqrt(recipe['batch_size'] / size)
+    optimizer = str(base['optim_wrapper']['optimizer']['type'])
+    return math.sqrt(new / old) if 'Adam' in optimizer and old and new else 1
 
 
 def _scale_optimizer(wrapper: dict[str, Any], rate: float) -> dict[str, Any]:
@@ -405,45 +606,65 @@ def _scale_optimizer(wrapper: dict[str, Any], rate: float) -> dict[str, Any]:
     return dict(wrapper, optimizer=dict(optimizer, lr=optimizer['lr'] * rate))
 
 
-def _bound_hooks(
-    hooks: dict[str, Any], recipe: dict[str, Any], iterations: int
-) -> dict[str, Any]:
+def _bound(number: float, most: float, share: float) -> float:
+    """The length of a warm-up: its own, but no more than it may take."""
+    return min(number, max(most, number * share))
+
+
+def _bound_hooks(hooks: dict[str, Any], bounds: Bounds) -> dict[str, Any]:
     """The hooks with a warm-up of YOLOv5's that a short training has time for."""
-    schedule = hooks.get('param_scheduler') or {}
-    if 'max_epochs' not in schedule:  # not YOLOv5's
+    schedule = hooks.get('param_scheduler')
+    if not _is_yolov5_schedule(schedule):
         return hooks
     warm_up = {**WARM_UP, **schedule}
-    epochs = recipe['max_epochs'] * WARM_UP_SHARE
+    epochs, iterations = warm_up['warmup_epochs'], warm_up['warmup_mim_iter']
     bounded = dict(
-        warmup_epochs=min(warm_up['warmup_epochs'], epochs),
-        warmup_mim_iter=min(
-            warm_up['warmup_mim_iter'], int(iterations * WARM_UP_SHARE)
+        warmup_epochs=_bound(epochs, bounds.epochs, bounds.epochs_share),
+        warmup_mim_iter=int(
+            _bound(iterations, bounds.iterations, bounds.iterations_share)
         ),
     )
     return dict(hooks, param_scheduler=dict(schedule, **bounded))
 
 
+def _is_yolov5_schedule(hook: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(hook, dict) and 'max_epochs' in hook
+
+
 def _fit_scheduler(
-    scheduler: dict[str, Any], epochs: tuple[int, int], iterations: int, rate: float
+    scheduler: dict[str, Any],
+    epochs: tuple[int | None, int],
+    bounds: Bounds,
+    rate: float,
 ) -> dict[str, Any]:
     """A scheduler of MMEngine's for another length of training.
 
     Args:
         scheduler: Its config.
         epochs: Of the recipe, and those that are wanted.
-        iterations: Of the training.
+        bounds: What a warm-up may take.
         rate: By what the learning rate is multiplied.
     """
     changes: dict[str, Any] = {}
-    if 'eta_min' in scheduler:
-        changes['eta_min'] = scheduler['eta_min'] * rate
+    for key in RATES:
+        if key in scheduler:
+            changes[key] = scheduler[key] * rate
     if not scheduler.get('by_epoch', True):  # a warm-up
-        most = max(int(iterations * WARM_UP_SHARE), 1)
-        return dict(scheduler, **changes, end=min(scheduler['end'], most))
+        if 'end' in scheduler:
+            most, share = bounds.iterations, bounds.iterations_share
+            changes['end'] = max(int(_bound(scheduler['end'], most, share)), 1)
+        return dict(scheduler, **changes)
     old, new = epochs
+    if old is None or old == new:
+        return dict(scheduler, **changes)
     for key in ('begin', 'end'):
         if key in scheduler:
             changes[key] = scheduler[key] * new // old
+    if 'end' in changes:
+        changes['end'] = max(changes['end'], changes.get('begin', 0) + 1)
+    if 'milestones' in scheduler:
+        marks = (max(mark * new // old, 1) for mark in scheduler['milestones'])
+        changes['milestones'] = sorted(set(marks))
     if 'T_max' in scheduler:
         begin, end = scheduler.get('begin', 0), scheduler.get('end', old)
         if (

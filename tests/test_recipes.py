@@ -19,7 +19,7 @@ from mmnextvit.cli.arguments import read_config
 from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine.data_report import DataReportHook
 from mmnextvit.engine.training import make_training_config
-from mmnextvit.recipes import find_changes, fitting
+from mmnextvit.recipes import find_changes, fitting, refit
 from mmnextvit.utils.errors import UserError
 
 import mmyolo
@@ -180,8 +180,9 @@ def test_numbers_are_those_of_the_edited_recipe(name, settings, tmp_path):
         )
 
     assert comparable(cfg['train_cfg']) == comparable(wanted['train_cfg'])
-    hooks, hooks_wanted = cfg['custom_hooks'], wanted['custom_hooks']
-    assert comparable(hooks[1:]) == comparable(hooks_wanted[1:])  # the pipeline switch
+    hooks = cfg['default_hooks']
+    switch = [hooks[key] for key in ('pipeline_switch',) if key in hooks]
+    assert comparable(switch) == comparable(wanted['custom_hooks'][1:])
     ours, theirs = (c['default_hooks']['param_scheduler'] for c in (cfg, wanted))
     assert ours.get('max_epochs') == theirs.get('max_epochs')
     head, head_wanted = (comparable(c['model']['bbox_head']) for c in (cfg, wanted))
@@ -351,7 +352,7 @@ def test_a_warm_up_of_iterations(name, epochs, images, end):
 )
 def test_the_last_epochs_are_without_mosaics(name, epochs, switch):
     cfg = resolve(name, max_epochs=epochs, image_size=416)
-    hook = cfg['custom_hooks'][1]
+    hook = cfg['default_hooks']['pipeline_switch']
     assert hook['switch_epoch'] == switch
     assert cfg['train_cfg']['dynamic_intervals'] == [(switch, 1)]
     kinds = [transform['type'] for transform in hook['switch_pipeline']]
@@ -451,7 +452,7 @@ def test_what_the_file_says_itself_wins():
         default_hooks=dict(checkpoint=dict(interval=1)),
         optim_wrapper=dict(optimizer=dict(lr=0.5)),
         load_from='a.pth',
-        custom_hooks=[],
+        custom_hooks=[dict(type='EmptyCacheHook')],
         unknown=dict(a=1),
     )
     cfg = resolve('yolov5_nextvit_s', **own, **SETTINGS)
@@ -462,7 +463,8 @@ def test_what_the_file_says_itself_wins():
     assert cfg['default_hooks']['param_scheduler']['max_epochs'] == 60
     assert cfg['optim_wrapper']['optimizer']['lr'] == 0.5
     assert cfg['load_from'] == 'a.pth'
-    assert cfg['custom_hooks'] == []
+    assert cfg['custom_hooks'] == [dict(type='EmptyCacheHook')]
+    assert cfg['default_hooks']['ema']['type'] == 'StepEMAHook'  # it is kept
     assert 'unknown' not in cfg  # is the file's own business
 
 
@@ -665,6 +667,155 @@ def test_options_that_nothing_follows(config):
         with pytest.raises(UserError, match='nothing in this config follows') as error:
             read_config(path, options)
         assert (error.value.file, error.value.key) == (path, *options)
+
+
+# In any config
+
+# What --imgsz 416, --epochs 6 and --batch 4 make of configs that call no fit_recipe.
+WHOLE = {
+    'yolov5_nextvit_s_bccd': dict(
+        sizes={(416, 416)},
+        epochs=6,
+        warm_up=(0.6, 40),  # of 3 and 100, in a fifth of the epochs of twice the steps
+        lr=0.01,
+        base=128,
+    ),
+    'yolov8_nextvit_s': dict(
+        sizes={(416, 416)}, epochs=6, warm_up=(0.6, 48), lr=0.01, base=128
+    ),
+    'rtmdet_nextvit_s': dict(
+        sizes={(832, 832), (416, 416)},  # before the crop, and after it
+        epochs=6,
+        lr=4e-3 / math.sqrt(8),
+        eta_min=2e-4 / math.sqrt(8),
+        base=32,
+        end=160,  # of 1000
+    ),
+    'mask_rcnn_nextvit_s_fpn_1x_coco': dict(
+        sizes={(416, 224)}, epochs=6, lr=1e-4 * math.sqrt(2), base=32, end=250
+    ),
+}
+
+
+def read_scales(pipeline: list) -> set:
+    keys = 'img_scale', 'scale', 'scales'
+    found = {tuple(v) for t in pipeline for k, v in t.items() if k in keys}
+    return {size for size in found if size != (0.1, 2.0)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', WHOLE)
+def test_settings_of_any_config(name):
+    wanted = WHOLE[name]
+    path = config_file(name)
+    settings = dict(image_size=416, max_epochs=6, batch_size=4)
+    before, cfg = read_config(path), read_config(path, {}, settings)
+    sizes = read_scales(cfg.train_dataloader.dataset.pipeline)
+    assert sizes == wanted['sizes']
+    shown = [t for t in cfg.test_dataloader.dataset.pipeline if 'scale' in t]
+    assert {max(t['scale']) for t in shown} == {416}
+    assert cfg.train_cfg.max_epochs == wanted['epochs']
+    assert cfg.train_dataloader.batch_size == 4
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(wanted['lr'])
+    assert cfg.auto_scale_lr.base_batch_size == wanted['base']
+    schedule = cfg.default_hooks.param_scheduler
+    if 'warm_up' in wanted:
+        assert schedule.max_epochs == 6
+        found = schedule.warmup_epochs, schedule.warmup_mim_iter
+        assert found == pytest.approx(wanted['warm_up'])
+    else:
+        linear, main = cfg.param_scheduler
+        assert (linear.end, main.end) == (wanted['end'], 6)
+        assert main.get('eta_min', 0) == pytest.approx(wanted.get('eta_min', 0))
+    if 'loss_obj' in cfg.model.get('bbox_head', {}):
+        weights = [c.model.bbox_head.loss_obj.loss_weight for c in (cfg, before)]
+        assert weights[0] / weights[1] == pytest.approx((416 / 320) ** 2)
+    anchors = [dict(leaves(c.model.to_dict())) for c in (cfg, before)]
+    for path, value in anchors[0].items():
+        if path[-1] != 'loss_weight':
+            assert anchors[1][path] == value
+    assert read_config(config_file(name)).to_dict() == before.to_dict()
+
+
+def test_settings_on_top_of_options():
+    """What an option says of a single value is not changed with the rest."""
+    path = config_file('yolov5_nextvit_s_bccd')
+    options = {
+        'train_cfg.val_interval': 3,
+        'default_hooks.param_scheduler.warmup_epochs': 2,
+    }
+    cfg = read_config(path, options, dict(max_epochs=6))
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (6, 3)
+    assert cfg.default_hooks.param_scheduler.warmup_epochs == 2
+
+
+def test_settings_of_a_recipe(config):
+    """They are as options by the names of the settings; of a dumped one too."""
+    settings = dict(image_size=416, max_epochs=10, batch_size=4)
+    wanted = dict(ALL, classes=3, names=CLASSES)
+    assert numbers(read_config(str(config), {}, settings)) == wanted
+    dumped = config.with_name('dumped.json')
+    Config.fromfile(config).dump(dumped)
+    cfg = read_config(str(dumped), {}, settings)
+    # A dumped one does not tell how many images bound the warm-up.
+    assert numbers(cfg) == dict(wanted, warm_up=54)
+    assert not find_changes(cfg)
+
+
+@pytest.mark.parametrize(
+    'name, settings, message',
+    [
+        (
+            'yolov5_nextvit_s_demo',
+            dict(image_size=64),
+            'train pipeline resizes no image',
+        ),
+        ('yolov5_nextvit_s_bccd', dict(image_size=100), 'must be a multiple of 32'),
+        ('retinanet_nextvit_s_fpn_1x_coco', dict(image_size=(640, 480)), 'longer side'),
+    ],
+)
+def test_settings_that_no_config_can_follow(name, settings, message):
+    with pytest.raises(UserError, match=f'image_size: .*{message}') as error:
+        read_config(config_file(name), {}, settings)
+    assert error.value.file == config_file(name)
+
+
+@pytest.mark.parametrize(
+    'changes, settings, key',
+    [
+        (dict(train_cfg=dict(max_iters=9)), dict(max_epochs=3), 'max_epochs'),
+        (
+            dict(train_dataloader=dict(batch_sampler=1)),
+            dict(batch_size=3),
+            'batch_size',
+        ),
+        (dict(test_dataloader=None), dict(image_size=32), 'image_size'),
+    ],
+)
+def test_settings_without_what_they_set(changes, settings, key):
+    cfg = {**read(config_file('yolov5_nextvit_s')).to_dict(), **changes}
+    with pytest.raises(UserError) as error:
+        refit(cfg, settings)
+    assert error.value.key == key
+
+
+def test_a_learning_rate_and_what_follows():
+    for name in ('yolov5_nextvit_s', 'rtmdet_nextvit_s'):
+        cfg = read_config(config_file(name), {}, {'optim_wrapper.optimizer.lr': 1e-3})
+        assert cfg.optim_wrapper.optimizer.lr == 1e-3
+        if name == 'yolov5_nextvit_s':  # YOLOv5's biases begin at ten times the rate
+            schedule = cfg.default_hooks.param_scheduler
+            assert schedule.warmup_bias_lr == pytest.approx(1e-2)
+        else:
+            linear, cosine = cfg.param_scheduler
+            assert cosine.eta_min == pytest.approx(1e-3 / 20)
+            assert linear.start_factor == 1e-5
+
+
+def test_a_decay_that_begins_early_is_no_empty_one():
+    cfg = read_config(config_file('yolov5_nextvit_s_demo'), {}, dict(max_epochs=2))
+    for scheduler in cfg.param_scheduler:
+        assert scheduler.get('begin', 0) < scheduler.end <= 2
 
 
 def test_another_programs_runner_refuses_what_nothing_follows(config):

@@ -11,4 +11,6 @@ train_dataloader = dict(
 val_dataloader = test_dataloader = dict(dataset=_base_.verified_coco)
 val_evaluator = test_evaluator = _base_.verified_metric
 auto_scale_lr = dict(enable=False, base_batch_size=256)  # of mmnextvit train
-default_hooks = _base_.checks
+ema, switch = _base_.custom_hooks
+custom_hooks = []  # for those of other configs, which so keep these two
+default_hooks = dict(_base_.checks, ema=ema, pipeline_switch=switch)

@@ -14,5 +14,6 @@ val_dataloader = test_dataloader = dict(dataset=_base_.verified_coco)
 val_evaluator = test_evaluator = _base_.verified_metric
 auto_scale_lr = dict(enable=False, base_batch_size=128)  # of mmnextvit train
 optim_wrapper = _base_.yolov5_optim
-custom_hooks = [dict(_base_.custom_hooks[0], type='StepEMAHook')]
-default_hooks = dict(_base_.checks, param_scheduler=_base_.yolov5_schedule)
+ema = dict(_base_.custom_hooks[0], type='StepEMAHook')
+custom_hooks = []  # for those of other configs, which so keep the averaging
+default_hooks = dict(_base_.checks, param_scheduler=_base_.yolov5_schedule, ema=ema)

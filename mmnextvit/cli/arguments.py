@@ -3,12 +3,21 @@
 import argparse
 import ast
 import json
+import math
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ..recipes import SETTINGS, check_followed, find_changes, fitting
+from ..recipes import (
+    SETTINGS,
+    check_followed,
+    find_changes,
+    fitting,
+    read_size,
+    refit,
+    set_rate,
+)
 from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_new_file, require_file
 from ..utils.packages import explain_missing_mmyolo
@@ -151,13 +160,129 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--work-dir`` and ``--launcher``."""
-    parser.add_argument(
+def add_run(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Adds ``--work-dir`` and ``--launcher``; returns the group of the folder."""
+    folder = parser.add_mutually_exclusive_group()
+    folder.add_argument(
         '--work-dir', help='folder for logs and results (./work_dirs/<config>)'
     )
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    return folder
+
+
+RATE = 'optim_wrapper.optimizer.lr'
+# The options of add_settings, by the keys of a config that they set.
+SETTING_OPTIONS = {
+    'image_size': 'imgsz',
+    'max_epochs': 'epochs',
+    'batch_size': 'batch',
+    RATE: 'lr',
+}
+AUTO = 'auto'
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--imgsz``, ``--epochs``, ``--batch`` and ``--lr``."""
+    parser.add_argument(
+        '--imgsz',
+        type=to_image_size,
+        metavar='N|WxH',
+        help='image size in pixels, as in 640 or 640x480',
+    )
+    parser.add_argument('--epochs', type=to_count, metavar='N', help='passes over all')
+    parser.add_argument(
+        '--batch',
+        type=to_batch,
+        metavar='N|auto',
+        help='images in a batch of each process; auto: as many as fit here',
+    )
+    parser.add_argument(
+        '--lr', type=to_rate, metavar='RATE', help="the optimizer's learning rate"
+    )
+
+
+def read_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of :func:`add_settings` set, by keys of a config.
+
+    ``--batch auto`` is none of them: it is to be found first.
+
+    Raises:
+        UserError: ``--cfg-options`` sets the same.
+    """
+    given = {key: getattr(args, option) for key, option in SETTING_OPTIONS.items()}
+    for key in given.keys() & args.cfg_options:
+        if given[key] is not None:
+            option = f'--{SETTING_OPTIONS[key]}'
+            raise UserError(f'{option} and --cfg-options {key} say the same: give one')
+    return {k: value for k, value in given.items() if value not in (None, AUTO)}
+
+
+def to_image_size(text: str) -> tuple[int, int]:
+    """Width and height in pixels, for argparse: of '640' or of '640x480'."""
+    sides = text.split('x')
+    try:
+        numbers = [int(side) for side in sides]
+    except ValueError as error:
+        problem = f'{text!r} is no size in pixels, as in 640 or 640x480'
+        raise argparse.ArgumentTypeError(problem) from error
+    try:
+        return read_size(numbers[0] if len(numbers) == 1 else numbers)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(error.problem) from error
+
+
+def to_count(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 on')
+    return int(text)
+
+
+def to_batch(text: str) -> int | str:
+    """A batch size, or 'auto', for argparse."""
+    if text == AUTO:
+        return text
+    try:
+        return to_count(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f'{error}, and not auto') from error
+
+
+def to_rate(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
+    return value
+
+
+def to_name(text: str) -> str:
+    """The name of a folder, for argparse."""
+    if text in ('', '.', '..') or not text.isprintable() or set(text) & set('/\\:'):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a plain name, as in run_2 (--work-dir takes a path)'
+        )
+    return text
+
+
+def add_amp(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--amp`` and ``--force-amp``, one value: False, True or 'force'."""
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 on a GPU, bfloat16 on a CPU that computes in it',
+    )
+    parser.add_argument(
+        '--force-amp',
+        action='store_const',
+        const='force',
+        dest='amp',
+        help='the same on every CPU, though it may be slower than without',
     )
 
 
@@ -198,7 +323,11 @@ def to_share(text: str) -> float:
     return value
 
 
-def read_config(path: str, options: Mapping[str, Any] = {}) -> 'Config':
+def read_config(
+    path: str,
+    options: Mapping[str, Any] = {},
+    settings: Mapping[str, Any] = {},
+) -> 'Config':
     """A detector's config file, with changes.
 
     Where it calls :func:`~mmnextvit.fit_recipe`, or inherits from one that does, the
@@ -208,26 +337,49 @@ def read_config(path: str, options: Mapping[str, Any] = {}) -> 'Config':
     Args:
         path: The file.
         options: Values by key, as in ``{'model.backbone.frozen_stages': 1}``.
+        settings: ``image_size``, ``batch_size``, ``max_epochs`` and the optimizer's
+            learning rate, by their keys, for any config: where it calls no
+            ``fit_recipe``, :func:`~mmnextvit.recipes.refit` changes what follows.
 
     Raises:
         UserError: The file cannot be read as a config, or has no ``model``; or nothing
-            in it follows an option that is a setting of ``fit_recipe``. What its own
-            code raises goes on, with its traceback.
+            in it follows an option that is a setting of ``fit_recipe``, or a setting.
+            What its own code raises goes on, with its traceback.
         MissingPackageError: It inherits from MMYOLO, which is not installed.
     """
     cfg = _read_changed(path, options)
+    wanted = {key: value for key, value in settings.items() if key in SETTINGS}
     with naming_file(path):
-        changes = find_changes(cfg)
-    if changes:
-        with fitting(changes):
-            cfg = _read_changed(path, options)
+        if 'recipe' in cfg:
+            cfg.merge_from_dict(wanted)
+            changes = find_changes(cfg)
+            if changes:
+                with fitting(changes):
+                    cfg = _read_changed(path, {**options, **wanted})
+            left = {k: v for k, v in find_changes(cfg).items() if k in wanted}
+            if left:  # it was dumped, and calls it no more
+                _change(cfg, refit(cfg, left))
+        elif wanted:
+            cfg = _read_changed(path, options, wanted)
+        if RATE in settings:
+            _change(cfg, set_rate(cfg, settings[RATE]))
     check_followed(cfg, SETTINGS.keys() & options)
     return cfg
 
 
-def _read_changed(path: str, options: Mapping[str, Any]) -> 'Config':
+def _change(cfg: 'Config', changes: Mapping[str, Any]) -> None:
+    """Gives keys of a config other values, as wholes."""
+    for key, value in changes.items():
+        cfg[key] = value
+
+
+def _read_changed(
+    path: str, options: Mapping[str, Any], settings: Mapping[str, Any] = {}
+) -> 'Config':
     """A config file with options, and with the paths that follow ``data_root``."""
     cfg = _read_file(path)
+    if settings:
+        _change(cfg, refit(cfg, settings))
     data_root = cfg.get('data_root')
     cfg.merge_from_dict(dict(options))
     if cfg.get('data_root') != data_root and Path(data_root or '').parts:
@@ -279,13 +431,17 @@ def _read_file(path: str) -> 'Config':
     return cfg
 
 
-def load_config(args: argparse.Namespace) -> 'Config':
+def load_config(args: argparse.Namespace, settings: Mapping[str, Any] = {}) -> 'Config':
     """The config with the command line's changes.
+
+    Args:
+        args: What was parsed.
+        settings: What :func:`read_settings` gave of it.
 
     Raises:
         UserError: As :func:`read_config`.
     """
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options, settings)
     if 'run_folder' in args:
         cfg.work_dir = str(args.run_folder)  # wherever it was when it was trained
         if cfg.get('resume') and not {'resume', 'load_from'} & args.cfg_options.keys():

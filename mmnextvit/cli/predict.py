@@ -30,7 +30,7 @@ from contextlib import closing
 from ..labels.choices import parse_formats
 from ..utils.errors import UserError
 from ..utils.files import check_folder, check_new_folder
-from .arguments import add_detector, add_threshold, load_config, require_file
+from .arguments import add_amp, add_detector, add_threshold, load_config, require_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out-dir', help='a new folder (./predictions/<date and time>)'
     )
-    parser.add_argument(
-        '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
-    )
+    add_amp(parser)
     parser.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
     add_threshold(parser, 'minimum score')
     parser.add_argument(

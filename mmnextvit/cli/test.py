@@ -8,15 +8,13 @@ score of --score-thr, by class.
 import argparse
 
 from ..utils.files import PICKLES, check_folder, check_new_file
-from .arguments import add_detector, add_run, add_threshold, load_config
+from .arguments import add_amp, add_detector, add_run, add_threshold, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_detector(parser, 'checkpoint, or exported file or folder')
     add_run(parser)
-    parser.add_argument(
-        '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
-    )
+    add_amp(parser)
     add_threshold(parser, 'minimum score of what is drawn and counted by itself')
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='a new file for the predictions'

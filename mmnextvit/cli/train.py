@@ -3,7 +3,16 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from .arguments import add_config, add_run, load_config
+from .arguments import (
+    AUTO,
+    add_amp,
+    add_config,
+    add_run,
+    add_settings,
+    load_config,
+    read_settings,
+    to_name,
+)
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -11,10 +20,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    add_run(parser)
+    folder = add_run(parser)
+    folder.add_argument('--name', type=to_name, help='the same, in ./work_dirs/')
+    add_settings(parser)
     parser.add_argument(
-        '--amp', action='store_true', help='mixed precision (bfloat16 on a CPU)'
+        '--device', help='cpu, cuda or cuda:1 (a GPU where there is one)'
     )
+    add_amp(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -39,13 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> 'Runner':
-    from ..apis import train
+    from ..apis import find_batch_size, train
 
-    cfg = load_config(args)
+    if args.name is not None:
+        args.work_dir = f'./work_dirs/{args.name}'
+    settings = read_settings(args)
+    cfg = load_config(args, settings)
+    if args.batch == AUTO:
+        asked = dict(resume=args.resume, amp=args.amp, device=args.device)
+        settings['batch_size'] = find_batch_size(cfg, **asked)
+        cfg = load_config(args, settings)
     return train(
         cfg,
         resume=args.resume,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
         loggers=args.log,
+        device=args.device,
     )

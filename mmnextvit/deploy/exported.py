@@ -15,6 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor, from_numpy
 
+from ..engine.default_hooks import averages_weights
 from ..engine.runner import read_test_metainfo
 from ..runtime import (
     SESSIONS,
@@ -182,6 +183,8 @@ def use_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     check_classes(cfg, detector)
     opened = OpenedPath(path, detector)
     cfg.model = dict(type='mmdet.ExportedDetector', path=opened, device=device)
-    cfg.custom_hooks = []  # such as EMA's, for parameters
+    cfg.custom_hooks = []
+    hooks = cfg.get('default_hooks') or {}  # EMA's are for parameters
+    cfg.default_hooks = {n: h for n, h in hooks.items() if not averages_weights(h)}
     cfg.load_from = None
     return cfg

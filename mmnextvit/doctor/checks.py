@@ -15,6 +15,7 @@ from ..datasets.anchors import compute_match_ratios
 from ..datasets.duplicates import find_exact, find_leaks, find_near
 from ..datasets.images import REMARKS, WrongSizeError
 from ..datasets.samples import Sample
+from ..engine.data_report import describe_counts
 from ..utils.messages import first_few, list_lines, show
 from .facts import Facts
 from .findings import Finding, plural
@@ -97,7 +98,7 @@ def find_wrong_class_counts(facts: Facts) -> Iterator[Finding]:
                 'the head has another number of classes than the data',
                 f'model.{name}.num_classes is {number}, but the data has '
                 f'{len(classes)} classes: {first_few(classes)}',
-                f'Set model.{name}.num_classes={len(classes)}, or metainfo=dict('
+                f'Set {describe_counts(wrong, len(classes))}, or metainfo=dict('
                 f"classes=...) of the dataset to the head's {number} classes.",
                 split,
                 len(wrong),

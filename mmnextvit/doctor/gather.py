@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +43,7 @@ from ..datasets.voc import VerifiedVOCMixin
 from ..engine.checkpoints import find_checkpoint_folder
 from ..engine.config_faults import check_numbers, explain_build_error
 from ..engine.data_report import list_class_counts
+from ..engine.precision import computes_in_bfloat16
 from ..engine.runner import build_model
 from ..utils.errors import UserError, find_user_error
 from ..utils.files import require_file
@@ -66,7 +66,6 @@ RESIZES: dict[str, dict[str, Any]] = {
 OPTIMIZER_STATES = {'SGD': 1, 'Lion': 1, 'Adagrad': 1, 'RMSprop': 1}
 
 # Flags of processors that compute in bfloat16, as Linux has them in /proc/cpuinfo.
-BFLOAT16 = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
 
 class Info(NamedTuple):
@@ -433,16 +432,4 @@ def find_amp() -> Amp:
         return Amp(f'the GPU ({torch.cuda.get_device_name()})', fast)
     if device != 'cpu':
         return Amp(f'the device {device}', None)
-    try:
-        flags = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace')
-    except OSError:  # not Linux
-        supported = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: None)()
-        return Amp('this processor', supported)
-    return Amp('this processor', has_bfloat16(flags))
-
-
-def has_bfloat16(cpuinfo: str) -> bool:
-    """Whether a processor computes in bfloat16, by Linux's ``/proc/cpuinfo``."""
-    lines = (line.partition(':') for line in cpuinfo.splitlines())
-    flags = (v.split() for k, _, v in lines if k.strip() in ('flags', 'Features'))
-    return not BFLOAT16.isdisjoint(next(flags, []))
+    return Amp('this processor', computes_in_bfloat16())

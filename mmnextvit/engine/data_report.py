@@ -15,17 +15,35 @@ from .runner import unwrap_model
 
 
 def list_class_counts(model: nn.Module) -> dict[str, int]:
-    """``num_classes`` of the modules in a model's box and mask heads, by their names.
+    """``num_classes`` of a model's box and mask heads, where its config sets them.
 
-    The innermost module comes first: it is the one that the config sets.
+    That is in the innermost modules, but for those that derive theirs from another, as
+    assigners do in our detector.
     """
-    counts = {}
-    for name, module in reversed(list(model.named_modules())):
-        if {'bbox_head', 'mask_head'} & set(name.split('.')):
-            number = getattr(module, 'num_classes', None)
-            if number is not None:
+    counts: dict[str, int] = {}
+    derived: set[str] = set()
+    for name, module in model.named_modules():
+        derived |= {f'{name}.{head}' for head in getattr(module, 'derived_heads', ())}
+        number = getattr(module, 'num_classes', None)
+        parts = set(name.split('.'))
+        if number is None or 'assigner' in parts:
+            continue
+        if {'bbox_head', 'mask_head'} & parts:
+            counts = {n: c for n, c in counts.items() if not name.startswith(f'{n}.')}
+            if name not in derived:
                 counts[name] = number
     return counts
+
+
+def describe_counts(counts: dict[str, int], number: int) -> str:
+    """What to write into a config for heads that have another number of classes.
+
+    Args:
+        counts: Those of :func:`list_class_counts`.
+        number: How many classes there are.
+    """
+    wrong = [name for name, count in counts.items() if count != number]
+    return ' and '.join(f'model.{name}.num_classes={number}' for name in wrong)
 
 
 @HOOKS.register_module()
@@ -59,12 +77,13 @@ class DataReportHook(Hook):
     def _check_num_classes(self, runner: Runner, mode: str) -> None:
         dataset = getattr(runner, f'{mode}_dataloader').dataset
         classes = dataset.metainfo.get('classes', ())
-        for name, number in list_class_counts(unwrap_model(runner)).items():
+        counts = list_class_counts(unwrap_model(runner))
+        for number in counts.values():
             if number != len(classes):
                 raise UserError(
                     f'The head has num_classes={number}, but the {mode} data has '
                     f'{len(classes)} classes ({first_few(classes)}): set '
-                    f'model.{name}.num_classes={len(classes)}, or '
+                    f'{describe_counts(counts, len(classes))}, or '
                     f'{mode}_dataloader.dataset.metainfo=dict(classes=...) to the '
                     f"head's {number} classes"
                 )

@@ -5,6 +5,8 @@ rest untrained, and its recipe steps at every batch, however small; MMEngine's A
 wrapper refuses to work without an accelerator.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from .precision import FORCE, choose_mixed
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -201,10 +204,12 @@ class SummingOptimWrapper(SummedGradients):
 class AnyDeviceAmpOptimWrapper(SummedGradients, AmpOptimWrapper):
     """MMEngine's ``AmpOptimWrapper``, and on a CPU the same in bfloat16.
 
-    bfloat16 has float32's range, so the loss is not scaled on a CPU. Checkpoints of
-    either device resume on the other.
+    bfloat16 has float32's range, so the loss is not scaled on a CPU. One that does not
+    compute in it takes float32, since bfloat16 would be slower. Checkpoints of either
+    device resume on the other.
 
     Args:
+        force: Whether to take bfloat16 on such a CPU too.
         loss_scale: As in ``AmpOptimWrapper``; unused on a CPU.
         dtype: As in ``AmpOptimWrapper``; always bfloat16 on a CPU.
         **kwargs: Other arguments of ``AmpOptimWrapper``.
@@ -214,8 +219,10 @@ class AnyDeviceAmpOptimWrapper(SummedGradients, AmpOptimWrapper):
         self,
         loss_scale: str | float | dict = 'dynamic',
         dtype: str | torch.dtype | None = None,
+        force: bool = False,
         **kwargs: object,
     ) -> None:
+        self.mixed = choose_mixed(FORCE if force else True, get_device())
         if get_device() != 'cpu':
             super().__init__(loss_scale=loss_scale, dtype=dtype, **kwargs)
             return
@@ -224,6 +231,13 @@ class AnyDeviceAmpOptimWrapper(SummedGradients, AmpOptimWrapper):
         self.loss_scaler = torch.amp.GradScaler('cpu', enabled=False)
         self._scale_update_param = None
         self.cast_dtype = torch.bfloat16
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """As ``AmpOptimWrapper``'s, without its autocast where that would be slower."""
+        above = AmpOptimWrapper if self.mixed else OptimWrapper
+        with above.optim_context(self, model):
+            yield
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Loads what ``state_dict`` gave, of either device."""

@@ -5,6 +5,7 @@ import copy
 import ctypes
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.device import get_device, is_cuda_available
+from mmengine.device import get_device, is_cuda_available, utils
 from mmengine.logging import MMLogger
 from mmengine.model import (
     MMDistributedDataParallel,
@@ -31,7 +32,9 @@ from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
 from ..weights.loading import adapt, check
 from .config_faults import check_numbers
+from .default_hooks import MMENGINE_HOOKS, settle_hooks
 from .loggers import guard_backends
+from .precision import settle_precision
 from .progress import collect_progress
 from .shared_batches import SharedBatches
 from .terminal import TerminalHook, drop_noise, quieten, release, released
@@ -193,11 +196,20 @@ class ResumableRunner(Runner):
         with released(self.logger):
             return super().test()
 
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """As MMEngine's, and ``None`` takes each of them out, not its own six alone."""
+        kept = {
+            name: hook
+            for name, hook in (hooks or {}).items()
+            if hook is not None or name in MMENGINE_HOOKS
+        }
+        super().register_default_hooks(kept)
+
     @staticmethod
     def build_dataloader(
         dataloader: DataLoader | dict, *args: Any, **kwargs: Any
     ) -> DataLoader:
-        if isinstance(dataloader, dict) and not is_cuda_available():
+        if isinstance(dataloader, dict) and get_device() != 'cuda':
             dataloader = dict(dataloader, pin_memory=False)  # torch would warn
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         if not isinstance(loader.collate_fn, SharedBatches):
@@ -223,7 +235,8 @@ class CPURunner(ResumableRunner):
     """MMEngine's runner, whose processes take a GPU each, for processes on CPUs."""
 
     def setup_env(self, env_cfg: dict) -> None:
-        torch.distributed.init_process_group('gloo')
+        if not torch.distributed.is_initialized():  # to find a batch size
+            torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -280,6 +293,42 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
+@contextlib.contextmanager
+def computing_on(name: str | None, launcher: str = 'none') -> Iterator[None]:
+    """Has MMEngine compute on a device in the block.
+
+    MMEngine's runner takes no device: it asks ``get_device`` everywhere, which names
+    the best kind of the machine. Of several GPUs it takes torch's current one.
+
+    Args:
+        name: As of :func:`choose_device`; ``None`` leaves everything as it is.
+        launcher: The launcher of the config, whose processes have a GPU each.
+
+    Raises:
+        UserError: There is no such device here, or MMEngine trains on none of its
+            kind, or each process of the launcher has one of its own.
+    """
+    if name is None:
+        yield
+        return
+    device = choose_device(name)
+    if device.type not in ('cpu', 'cuda', utils.DEVICE):
+        raise UserError(f'device {name} (--device): MMEngine does not train on it')
+    if launcher != 'none' and device.type != 'cpu':
+        raise UserError(
+            f'device {name} (--device): the launcher gives each process a GPU of its '
+            'own. Leave it out, and choose by CUDA_VISIBLE_DEVICES'
+        )
+    before = utils.DEVICE
+    utils.DEVICE = device.type
+    current = device if device.type == 'cuda' else -1  # which is no change
+    try:
+        with torch.cuda.device(current):
+            yield
+    finally:
+        utils.DEVICE = before
+
+
 def build_runner(cfg: Config) -> Runner:
     """The runner for the config's launcher and this machine.
 
@@ -299,13 +348,16 @@ def build_runner(cfg: Config) -> Runner:
             f'launcher {launcher} (--launcher): start the processes with {command}, '
             f'which sets {variable}'
         )
-    if not is_cuda_available():
+    on_cpu = get_device() == 'cpu'
+    if on_cpu:
         keep_freed_memory()
-    on_cpus = launcher != 'none' and not is_cuda_available()
+    on_cpus = launcher != 'none' and on_cpu
+    cfg = RunConfig(settle_hooks(cfg))
+    settle_precision(cfg)
     runner = CPURunner if on_cpus else ResumableRunner
     drop_noise(MMLogger.get_current_instance())  # what tells of the runner's making
     try:
-        return runner.from_cfg(RunConfig(cfg))
+        return runner.from_cfg(cfg)
     except BaseException:
         release(MMLogger.get_current_instance())
         raise

@@ -20,6 +20,7 @@ from .checkpoints import (
 )
 from .hooks import CheckpointFitHook
 from .loops import resumable
+from .precision import FORCE, Amp
 from .runs import (
     BEST_FILE,
     LAST_FILE,
@@ -124,7 +125,7 @@ def has_content(path: Path) -> bool:
 def make_training_config(
     cfg: Config,
     resume: str | None = None,
-    amp: bool = False,
+    amp: Amp = False,
     auto_scale_lr: bool = False,
 ) -> Config:
     """A copy of a config that trains as asked.
@@ -133,7 +134,7 @@ def make_training_config(
         cfg: Config with a ``work_dir``.
         resume: As of :func:`find_checkpoint_to_resume`. Without it the config's own
             ``resume`` and ``load_from`` count.
-        amp: Whether to train in mixed precision.
+        amp: Whether to train in mixed precision; 'force' where it is slower, too.
         auto_scale_lr: Whether to scale the learning rate with the batch size over all
             processes.
 
@@ -164,8 +165,10 @@ def make_training_config(
     if not any(hook and hook['type'] in FIT_HOOKS for hook in hooks):
         custom.append(dict(type='TrainingStateHook'))
     cfg.custom_hooks = custom
-    if amp:
+    if amp or cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'AnyDeviceAmpOptimWrapper'
+    if amp == FORCE:
+        cfg.optim_wrapper.force = True
     optimizer = cfg.optim_wrapper.optimizer
     if 'batch_size_per_gpu' in optimizer:  # the weight decay follows it
         optimizer.batch_size_per_gpu = cfg.train_dataloader.batch_size
@@ -178,7 +181,7 @@ def make_training_config(
                 key='auto_scale_lr.base_batch_size',
             )
         cfg.auto_scale_lr.enable = True
-        schedule = cfg.default_hooks.param_scheduler
+        schedule = (cfg.get('default_hooks') or {}).get('param_scheduler')
         if schedule and 'nominal_batch_size' in schedule:
             schedule.nominal_batch_size = None  # the other answer to small batches
     return cfg

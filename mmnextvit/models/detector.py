@@ -1,5 +1,6 @@
 """A YOLO detector whose neck fits its backbone and whose head fits its neck."""
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import TRANSFORMS
-from mmengine.device import is_cuda_available
+from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
 from mmyolo.models.detectors import YOLODetector
@@ -31,7 +32,8 @@ class FittedYOLODetector(YOLODetector):
 
     Parts are built in order. What a part leaves out of ``in_channels`` and
     ``in_strides`` is taken from ``out_channels`` and ``strides`` of the part before;
-    what it states is compared with them. A config therefore writes no channels.
+    what it states is compared with them. A config therefore writes no channels. The
+    assigner has the head's number of classes, which so stands in one place.
 
     Args:
         backbone: Config of a backbone.
@@ -76,11 +78,12 @@ class FittedYOLODetector(YOLODetector):
         )
         self.neck = MODELS.build(neck)
         bbox_head = fit_head(bbox_head, read_outputs(self.neck))
+        train_cfg = fit_assigner(train_cfg, bbox_head['head_module'])
         bbox_head.update(train_cfg=train_cfg, test_cfg=test_cfg)
         self.bbox_head = MODELS.build(bbox_head)
         self.train_cfg = train_cfg
         self.test_cfg = test_cfg
-        if use_syncbn and get_world_size() > 1 and is_cuda_available():
+        if use_syncbn and get_world_size() > 1 and get_device() == 'cuda':
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
@@ -235,6 +238,24 @@ def fit_head_module(module: dict, outputs: Outputs, num_priors: int | None) -> d
     return module
 
 
+def fit_assigner(train_cfg: dict | None, module: dict) -> dict | None:
+    """A head's training config whose assigner has the head's number of classes.
+
+    What the config says of the assigner itself is of no account, since any other
+    number could only fail.
+
+    Args:
+        train_cfg: The training config.
+        module: The head module's config.
+    """
+    assigner = (train_cfg or {}).get('assigner') or {}
+    if train_cfg is None or 'num_classes' not in list_parameters(assigner.get('type')):
+        return train_cfg
+    fitted = copy.deepcopy(train_cfg)
+    fitted['assigner']['num_classes'] = module['num_classes']
+    return fitted
+
+
 def make_placeholder_anchors(count: int, levels: int) -> list[list[tuple[int, int]]]:
     """Anchors of width 0, 2, 4, ... and height 1, 3, 5, ..., as YOLOv5 has them.
 
@@ -246,10 +267,10 @@ def make_placeholder_anchors(count: int, levels: int) -> list[list[tuple[int, in
     return [[(2 * i, 2 * i + 1) for i in range(count)] for _ in range(levels)]
 
 
-def list_parameters(type_: str) -> Mapping[str, inspect.Parameter]:
+def list_parameters(type_: str | None) -> Mapping[str, inspect.Parameter]:
     """Parameters of a registered class and, behind ``*args``, of its parents."""
     # Through the parents: 'mmdet.YOLOAnchorGenerator' is a task util, not a model.
-    part = MODELS.get(type_) or TASK_UTILS.get(type_)
+    part = MODELS.get(type_) or TASK_UTILS.get(type_) if type_ else None
     parameters: dict[str, inspect.Parameter] = {}
     for cls in reversed(getattr(part, '__mro__', ())):
         if '__init__' in vars(cls):

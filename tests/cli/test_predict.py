@@ -56,7 +56,7 @@ def test_test(tested):
 
 def test_mixed_precision(tested, monkeypatch):
     folder = tested.folder
-    options = ('--amp', '--out', 'mixed.pkl', '--work-dir', 'mixed')
+    options = ('--force-amp', '--out', 'mixed.pkl', '--work-dir', 'mixed')
     call_here('test', 'tiny.py', CHECKPOINT, *options, cwd=folder)
     exact, mixed = (
         pickle.loads((folder / name).read_bytes()) for name in ('out.pkl', 'mixed.pkl')
@@ -65,7 +65,7 @@ def test_mixed_precision(tested, monkeypatch):
         a, b = (sample['pred_instances']['scores'][:10] for sample in (a, b))
         torch.testing.assert_close(a, b, rtol=0.1, atol=1e-3)
         assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
-    options = ('--amp', '--out-dir', 'mixed_images')
+    options = ('--force-amp', '--out-dir', 'mixed_images')
     call_here('predict', 'tiny.py', CHECKPOINT, 'data/val', *options, cwd=folder)
     for command, rest in (('test', ()), ('predict', ('data/val',))):
         message = refusal(command, 'tiny.py', 'a.onnx', *rest, '--amp', cwd=folder)
@@ -74,8 +74,37 @@ def test_mixed_precision(tested, monkeypatch):
     detector = 'mmnextvit.models.detector.FittedYOLODetector'
     monkeypatch.setattr(f'{detector}.predicts_in_float32', False)
     for command, rest in (('test', ()), ('predict', ('data/val',))):
-        message = refusal(command, 'tiny.py', CHECKPOINT, *rest, '--amp', cwd=folder)
+        rest = (*rest, '--force-amp')
+        message = refusal(command, 'tiny.py', CHECKPOINT, *rest, cwd=folder)
         assert message.startswith('on a CPU FittedYOLODetector')
+
+
+def test_mixed_precision_that_is_slower_is_left_out(tested, monkeypatch, capfd):
+    """Whoever asks for it, an option or the config itself."""
+    precision = 'mmnextvit.engine.precision.computes_in_bfloat16'
+    monkeypatch.setattr(precision, lambda: False)
+    folder = tested.folder
+    for name, options in (
+        ('a.pkl', ('--amp',)),
+        ('b.pkl', ('--cfg-options', 'test_cfg.fp16=True')),
+    ):
+        options = ('--out', name, '--work-dir', name.strip('.pkl'), *options)
+        said = run_here(
+            *('test', 'tiny.py', CHECKPOINT, *options), cwd=folder, capfd=capfd
+        )
+        assert said.count('Mixed precision is left out') == 1
+        exact, left = (
+            pickle.loads((folder / file).read_bytes()) for file in ('out.pkl', name)
+        )
+        for a, b in zip(exact, left, strict=True):
+            a, b = (sample['pred_instances']['scores'] for sample in (a, b))
+            assert torch.equal(a, b)
+    said = run_here(
+        *('predict', 'tiny.py', CHECKPOINT, 'data/val', '--amp', '--out-dir', 'plain'),
+        cwd=folder,
+        capfd=capfd,
+    )
+    assert said.count('Mixed precision is left out') == 1
 
 
 def test_predict(tested, capfd):

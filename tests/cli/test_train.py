@@ -120,7 +120,7 @@ def test_amp_and_a_bad_loss(copy, capfd):
     """A third epoch in bfloat16, and a fourth that an infinite loss stops."""
     work_dir = copy / 'work_dirs' / 'tiny'
     output = run_here(
-        *('train', 'tiny.py', '--amp', '--resume'),
+        *('train', 'tiny.py', '--force-amp', '--resume'),
         *('--cfg-options', 'train_cfg.max_epochs=4'),
         'model.bbox_head.loss_obj.loss_weight=1e39',  # infinite in float32
         cwd=copy,
@@ -138,7 +138,7 @@ def test_amp_and_a_bad_loss(copy, capfd):
     assert all(tensor.isfinite().all() for tensor in state.values())
 
     output = run_here(
-        *('train', 'tiny.py', '--amp', '--resume'),
+        *('train', 'tiny.py', '--force-amp', '--resume'),
         *('--cfg-options', 'train_cfg.max_epochs=3'),
         cwd=copy,
         capfd=capfd,

@@ -1,6 +1,7 @@
 """Every config that is shipped, found by itself: built, trained a step, predicts,
 dumped and read again. Nothing is downloaded."""
 
+from mmnextvit.engine.data_report import list_class_counts
 from mmnextvit.models.timm_features import get_timm_mean_std
 from mmnextvit.models.yolov5_modules import NORM_CFG
 
@@ -188,6 +189,25 @@ def test_is_dumped_and_read_again(cfg, tmp_path):
     cfg.dump(file)
     again = Config.fromfile(file)
     assert again.to_dict() == cfg.to_dict()
+
+
+@pytest.mark.slow
+def test_the_number_of_classes_stands_in_one_place(cfg):
+    """Every head and its assigner follow the one key that our errors name."""
+    head = cfg.model.get('roi_head', cfg.model).bbox_head
+    head.get('head_module', head).num_classes = 3
+    cfg.model.backbone.init_cfg = None
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    named = list_class_counts(model)
+    assert list(named.values()) == [3]  # one key
+    heads = [
+        m for n, m in model.named_modules() if n.endswith(('bbox_head', 'mask_head'))
+    ]
+    assert {head.num_classes for head in heads} == {3}
+    assigners = [head.assigner for head in heads if hasattr(head, 'assigner')]
+    assert {getattr(each, 'num_classes', 3) for each in assigners} <= {3}
+    assert bool(cfg.model.get('roi_head', {}).get('mask_head')) == (len(heads) == 2)
 
 
 def test_configs_say_differences_only():

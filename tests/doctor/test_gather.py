@@ -10,7 +10,6 @@ from mmnextvit.doctor.gather import (
     Info,
     count_checkpoints,
     find_resizing,
-    has_bfloat16,
     list_leaves,
     look_at_image,
     look_at_images,
@@ -18,6 +17,7 @@ from mmnextvit.doctor.gather import (
     read_part,
     read_resizing,
 )
+from mmnextvit.engine.precision import has_bfloat16
 
 import cv2
 import numpy as np

@@ -29,6 +29,22 @@ def test_num_classes_of_the_head(coco, stage):
     getattr(DataReportHook(), f'before_{stage}')(runner)
 
 
+class Head(torch.nn.Module):
+    num_classes = 80
+
+
+def test_all_heads_are_named_at_once(coco):
+    """MMDetection's own RoI head has two numbers, which one error names."""
+    model = torch.nn.Module()
+    model.roi_head = torch.nn.ModuleDict(dict(bbox_head=Head(), mask_head=Head()))
+    advice = 'bbox_head.num_classes=2 and model.roi_head.mask_head.num_classes=2, or'
+    with pytest.raises(ValueError, match=f'set model.roi_head.{advice}'):
+        DataReportHook().before_train(fake_runner(model, coco.build()))
+    model.roi_head.derived_heads = ('mask_head',)
+    with pytest.raises(ValueError, match='bbox_head.num_classes=2, or'):
+        DataReportHook().before_train(fake_runner(model, coco.build()))
+
+
 def test_num_classes_of_our_detector(coco, load_config, tiny):
     cfg = load_config('yolov5_nextvit_s').model
     cfg.backbone.arch = tiny

@@ -203,6 +203,8 @@ def test_the_last_good_checkpoint_is_not_removed_for_a_bad_one(tmp_path):
 
 def test_with_ema_and_amp(tmp_path, monkeypatch):
     monkeypatch.setattr('mmnextvit.engine.optim.get_device', lambda: 'cpu')
+    precision = 'mmnextvit.engine.precision.computes_in_bfloat16'
+    monkeypatch.setattr(precision, lambda: True)
     runner = build(
         tmp_path,
         hooks=[Before(6, spoil_layer), dict(type='EMAHook')],

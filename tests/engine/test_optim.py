@@ -252,6 +252,8 @@ def on_cpu(monkeypatch):
     """A machine without a GPU, whatever this one has."""
     monkeypatch.setattr('mmnextvit.engine.optim.get_device', lambda: 'cpu')
     monkeypatch.setattr('mmengine.runner.amp.get_device', lambda: 'cpu')
+    precision = 'mmnextvit.engine.precision.computes_in_bfloat16'
+    monkeypatch.setattr(precision, lambda: True)
 
 
 def amp(model):
@@ -270,6 +272,23 @@ def test_amp_on_a_cpu_computes_in_bfloat16_and_learns(on_cpu):
     # and without --amp it is float32
     net.train_step(batch, build(net))
     assert net.dtype_seen == torch.float32
+
+
+def test_amp_on_a_cpu_without_bfloat16_goes_on_in_float32(on_cpu, monkeypatch, log):
+    precision = 'mmnextvit.engine.precision.computes_in_bfloat16'
+    monkeypatch.setattr(precision, lambda: False)
+    batch = dict(inputs=torch.randn(2, 3, 8, 8))
+    net = Net()
+    wrapper = amp(net)
+    net.train_step(batch, wrapper)
+    assert net.dtype_seen == torch.float32
+    (line,) = log
+    assert 'slower' in line and 'float32' in line and '--force-amp' in line
+    forced = build(Net(), type='AnyDeviceAmpOptimWrapper', force=True)
+    net.train_step(batch, forced)
+    assert net.dtype_seen == torch.bfloat16
+    forced.load_state_dict(copy.deepcopy(wrapper.state_dict()))
+    assert len(log) == 1
 
 
 def test_amp_resumes(on_cpu):

@@ -228,7 +228,7 @@ def test_the_recipes_have_it(load_config):
     cfg = load_config('yolov5_nextvit_s')
     assert cfg.default_hooks.param_scheduler.nominal_batch_size == 64
     assert cfg.optim_wrapper.type == 'SummingOptimWrapper'
-    (ema,) = cfg.custom_hooks
+    ema = cfg.default_hooks.ema
     assert ema.type == 'StepEMAHook' and ema.momentum == 1e-4
     small = load_config('yolov5_nextvit_s_smalldata')
     assert small.default_hooks.param_scheduler.nominal_batch_size is None
@@ -243,6 +243,8 @@ def test_the_recipe_for_small_data_is_the_same_on_any_data(load_config):
     )
     assert cells.optim_wrapper == small.optim_wrapper
     assert cells.custom_hooks == small.custom_hooks
+    assert cells.default_hooks.ema == small.default_hooks.ema
+    assert small.default_hooks.ema.gamma == 100
     assert cells.auto_scale_lr == small.auto_scale_lr
     assert cells.model.backbone == small.model.backbone
     assert cells.model.backbone != data.model.backbone

@@ -158,6 +158,12 @@ def test_options_change_a_copy_of_the_config(cfg):
     assert batch_size == cfg.train_dataloader.batch_size
     assert changed.auto_scale_lr.enable and not cfg.auto_scale_lr.enable
     assert changed.default_hooks.param_scheduler.nominal_batch_size is None
+    assert 'force' not in changed.optim_wrapper
+    assert make_training_config(cfg, amp='force').optim_wrapper.force
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'  # which works on no CPU
+    own = make_training_config(cfg).optim_wrapper.type
+    assert own == 'AnyDeviceAmpOptimWrapper'
+    cfg.optim_wrapper.type = 'SummingOptimWrapper'
     plain = make_training_config(cfg)
     assert plain.optim_wrapper.type == 'SummingOptimWrapper'
     assert plain.default_hooks.param_scheduler.nominal_batch_size == 64
