@@ -38,6 +38,7 @@ from .engine import (  # noqa: E402
     loops,  # noqa: F401
     optim,  # noqa: F401
     resume,  # noqa: F401
+    validation_loss,  # noqa: F401
 )
 from .engine.checkpoints import register_checkpoints  # noqa: E402
 from .evaluation import coco_metric  # noqa: E402, F401
