@@ -34,6 +34,7 @@ from .datasets import loading  # noqa: E402, F401
 from .engine import (  # noqa: E402
     bad_loss,  # noqa: F401
     data_report,  # noqa: F401
+    finishing,  # noqa: F401
     hooks,  # noqa: F401
     loops,  # noqa: F401
     optim,  # noqa: F401

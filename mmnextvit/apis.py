@@ -71,6 +71,8 @@ def train(
     resume: str | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    patience: int | None = None,
+    hours: float | None = None,
 ) -> Runner:
     """Trains a config's detector.
 
@@ -83,6 +85,9 @@ def train(
         amp: Whether to train in mixed precision (bfloat16 on a CPU).
         auto_scale_lr: Whether to scale the learning rate with the batch size over all
             processes.
+        patience: Epochs without a better metric after which the training ends, with a
+            last phase in which the learning rate goes to its end.
+        hours: The time after which it ends, likewise, counted over all resumptions.
 
     Returns:
         The runner when it has finished, with ``model`` and ``work_dir``.
@@ -95,7 +100,9 @@ def train(
     cfg = copy.deepcopy(cfg)
     cfg.work_dir = str(work_dir or choose_work_dir(cfg))
     with training_lock(cfg), catch_signals() as signals:
-        runner = build_runner(make_training_config(cfg, resume, amp, auto_scale_lr))
+        runner = build_runner(
+            make_training_config(cfg, resume, amp, auto_scale_lr, patience, hours)
+        )
         runner.register_hook(InterruptHook(signals))
         with watch_peers(runner.launcher):
             runner.train()

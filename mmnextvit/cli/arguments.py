@@ -87,6 +87,24 @@ def to_share(text: str) -> float:
     return value
 
 
+def to_count(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10**9:
+        raise argparse.ArgumentTypeError(f'{text!r} is no whole number from 1 on')
+    return int(text)
+
+
+def to_hours(text: str) -> float:
+    """A time above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of hours above 0')
+    return value
+
+
 def read_config(path: str, options: Mapping[str, Any] = {}) -> 'Config':
     """A detector's config file, with changes.
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from .arguments import add_config, add_run, load_config
+from .arguments import add_config, add_run, load_config, to_count, to_hours
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -27,6 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='scale the learning rate with the batch size over all processes',
     )
+    parser.add_argument(
+        '--patience',
+        type=to_count,
+        metavar='EPOCHS',
+        help='end, with a last phase of falling rate, after so many epochs without a '
+        'better metric',
+    )
+    parser.add_argument(
+        '--hours',
+        type=to_hours,
+        metavar='N',
+        help='end, with a last phase of falling rate, within so many hours, as in 1.5',
+    )
 
 
 def run(args: argparse.Namespace) -> 'Runner':
@@ -34,5 +47,10 @@ def run(args: argparse.Namespace) -> 'Runner':
 
     cfg = load_config(args)
     return train(
-        cfg, resume=args.resume, amp=args.amp, auto_scale_lr=args.auto_scale_lr
+        cfg,
+        resume=args.resume,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        patience=args.patience,
+        hours=args.hours,
     )

@@ -95,6 +95,8 @@ def make_training_config(
     resume: str | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    patience: int | None = None,
+    hours: float | None = None,
 ) -> Config:
     """A copy of a config that trains as asked.
 
@@ -105,6 +107,10 @@ def make_training_config(
         amp: Whether to train in mixed precision.
         auto_scale_lr: Whether to scale the learning rate with the batch size over all
             processes.
+        patience: Epochs without a better metric after which the training ends, with a
+            last phase; see :class:`~mmnextvit.engine.finishing.FinishHook`.
+        hours: The time after which it ends, likewise. Of a run that is resumed both are
+            those that it had, unless they are given.
 
     Raises:
         UserError: The config does not say for which batch size its learning rate is,
@@ -124,7 +130,8 @@ def make_training_config(
         require_file(load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
     cfg.train_cfg = resumable(cfg.train_cfg)
-    custom = [*(cfg.get('custom_hooks') or []), dict(type='ResumeHook')]
+    finish = dict(type='FinishHook', patience=patience, hours=hours)
+    custom = [*(cfg.get('custom_hooks') or []), finish, dict(type='ResumeHook')]
     hooks = [*(cfg.get('default_hooks') or {}).values(), *custom]
     if not any(hook and hook['type'] in FIT_HOOKS for hook in hooks):
         custom.append(dict(type='TrainingStateHook'))
