@@ -190,7 +190,7 @@ class FinishHook(Hook):
     ) -> None:
         if self.account.phase is not None:
             rates = self.account.phase.compute_rates(runner.train_loop.place)
-            groups = runner.optim_wrapper.param_groups
+            groups = list_groups(runner)
             for group, rate in zip(groups, rates, strict=True):
                 group['lr'] = rate
 
@@ -302,7 +302,7 @@ class FinishHook(Hook):
     def _begin(
         self, runner: Runner, place: int, iteration: int, batches: int, reason: str
     ) -> None:
-        first = [float(group['lr']) for group in runner.optim_wrapper.param_groups]
+        first = [float(group['lr']) for group in list_groups(runner)]
         last = [min(pair) for pair in zip(first, find_last_rates(runner), strict=True)]
         phase = Phase(
             place,
@@ -459,12 +459,22 @@ def list_switches(runner: Runner) -> list[Any]:
     return [hook for hook in runner.hooks if any(hasattr(hook, n) for n in names)]
 
 
+def list_groups(runner: Runner) -> list[dict[str, Any]]:
+    """The groups of parameters whose rates are scheduled; all where none is.
+
+    MMEngine's wrapper has a group without parameters beside those of the optimizer,
+    whose rate is logged, and which MMYOLO's schedule leaves alone.
+    """
+    groups = runner.optim_wrapper.param_groups
+    return [group for group in groups if 'initial_lr' in group] or groups
+
+
 def find_last_rates(runner: Runner) -> list[float]:
     """The learning rates with which a training's schedule ends, by group.
 
     Schedules of MMEngine's are run to their end on a copy.
     """
-    groups = runner.optim_wrapper.param_groups
+    groups = list_groups(runner)
     for hook in runner.hooks:
         if hasattr(hook, 'scheduler_fn'):  # MMYOLO's, of YOLOv5 and YOLOv8
             factor = hook.scheduler_fn(runner.max_epochs)
@@ -474,7 +484,10 @@ def find_last_rates(runner: Runner) -> list[float]:
     if not schedulers:
         return [float(group['lr']) * LAST_FACTOR for group in groups]
     stand_in = SimpleNamespace(
-        param_groups=[{k: v for k, v in g.items() if k != 'params'} for g in groups],
+        param_groups=[
+            {key: value for key, value in group.items() if key != 'params'}
+            for group in runner.optim_wrapper.param_groups
+        ],
         step=SimpleNamespace(_with_counter=True),  # otherwise schedules would warn
         _global_step=1,
     )
@@ -485,7 +498,7 @@ def find_last_rates(runner: Runner) -> list[float]:
         for scheduler in copies:
             if scheduler.by_epoch == by_epoch:
                 scheduler.step()
-    return [float(group['lr']) for group in stand_in.param_groups]
+    return [float(g['lr']) for g in stand_in.param_groups if 'initial_lr' in g]
 
 
 def _list_steps(runner: Runner) -> Iterator[bool]:

@@ -157,7 +157,7 @@ class ValidationLossHook(Hook):
                 losses = compute_losses(runner, tally.maps, samples)
         except Exception as error:  # of any head, which must not end the training
             kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
-            tally.problem = kind + shorten(error, 300)
+            tally.problem = (kind + shorten(error, 300)).rstrip(': ')
             return
         finally:
             tally.maps.forget()

@@ -127,6 +127,7 @@ def run(
     schedule=COSINE,
     hooks=(),
     schedule_hook=None,
+    constructor='DefaultOptimWrapperConstructor',
     **options,
 ):
     """Trains, with a checkpoint after every iteration; returns what was kept."""
@@ -143,7 +144,11 @@ def run(
             ),
             val_cfg=dict(),
             val_evaluator=[Scores(scores)],
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            optim_wrapper=dict(
+                type='OptimWrapper',
+                optimizer=dict(type='SGD', lr=0.1),
+                constructor=constructor,
+            ),
             param_scheduler=schedule,
             default_hooks=dict(
                 checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False),
@@ -176,14 +181,21 @@ def switch_late():
 YOLOV5 = dict(
     type='mmyolo.YOLOv5ScheduleHook', max_epochs=20, warmup_epochs=1, warmup_mim_iter=0
 )
+THREE = 'ThreeGroupOptimWrapperConstructor'
 ITERATIONS = dict(type='IterBasedTrainLoop', max_iters=100, val_interval=5)
 STEPS = dict(type='MultiStepLR', by_epoch=True, milestones=[12, 16], gamma=0.1)
 CASES = {
     'patience': dict(patience=2, scores=stagnate(30), hooks=[switch_late]),
-    'hours': dict(hours=60 / 3600, hooks=[switch_late], schedule=STEPS),
+    'hours': dict(
+        hours=60 / 3600, hooks=[switch_late], schedule=STEPS, constructor=THREE
+    ),
     'short': dict(hours=5 / 3600, hooks=[switch_late]),
     'yolov5': dict(
-        patience=3, scores=stagnate(15), schedule=None, schedule_hook=YOLOV5
+        patience=3,
+        scores=stagnate(15),
+        schedule=None,
+        schedule_hook=YOLOV5,
+        constructor=THREE,
     ),
     'iterations': dict(
         train_cfg=ITERATIONS, patience=2, scores=stagnate(30), schedule=None
