@@ -43,12 +43,15 @@ class KeptMaps:
         model: A detector, whose ``extract_feat`` this takes the place of.
 
     Raises:
-        UserError: It has no ``extract_feat`` or no ``loss``, as MMDetection's have.
+        UserError: It has no ``extract_feat`` or no ``loss``, as MMDetection's have, or
+            is compiled, and so would not see what takes their place.
     """
 
     def __init__(self, model: nn.Module) -> None:
         if not (hasattr(model, 'extract_feat') and hasattr(model, 'loss')):
             raise UserError(f'{type(model).__name__} is no detector of MMDetection')
+        if {'forward', 'val_step'} & vars(model).keys():
+            raise UserError('the detector is compiled')
         self.model = model
         self.images: Tensor | None = None
         self._extract: Callable[..., Any] = model.extract_feat
@@ -259,10 +262,9 @@ def compute_losses(
     ):
         _, losses = model.parse_losses(model.loss(images, truths))
     by_images, by_processes = find_factors(model)
-    batch = runner.train_dataloader.batch_sampler.batch_size
-    factor = (batch / len(samples) if by_images else 1) * (
-        get_world_size() if by_processes else 1
-    )
+    factor = float(get_world_size() if by_processes else 1)
+    if by_images:
+        factor *= runner.train_dataloader.batch_sampler.batch_size / len(samples)
     return {
         name: loss.float().item() * factor
         for name, loss in losses.items()

@@ -9,6 +9,7 @@ from mmnextvit.engine.finishing import (
     FinishHook,
     Phase,
     Times,
+    check_training,
     plan_length,
     read_account,
     shorten_training,
@@ -16,6 +17,7 @@ from mmnextvit.engine.finishing import (
 from mmnextvit.engine.loops import ResumableEpochLoop, resumable
 from mmnextvit.engine.resume import ResumeHook
 from mmnextvit.engine.runner import ResumableRunner
+from mmnextvit.engine.training import make_training_config
 from mmnextvit.utils.errors import UserError
 
 import pytest
@@ -26,6 +28,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -233,6 +236,8 @@ def test_a_run_ends_alike_in_whatever_pieces(tmp_path, case):
         assert (begin, end) == ENDS[case][:2]
         assert final == pytest.approx(ENDS[case][2] or start / 100)
     else:
+        if settings.get('schedule') is STEPS:
+            assert final == pytest.approx(0.001)
         budget = settings['hours'] * 3600
         used = whole.time - 1000
         assert budget - 4 < used <= budget or case == 'short'
@@ -301,6 +306,32 @@ def test_what_ends_soon_or_gets_better_is_left_alone(tmp_path):
     }.items():
         found = run(tmp_path / name, **short, **options)
         assert found.rates == plain.rates, name
+
+
+def test_options_reach_the_hook(tmp_path, load_config):
+    cfg = load_config('yolov5_nextvit_s')
+    cfg.work_dir = str(tmp_path / 'run')
+    trained = make_training_config(cfg, patience=3, hours=1.5)
+    hooks = [hook for hook in trained.custom_hooks if hook['type'] == 'FinishHook']
+    assert hooks == [dict(type='FinishHook', patience=3, hours=1.5)]
+    # Without them it goes on with those of a run that is resumed.
+    plain = make_training_config(cfg)
+    assert dict(type='FinishHook', patience=None, hours=None) in plain.custom_hooks
+
+
+def test_trainings_that_cannot_end_early_are_refused():
+    loop = ResumableEpochLoop.__new__(ResumableEpochLoop)
+    wrapper = OptimWrapper(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1))
+    good = dict(train_loop=loop, optim_wrapper=wrapper, val_loop=object())
+    check_training(SimpleNamespace(**good), True)
+    for part, value, text in [
+        ('train_loop', SimpleNamespace(), "a training loop of MMEngine's"),
+        ('optim_wrapper', SimpleNamespace(), 'a single optimizer'),
+        ('val_loop', None, 'this config has no validation'),
+    ]:
+        with pytest.raises(UserError, match=text):
+            check_training(SimpleNamespace(**{**good, part: value}), True)
+    check_training(SimpleNamespace(**{**good, 'val_loop': None}), False)
 
 
 def test_the_length_of_the_last_phase():
