@@ -52,11 +52,11 @@ class KeptMaps:
             raise UserError(f'{type(model).__name__} is no detector of MMDetection')
         if {'forward', 'val_step'} & vars(model).keys():
             raise UserError('the detector is compiled')
-        self.model = model
+        self.model: Any = model  # a detector, whose methods nn.Module does not know
         self.images: Tensor | None = None
-        self._extract: Callable[..., Any] = model.extract_feat
+        self._extract: Callable[..., Any] = self.model.extract_feat
         self._maps: Any = None
-        model.extract_feat = self
+        self.model.extract_feat = self
 
     def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         if images is not self.images:
