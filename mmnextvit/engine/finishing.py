@@ -156,7 +156,7 @@ class FinishHook(Hook):
             return
         with naming_file(runner._load_from):
             before = read_account(content)
-        changes = {
+        changes: dict[str, Any] = {
             name: value
             for name, value in self._given.items()
             if value not in (None, getattr(before, name))

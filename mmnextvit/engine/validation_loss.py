@@ -251,7 +251,7 @@ def compute_losses(
     if len(resized) > 1:
         raise UserError('the pipelines of its datasets load annotations differently')
     truths = [place_truth(sample, *resized) for sample in samples]
-    preprocessor = getattr(model, 'data_preprocessor', None)
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
     if getattr(preprocessor, 'pad_mask', False):
         preprocessor.pad_gt_masks(truths)
     fp16 = getattr(runner.val_loop, 'fp16', False)
