@@ -35,11 +35,13 @@ from .engine import (  # noqa: E402
     bad_loss,  # noqa: F401
     best_scores,  # noqa: F401
     data_report,  # noqa: F401
+    finishing,  # noqa: F401
     hooks,  # noqa: F401
     loops,  # noqa: F401
     optim,  # noqa: F401
     resume,  # noqa: F401
     time_left,  # noqa: F401
+    validation_loss,  # noqa: F401
 )
 from .engine.checkpoints import register_checkpoints  # noqa: E402
 from .evaluation import coco_metric  # noqa: E402, F401

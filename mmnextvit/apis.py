@@ -64,6 +64,8 @@ def train(
     auto_scale_lr: bool = False,
     loggers: Sequence[str] = (),
     device: str | None = None,
+    patience: int | None = None,
+    hours: float | None = None,
 ) -> Runner:
     """Trains a detector.
 
@@ -83,6 +85,9 @@ def train(
         loggers: 'tensorboard', 'wandb', 'mlflow' or 'clearml', which get the losses
             and scores as well. One that fails is told of, and left out.
         device: 'cpu', 'cuda:1', ...; a GPU where there is one if ``None``.
+        patience: Epochs without a better metric after which the training ends, with a
+            last phase in which the learning rate goes to its end.
+        hours: The time after which it ends, likewise, counted over all resumptions.
 
     Returns:
         The runner when it has finished, with ``model`` and ``work_dir``.
@@ -105,7 +110,9 @@ def train(
         training_lock(cfg),
         catch_signals() as signals,
     ):
-        runner = build_runner(make_training_config(cfg, resume, amp, auto_scale_lr))
+        runner = build_runner(
+            make_training_config(cfg, resume, amp, auto_scale_lr, patience, hours)
+        )
         runner.register_hook(InterruptHook(signals))
         add_loggers(runner, loggers)
         with watch_peers(runner.launcher):

@@ -9,4 +9,5 @@ checks = dict(
     data_report=dict(type='DataReportHook'),
     predictions=dict(type='ContactSheetHook'),
     deploy=dict(type='DeployHook'),
+    val_loss=dict(type='ValidationLossHook'),
 )

@@ -235,7 +235,8 @@ def to_image_size(text: str) -> tuple[int, int]:
 
 def to_count(text: str) -> int:
     """A whole number from 1 on, for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    digits = text.isascii() and text.isdigit() and len(text) < 10
+    if not (digits and int(text) > 0):
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number from 1 on')
     return int(text)
 
@@ -320,6 +321,17 @@ def to_share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f'{text} is not from 0 to 1')
+    return value
+
+
+def to_hours(text: str) -> float:
+    """A time above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of hours above 0')
     return value
 
 

@@ -11,6 +11,8 @@ from .arguments import (
     add_settings,
     load_config,
     read_settings,
+    to_count,
+    to_hours,
     to_name,
 )
 
@@ -48,6 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='log to tensorboard, wandb, mlflow, clearml as well',
     )
+    parser.add_argument(
+        '--patience',
+        type=to_count,
+        metavar='EPOCHS',
+        help='end, with a last phase of falling rate, after so many epochs without a '
+        'better metric',
+    )
+    parser.add_argument(
+        '--hours',
+        type=to_hours,
+        metavar='N',
+        help='end, with a last phase of falling rate, within so many hours, as in 1.5',
+    )
 
 
 def run(args: argparse.Namespace) -> 'Runner':
@@ -68,4 +83,6 @@ def run(args: argparse.Namespace) -> 'Runner':
         auto_scale_lr=args.auto_scale_lr,
         loggers=args.log,
         device=args.device,
+        patience=args.patience,
+        hours=args.hours,
     )

@@ -327,8 +327,9 @@ def find_absent_classes(facts: Facts) -> Iterator[Finding]:
         classes = facts.find_classes(split)
         absent = [name for name, n in zip(classes, counts) if not n]
         if absent:
+            useless = not counts.any() and split != 'test'  # which may have no labels
             yield Finding(
-                'warning',
+                'error' if useless else 'warning',
                 'absent_classes',
                 'classes without a box',
                 f'{len(absent)} of {len(classes)} classes: {first_few(absent, 10)}',

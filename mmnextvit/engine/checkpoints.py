@@ -260,9 +260,15 @@ def report_finished(runner: Runner) -> None:
         (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
     )
     if done >= wanted:
+        advice = f'To train on, raise {key} (--cfg-options {key}=N)'
+        if getattr(loop, 'end', None) is not None:
+            advice = (
+                'Its last phase is over: to train on, start a new run from its weights '
+                'with load_from in the config'
+            )
         runner.logger.info(
             f'The run in {runner.work_dir} is finished: it has trained {done} of '
-            f'{wanted} {unit}. To train on, raise {key} (--cfg-options {key}=N)'
+            f'{wanted} {unit}. {advice}'
         )
 
 

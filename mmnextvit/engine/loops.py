@@ -66,10 +66,21 @@ class ResumableLoop(BaseLoop):
 
     Attributes:
         batches_done: How many batches of the epoch are behind.
+        end: After how many batches a training ends that ends before its recipe does,
+            where each epoch has all of its own.
     """
 
     batches_done = 0
+    end: int | None = None
+    dynamic_milestones: list[int]
     _epoch: int
+    _iter: int
+    _max_iters: int
+
+    @property
+    def place(self) -> int:
+        """How many batches are behind, where each epoch has all of its own."""
+        raise NotImplementedError
 
     def list_batches(self) -> Iterator[Any]:
         """The batches of the epoch that are to come.
@@ -110,13 +121,35 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         self.seed(Stream.EPOCH, self._epoch)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for number, batch in enumerate(self.list_batches(), self.batches_done):
+        for batch in self.take_batches():
             self.seed(Stream.ITERATION, self._iter)
-            self.run_iter(number, batch)
-            self.batches_done = number + 1
+            self.run_iter(self.batches_done, batch)
+            self.batches_done += 1
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         self.batches_done = 0
+
+    @property
+    def place(self) -> int:
+        return self._epoch * len(self.dataloader) + self.batches_done
+
+    def take_batches(self) -> Iterator[Any]:
+        """The batches of the epoch to its end, or to that of the training.
+
+        They begin anew at their place where a hook has changed the pipeline.
+        """
+        dataset: Any = self.dataloader.dataset
+        changed = True
+        while changed:
+            changed = False
+            pipeline = getattr(dataset, 'pipeline', None)
+            for batch in self.list_batches():
+                if self.place == self.end:
+                    return
+                yield batch
+                changed = getattr(dataset, 'pipeline', None) is not pipeline
+                if changed:
+                    break
 
     def is_validation_due(self) -> bool:
         self._decide_current_val_interval()
@@ -165,6 +198,10 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
         self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(
             val_interval, dynamic_intervals
         )
+
+    @property
+    def place(self) -> int:
+        return self._iter
 
     def run(self) -> nn.Module:
         self.runner.call_hook('before_train')

@@ -8,6 +8,7 @@ would have drawn without the interruption, in any process, whatever was drawn be
 import random
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class Stream(IntEnum):
     EPOCH = 2
     VALIDATION = 3
     KEPT_IMAGES = 4
+    VALIDATION_LOSS = 5
 
 
 def seed_process(seed: int, stream: Stream, *place: int) -> None:
@@ -46,6 +48,28 @@ def seed_process(seed: int, stream: Stream, *place: int) -> None:
     torch.default_generator.manual_seed(int(words[2]))
     if torch.cuda.is_initialized():  # in workers it never is
         torch.cuda.manual_seed_all(int(words[3]))
+
+
+@contextmanager
+def drawing_apart(seed: int, stream: Stream, *place: int) -> Iterator[None]:
+    """Has the block draw its own random numbers, the same ones at each call.
+
+    What is drawn after the block is what would have been drawn without it.
+
+    Args:
+        seed: As of :func:`seed_process`, and so are the others.
+        stream: What is drawn in the block.
+        place: Where in the stream.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    with torch.random.fork_rng(range(count)):
+        seed_process(seed, stream, *place)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def run_seed(runner: Runner) -> int:

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from ..utils.errors import naming_file
 from ..utils.files import atomic_write_text, read_short_text
 from .checkpoints import LAST_VALIDATION
+from .finishing import lacks_validation
 from .loops import ResumableLoop
 from .progress import Progress, read_progress, restore_progress
 from .randomness import Stream
@@ -44,7 +45,8 @@ class ResumeHook(Hook):
         if self._progress is not None:
             with naming_file(runner._load_from):
                 restore_progress(runner, unwrap_model(runner), self._progress)
-        if loop.is_validation_due() and read_last_validation(runner) < runner.iter:
+        known = read_last_validation(runner) >= runner.iter
+        if loop.is_validation_due() and (not known or lacks_validation(runner)):
             runner.logger.info('The validation after this checkpoint is made up for')
             name_last_checkpoint(runner)
             runner.val_loop.run()

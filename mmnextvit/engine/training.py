@@ -32,7 +32,7 @@ from .runs import (
 )
 
 # What a run's config has already, which is that of a training.
-OURS = 'BestScoresHook', 'ResumeHook', 'TrainingStateHook'
+OURS = 'BestScoresHook', 'FinishHook', 'ResumeHook', 'TrainingStateHook'
 FIT_HOOKS = 'CheckpointFitHook', 'mmdet.CheckpointFitHook', CheckpointFitHook
 
 
@@ -127,6 +127,8 @@ def make_training_config(
     resume: str | None = None,
     amp: Amp = False,
     auto_scale_lr: bool = False,
+    patience: int | None = None,
+    hours: float | None = None,
 ) -> Config:
     """A copy of a config that trains as asked.
 
@@ -137,6 +139,10 @@ def make_training_config(
         amp: Whether to train in mixed precision; 'force' where it is slower, too.
         auto_scale_lr: Whether to scale the learning rate with the batch size over all
             processes.
+        patience: Epochs without a better metric after which the training ends, with a
+            last phase; see :class:`~mmnextvit.engine.finishing.FinishHook`.
+        hours: The time after which it ends, likewise. Of a run that is resumed both are
+            those that it had, unless they are given.
 
     Raises:
         UserError: The config does not say for which batch size its learning rate is,
@@ -158,7 +164,8 @@ def make_training_config(
         require_file(cfg.load_from, 'load_from: checkpoint')
     cfg.resume = bool(checkpoint)
     cfg.train_cfg = resumable(cfg.train_cfg)
-    own = [dict(type='ResumeHook'), dict(type='BestScoresHook')]
+    finish = dict(type='FinishHook', patience=patience, hours=hours)
+    own = [finish, dict(type='ResumeHook'), dict(type='BestScoresHook')]
     kept = [h for h in cfg.get('custom_hooks') or [] if h['type'] not in OURS]
     custom = [*kept, *own]
     hooks = [*(cfg.get('default_hooks') or {}).values(), *custom]

@@ -1,14 +1,25 @@
 """The hook that compares the head with the data."""
 
+import json
 from types import SimpleNamespace
 
-from mmnextvit.engine.data_report import DataReportHook, list_datasets
+from mmnextvit.engine.data_report import (
+    DataReportHook,
+    explain_missing_truth,
+    list_datasets,
+)
+from mmnextvit.utils.errors import UserError
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+from mmengine.registry import init_default_scope
 from mmyolo.registry import MODELS
 
 from tests.helpers.bad_data import fake_runner
+from tests.helpers.commands import refusal
+from tests.helpers.tiny_run import write_tiny_run
 
 
 @pytest.mark.slow
@@ -57,3 +68,77 @@ def test_report_looks_inside_wrappers(coco):
     dataset = coco.build()
     wrapped = SimpleNamespace(datasets=[SimpleNamespace(dataset=dataset), dataset])
     assert list_datasets(wrapped) == [dataset, dataset]
+
+
+def spoil_truth(content, case):
+    """Leaves no box that counts."""
+    boxes = content['annotations']
+    if case == 'none':
+        boxes.clear()
+    for box in boxes:
+        if case == 'other':
+            box['category_id'] = 3
+        else:
+            box['iscrowd'] = 1
+    if case == 'other':
+        content['categories'].append(dict(id=3, name='cow'))
+
+
+@pytest.mark.parametrize('mode', ['val', 'test'])
+@pytest.mark.parametrize('case', ['none', 'crowds'])
+def test_data_without_a_box_that_counts_are_refused(coco, mode, case):
+    spoil_truth(coco.content, case)
+    runner = fake_runner(torch.nn.Module(), coco.build(test_mode=True))
+    metrics = [SimpleNamespace()]
+    runner.val_evaluator = runner.test_evaluator = SimpleNamespace(metrics=metrics)
+    hook = DataReportHook()
+    with pytest.raises(UserError) as error:
+        getattr(hook, f'before_{mode}')(runner)
+    message = str(error.value)
+    assert str(error.value.file).endswith('boxes.json')
+    assert f'{mode}_dataloader.dataset.ann_file' in message and '8 images' in message
+    assert ('all 8 boxes' in message) == (case == 'crowds')
+    assert ('train without validation' in message) == (mode == 'val')
+    if mode == 'val':
+        with pytest.raises(UserError):
+            DataReportHook().before_train(runner)
+    # Predictions may be written of images that no one has labelled.
+    for metric in (SimpleNamespace(format_only=True), DumpResults('out.pkl')):
+        metrics[:] = [metric]
+        getattr(DataReportHook(), f'before_{mode}')(runner)
+
+
+def test_boxes_of_other_classes_do_not_count(coco):
+    """All of them is an error; some are simply not counted."""
+    spoil_truth(coco.content, 'other')
+    for classes, counts in ((('cow',), True), (('cat', 'dog'), False)):
+        try:
+            dataset = coco.build(classes, test_mode=True)
+        except UserError as error:  # which the dataset says by itself
+            assert not counts and 'cow' in str(error)
+        else:
+            assert bool(explain_missing_truth(dataset)) != counts
+    coco.content['annotations'][0]['category_id'] = 1
+    dataset = coco.build(('cat', 'cow'), test_mode=True)
+    assert explain_missing_truth(dataset) == ''
+    many = SimpleNamespace(datasets=[dataset, dataset])
+    assert explain_missing_truth(many) == ''
+    assert explain_missing_truth([1, 2]) == ''  # no detection data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_commands_refuse_data_without_a_box(tmp_path, command):
+    config = write_tiny_run(tmp_path)
+    file = tmp_path / 'data' / 'annotations' / 'val.json'
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(content, annotations=[])))
+    arguments = []
+    if command == 'test':
+        init_default_scope('mmyolo')
+        model = MODELS.build(Config.fromfile(config).model)
+        torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
+        arguments = ['weights.pth']
+    message = refusal(command, config, *arguments, cwd=tmp_path)
+    assert str(file) in message and 'none of its 4 images has a box' in message
+    assert not [*tmp_path.rglob('best_*')]
