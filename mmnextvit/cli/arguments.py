@@ -8,7 +8,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..recipes import SETTINGS, check_followed, find_changes, fitting
+from ..recipes import check_followed, find_changes, fitting
 from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_new_file, require_file
 from ..utils.packages import explain_missing_mmyolo
@@ -142,7 +142,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
-        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/',
+        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/ '
+        'custom_hooks.0.momentum=0.1; +KEY=VALUE adds a key, whatever reads it',
     )
 
 
@@ -202,12 +203,14 @@ def read_config(path: str, options: Mapping[str, Any] = {}) -> 'Config':
 
     Args:
         path: The file.
-        options: Values by key, as in ``{'model.backbone.frozen_stages': 1}``.
+        options: Values by key, as in ``{'model.backbone.frozen_stages': 1}``. What
+            follows from a variable of the file follows; a key that begins with ``+`` is
+            added, whatever reads it.
 
     Raises:
         UserError: The file cannot be read as a config, or has no ``model``; or nothing
-            in it follows an option that is a setting of ``fit_recipe``. What its own
-            code raises goes on, with its traceback.
+            reads one of its keys, or one of the options. What its own code raises goes
+            on, with its traceback.
         MissingPackageError: It inherits from MMYOLO, which is not installed.
     """
     cfg = _read_changed(path, options)
@@ -216,18 +219,15 @@ def read_config(path: str, options: Mapping[str, Any] = {}) -> 'Config':
     if changes:
         with fitting(changes):
             cfg = _read_changed(path, options)
-    check_followed(cfg, SETTINGS.keys() & options)
+    check_followed(cfg)
     return cfg
 
 
 def _read_changed(path: str, options: Mapping[str, Any]) -> 'Config':
-    """A config file with options, and with the paths that follow ``data_root``."""
-    cfg = _read_file(path)
-    data_root = cfg.get('data_root')
-    cfg.merge_from_dict(dict(options))
-    if cfg.get('data_root') != data_root and Path(data_root or '').parts:
-        move_data_root(cfg, data_root)
-    return cfg
+    """A config file with options, and with what follows from variables among them."""
+    from ..engine.config_files import read_changed
+
+    return read_changed(lambda: _read_file(path), options)
 
 
 def _read_file(path: str) -> 'Config':
@@ -290,29 +290,3 @@ def load_config(args: argparse.Namespace) -> 'Config':
         name = Path(args.config).stem
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{name}'
     return cfg
-
-
-def move_data_root(cfg: 'Config', before: str) -> None:
-    """Carries a new ``data_root`` into the paths of the config that begin with it.
-
-    MMEngine fills in a config's variables while it reads the file, so that changing
-    one afterwards changes nothing else.
-
-    Args:
-        cfg: Config whose ``data_root`` is the new one.
-        before: The one that the file was read with.
-    """
-
-    def move(node: object) -> object:
-        if isinstance(node, dict):
-            return {key: move(value) for key, value in node.items()}
-        if isinstance(node, (list, tuple)):
-            return type(node)(move(value) for value in node)
-        if isinstance(node, str) and Path(node).is_relative_to(before):
-            return str(Path(cfg.data_root, Path(node).relative_to(before)))
-        return node
-
-    for part in ('dataloader', 'evaluator'):
-        for mode in ('train', 'val', 'test'):
-            if cfg.get(f'{mode}_{part}'):
-                cfg[f'{mode}_{part}'] = move(cfg[f'{mode}_{part}'])
