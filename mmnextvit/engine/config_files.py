@@ -145,6 +145,8 @@ def _check_variables(cfg: Config) -> None:
         if known or name not in cfg or is_in(name, extra):
             continue
         near = find_like(name, RUNNER_KEYS, LIKE)
+        if file is None:  # val_evaluator_full is another one
+            near = [key for key in near if abs(len(key) - len(name)) <= 2]
         if not near:
             leaves = list_leaves(cfg) if leaves is None else leaves
             near = find_like(name, fitted, LIKE) or find_like(name, leaves, LIKE)
@@ -331,11 +333,11 @@ def _changing(
 
     with _LOCK:
         token = _CHANGES.set(changes)
-        mmengine_config.compile = compile_changed  # type: ignore[attr-defined]
+        mmengine_config.compile = compile_changed
         try:
             yield
         finally:
-            del mmengine_config.compile  # type: ignore[attr-defined]
+            del mmengine_config.compile
             _CHANGES.reset(token)
 
 

@@ -88,6 +88,7 @@ PLACES: dict[str, tuple[Callable | str, ...]] = {
 }
 # Dicts whose keys the user makes up, by their last key, and the names that are usual.
 FREE = {
+    'caption_prompt': (),
     'custom_keys': (),
     'data_prefix': ('img', 'img_path', 'seg', 'seg_map_path', 'sub_data_root'),
     'default_hooks': HOOK_NAMES,
@@ -124,6 +125,7 @@ class Doubt(NamedTuple):
 
 CERTAIN = Doubt(0, 0)  # whatever else there is
 LIKELY = Doubt(LIKE, 0)
+UNMENTIONED = Doubt(0.8, 0)  # the keys of some dicts are names of the user's
 SLIGHT = Doubt(2, 0.7)  # never in a file
 
 
@@ -199,7 +201,7 @@ def find_like(name: str, known: Iterable[str], least: float = 0.6) -> list[str]:
         least: The least similarity, from 0 to 1.
     """
     wanted = _normalise(name)
-    found = []
+    found: list[tuple[float, int, int, str]] = []
     for each in dict.fromkeys(known):
         other = _normalise(each.rpartition('.')[2])
         matcher = SequenceMatcher(None, wanted, other, autojunk=False)
@@ -362,7 +364,7 @@ class _Part:
                     quoted |= read_words(module)[0]
                 if not (name in mentioned or name.isdigit()):
                     problem = f'nothing reads {show(name)}'
-                    doubt = SLIGHT if name in self.packages else CERTAIN
+                    doubt = SLIGHT if name in self.packages else UNMENTIONED
                     yield Unread(f'{key}.{name}', problem, tuple(sorted(quoted)), doubt)
 
 
@@ -418,7 +420,8 @@ def _look_up(kind: Any, scope: str) -> list[Callable]:
     found: list[Callable] = []
     for registry in _list_registries():
         made = registry.module_dict.get(name)
-        if made is not None and prefix in ('', registry.scope) and made not in found:
+        in_scope = prefix in ('', registry.scope) or registry.parent is None
+        if made is not None and in_scope and made not in found:
             found.append(made)
     return found
 
@@ -461,7 +464,7 @@ def read_arguments(made: Callable) -> Arguments:
     closed = False
     for init, (_, rest) in zip(inits, signatures):
         closed = rest is None or init is nn.Module.__init__
-        if closed or not _hands_on(init, rest):
+        if rest is None or closed or not _hands_on(init, rest):
             break
     return Arguments(frozenset().union(*(names for names, _ in signatures)), closed)
 
