@@ -7,7 +7,7 @@ own, so that it holds for each of our detectors of MMYOLO's kind.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FunctionType, ModuleType
@@ -346,17 +346,13 @@ def find_changes(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def check_followed(cfg: Mapping[str, Any], changed: Iterable[str] = ()) -> None:
+def check_followed(cfg: Mapping[str, Any]) -> None:
     """Checks that what follows from the settings of a config has followed.
-
-    Args:
-        cfg: The config.
-        changed: Settings that were changed, where it calls no :func:`fit_recipe`.
 
     Raises:
         UserError: Something has not.
     """
-    unfollowed = sorted(find_changes(cfg) if 'recipe' in cfg else changed)
+    unfollowed = sorted(find_changes(cfg))
     if unfollowed:
         raise UserError(
             'nothing in this config follows it, as in one that calls fit_recipe (those '

@@ -226,8 +226,8 @@ def test_the_images_size():
         (['tiny.py', '--shape', 8, 8, '--device=cpu'],
          'image of 8x8 (height x width) is too small'),
         (['tiny.py', '--cfg-options', 'model.backbone.out_indexes=1'],
-         "get_flops: tiny.py: NextViT has no argument 'out_indexes': did you mean "
-         'out_indices'),
+         "get_flops: tiny.py: model.backbone.out_indexes: NextViT has no argument "
+         "'out_indexes': did you mean out_indices"),
         (['tiny.py', '--cfg-options', 'model.backbone.type=mmdet.NextVit'],
          "get_flops: tiny.py: type 'mmdet.NextVit': there is no such model: did you "
          'mean NextViT'),

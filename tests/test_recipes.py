@@ -644,7 +644,7 @@ def test_the_last_change_counts(config):
     cfg = read_config(str(grandchild), options)
     size = dict(size=320, border=-160, shapes=320)
     assert numbers(cfg) == {**BEFORE, **size, 'epochs': 10, 'warm_up': 54, 'batch': 4}
-    assert cfg.train_dataloader.dataset.data_root == '/other'
+    assert cfg.train_dataloader.dataset.data_root == '/other/'
     assert not find_changes(cfg)
 
 
@@ -661,7 +661,7 @@ def test_options_that_nothing_follows(config):
     assert numbers(read_config(str(dumped))) == BEFORE
     for path, options in (
         (plain, dict(image_size=320)),
-        (plain, dict(max_epochs=10)),
+        (config_file('faster_rcnn_nextvit_s_fpn_1x_coco'), dict(max_epochs=10)),
         (str(dumped), dict(classes=['a'])),
     ):
         with pytest.raises(UserError, match='nothing in this config follows') as error:

@@ -156,7 +156,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         action=ConfigOptions,
         default={},
         metavar='KEY=VALUE',
-        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/',
+        help='change the config, as in model.backbone.frozen_stages=1 data_root=x/ '
+        'custom_hooks.0.momentum=0.1; +KEY=VALUE adds a key, whatever reads it',
     )
 
 
@@ -348,15 +349,17 @@ def read_config(
 
     Args:
         path: The file.
-        options: Values by key, as in ``{'model.backbone.frozen_stages': 1}``.
+        options: Values by key, as in ``{'model.backbone.frozen_stages': 1}``. What
+            follows from a variable of the file follows; a key that begins with ``+`` is
+            added, whatever reads it.
         settings: ``image_size``, ``batch_size``, ``max_epochs`` and the optimizer's
             learning rate, by their keys, for any config: where it calls no
             ``fit_recipe``, :func:`~mmnextvit.recipes.refit` changes what follows.
 
     Raises:
         UserError: The file cannot be read as a config, or has no ``model``; or nothing
-            in it follows an option that is a setting of ``fit_recipe``, or a setting.
-            What its own code raises goes on, with its traceback.
+            reads one of its keys, or one of the options, or follows a setting. What its
+            own code raises goes on, with its traceback.
         MissingPackageError: It inherits from MMYOLO, which is not installed.
     """
     cfg = _read_changed(path, options)
@@ -375,7 +378,7 @@ def read_config(
             cfg = _read_changed(path, options, wanted)
         if RATE in settings:
             _change(cfg, set_rate(cfg, settings[RATE]))
-    check_followed(cfg, SETTINGS.keys() & options)
+    check_followed(cfg)
     return cfg
 
 
@@ -388,15 +391,14 @@ def _change(cfg: 'Config', changes: Mapping[str, Any]) -> None:
 def _read_changed(
     path: str, options: Mapping[str, Any], settings: Mapping[str, Any] = {}
 ) -> 'Config':
-    """A config file with options, and with the paths that follow ``data_root``."""
-    cfg = _read_file(path)
-    if settings:
-        _change(cfg, refit(cfg, settings))
-    data_root = cfg.get('data_root')
-    cfg.merge_from_dict(dict(options))
-    if cfg.get('data_root') != data_root and Path(data_root or '').parts:
-        move_data_root(cfg, data_root)
-    return cfg
+    """A config file with settings and options, and with all that follows from them."""
+    from ..engine.config_files import read_changed
+
+    def adjust(cfg: 'Config') -> None:
+        if settings:
+            _change(cfg, refit(cfg, settings))
+
+    return read_changed(lambda: _read_file(path), options, adjust)
 
 
 def _read_file(path: str) -> 'Config':
@@ -463,29 +465,3 @@ def load_config(args: argparse.Namespace, settings: Mapping[str, Any] = {}) -> '
         name = Path(args.config).stem
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{name}'
     return cfg
-
-
-def move_data_root(cfg: 'Config', before: str) -> None:
-    """Carries a new ``data_root`` into the paths of the config that begin with it.
-
-    MMEngine fills in a config's variables while it reads the file, so that changing
-    one afterwards changes nothing else.
-
-    Args:
-        cfg: Config whose ``data_root`` is the new one.
-        before: The one that the file was read with.
-    """
-
-    def move(node: object) -> object:
-        if isinstance(node, dict):
-            return {key: move(value) for key, value in node.items()}
-        if isinstance(node, (list, tuple)):
-            return type(node)(move(value) for value in node)
-        if isinstance(node, str) and Path(node).is_relative_to(before):
-            return str(Path(cfg.data_root, Path(node).relative_to(before)))
-        return node
-
-    for part in ('dataloader', 'evaluator'):
-        for mode in ('train', 'val', 'test'):
-            if cfg.get(f'{mode}_{part}'):
-                cfg[f'{mode}_{part}'] = move(cfg[f'{mode}_{part}'])

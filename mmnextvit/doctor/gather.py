@@ -42,6 +42,7 @@ from ..datasets.samples import list_samples
 from ..datasets.voc import VerifiedVOCMixin
 from ..engine.checkpoints import find_checkpoint_folder
 from ..engine.config_faults import check_numbers, explain_build_error
+from ..engine.config_files import check_config
 from ..engine.data_report import list_class_counts
 from ..engine.precision import computes_in_bfloat16
 from ..engine.runner import build_model
@@ -94,6 +95,8 @@ def gather_facts(cfg: Config) -> Facts:
     faults: list[UserError] = []
     with _noting(faults, cfg.filename):
         check_numbers(cfg)
+    with _noting(faults, cfg.filename):
+        check_config(cfg)
     with _noting(faults, cfg.filename):
         load_from = cfg.get('load_from')
         if load_from and '://' not in load_from:

@@ -32,6 +32,7 @@ from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
 from ..weights.loading import adapt, check
 from .config_faults import check_numbers
+from .config_files import check_config
 from .default_hooks import MMENGINE_HOOKS, settle_hooks
 from .loggers import guard_backends
 from .precision import settle_precision
@@ -334,9 +335,10 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         UserError: There is no such launcher, or it did not start this process, or a
-            number in the config cannot be.
+            number in the config cannot be, or nothing reads one of its keys.
     """
     check_numbers(cfg)
+    check_config(cfg)
     launcher = cfg.get('launcher', 'none')
     if launcher not in ('none', *LAUNCHERS):
         raise UserError(

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from mmnextvit.cli.arguments import read_config
 from mmnextvit.datasets.samples import list_samples
 from mmnextvit.engine.runner import build_dataset
 
@@ -29,7 +30,7 @@ FAST = [
 def make_config(folder: Path, *options: object) -> Config:
     """The config that ``mmnextvit new`` writes for ``folder/data``."""
     call_here('new', 'data', '-o', 'my.py', *options, cwd=folder)
-    return Config.fromfile(folder / 'my.py')
+    return read_config(str(folder / 'my.py'))
 
 
 def read(cfg: Config, split: str) -> tuple[list[str], Counter[str]]:

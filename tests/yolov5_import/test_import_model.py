@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from mmnextvit.cli import call
+from mmnextvit.cli.arguments import read_config
 from mmnextvit.engine.runner import build_dataset, load_detector
 from mmnextvit.utils.errors import UserError
 from mmnextvit.utils.yaml_reader import read_yaml
@@ -70,7 +71,7 @@ def test_weights_are_converted_beside_the_config(head, tmp_path, lively, capsys)
     assert f"{total} of the model's {total} tensors fit" in printed
     assert len(out.read_text().splitlines()) <= 80
 
-    cfg = Config.fromfile(out)
+    cfg = read_config(str(out))
     saved = torch.load(cfg.load_from, weights_only=True)
     assert saved['meta']['dataset_meta']['classes'] == ['cat', 'dog', 'cow']
     _, detector = build(out.read_text())
