@@ -38,6 +38,8 @@ from .engine.training import make_training_config
 from .evaluation.curves import draw_counts
 from .folder_import.trained import read_folder_config
 from .predictors import Predictor
+from .report.after_training import report_training
+from .report.batches import BatchesHook
 from .runtime import BEST, MinScores, Threshold, find_thresholds
 from .utils.errors import UserError
 from .utils.files import (
@@ -60,6 +62,7 @@ def train(
     amp: bool = False,
     auto_scale_lr: bool = False,
     loggers: Sequence[str] = (),
+    report: bool = True,
 ) -> Runner:
     """Trains a detector.
 
@@ -77,6 +80,8 @@ def train(
             processes.
         loggers: 'tensorboard', 'wandb', 'mlflow' or 'clearml', which get the losses
             and scores as well. One that fails is told of, and left out.
+        report: Whether to write a report at the end, into ``report`` in the folder. A
+            config with ``report = None`` has none. Where it fails, there is a warning.
 
     Returns:
         The runner when it has finished, with ``model`` and ``work_dir``.
@@ -95,10 +100,13 @@ def train(
         cfg.work_dir = str(work_dir or choose_work_dir(cfg))
     with training_lock(cfg), catch_signals() as signals:
         runner = build_runner(make_training_config(cfg, resume, amp, auto_scale_lr))
+        runner.register_hook(BatchesHook())
         runner.register_hook(InterruptHook(signals))
         add_loggers(runner, loggers)
         with watch_peers(runner.launcher):
             runner.train()
+    if report and cfg.get('report', True):
+        report_training(runner, cfg)
     return runner
 
 

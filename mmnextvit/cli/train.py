@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='log to tensorboard, wandb, mlflow, clearml as well',
     )
+    parser.add_argument(
+        '--no-report', action='store_true', help='write no report at the end'
+    )
 
 
 def run(args: argparse.Namespace) -> 'Runner':
@@ -48,4 +51,5 @@ def run(args: argparse.Namespace) -> 'Runner':
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
         loggers=args.log,
+        report=not args.no_report,
     )
