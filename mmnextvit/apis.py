@@ -41,6 +41,8 @@ from .engine.training import make_training_config
 from .evaluation.curves import draw_counts
 from .folder_import.trained import read_folder_config
 from .predictors import Predictor
+from .report.after_training import report_training
+from .report.batches import BatchesHook
 from .runtime import BEST, MinScores, Threshold, find_thresholds
 from .utils.errors import UserError
 from .utils.files import (
@@ -66,6 +68,7 @@ def train(
     device: str | None = None,
     patience: int | None = None,
     hours: float | None = None,
+    report: bool = True,
 ) -> Runner:
     """Trains a detector.
 
@@ -88,6 +91,8 @@ def train(
         patience: Epochs without a better metric after which the training ends, with a
             last phase in which the learning rate goes to its end.
         hours: The time after which it ends, likewise, counted over all resumptions.
+        report: Whether to write a report at the end, into ``report`` in the folder. A
+            config with ``report = None`` has none. Where it fails, there is a warning.
 
     Returns:
         The runner when it has finished, with ``model`` and ``work_dir``.
@@ -113,10 +118,13 @@ def train(
         runner = build_runner(
             make_training_config(cfg, resume, amp, auto_scale_lr, patience, hours)
         )
+        runner.register_hook(BatchesHook())
         runner.register_hook(InterruptHook(signals))
         add_loggers(runner, loggers)
         with watch_peers(runner.launcher):
             runner.train()
+    if report and cfg.get('report', True):
+        report_training(runner, cfg)
     return runner
 
 

@@ -869,7 +869,9 @@ globals().update(__import__('mmnextvit').fit_recipe(_base_, globals()))
     )
     options = ('image_size=64', 'max_epochs=1', 'batch_size=2')
     said = run_here(
-        'train', 'my.py', '--cfg-options', *options, cwd=tmp_path, capfd=capfd
+        *('train', 'my.py', '--no-report', '--cfg-options', *options),
+        cwd=tmp_path,
+        capfd=capfd,
     )
     assert 'bbox_mAP' in said
     assert '[1][2/2]' in said.replace(' ', '')

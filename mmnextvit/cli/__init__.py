@@ -37,6 +37,7 @@ COMMANDS = (
     'check',
     'train',
     'test',
+    'report',
     'predict',
     'export',
     'import_yolov5',

@@ -63,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='end, with a last phase of falling rate, within so many hours, as in 1.5',
     )
+    parser.add_argument(
+        '--no-report', action='store_true', help='write no report at the end'
+    )
 
 
 def run(args: argparse.Namespace) -> 'Runner':
@@ -85,4 +88,5 @@ def run(args: argparse.Namespace) -> 'Runner':
         device=args.device,
         patience=args.patience,
         hours=args.hours,
+        report=not args.no_report,
     )

@@ -43,7 +43,7 @@ INTERRUPTED = 'interrupted.pth'  # what a signal has saved, beside the checkpoin
 # What else is written in a work dir while a run trains.
 OTHERS = (
     *(LAST, LAST_VALIDATION, INTERRUPTED, BEST_FILE, LAST_FILE),
-    'predictions.jpg',
+    *('predictions.jpg', 'batches', 'report'),
 )
 OUTDATED = 'outdated_ckpts'  # what a run is about to remove, among its information
 

@@ -88,6 +88,7 @@ def test_demo_from_end_to_end(tmp_path, capfd):
     assert checkpoint == tmp_path / 'out' / 'demo_2' / 'epoch_1.pth'
     assert checkpoint.is_file()
     assert 'coco/bbox_mAP_50' in log.read_text()
+    assert (checkpoint.parent / 'report' / 'index.html').is_file()
     assert 'loss' in json.loads(curves.read_text().splitlines()[0])
     assert cv2.imread(str(image)).shape[1] > 2 * 320  # though images are of 32
     command = demo.next_command

@@ -53,7 +53,9 @@ def list_files(folder: Path) -> dict[str, bytes]:
 def train(config: Path) -> None:
     """Trains an epoch in the config's folder, which is validated."""
     options = [str(option).replace(' ', '') for option in FAST]
-    call_here('train', config, '--cfg-options', *options, cwd=config.parent)
+    call_here(
+        *('train', config, '--no-report', '--cfg-options', *options), cwd=config.parent
+    )
     work_dir = config.parent / 'work_dirs' / config.stem
     assert (work_dir / 'epoch_1.pth').is_file()
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')

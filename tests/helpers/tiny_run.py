@@ -58,6 +58,7 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=2, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
 randomness = dict(seed=0)
+report = None
 """
 
 

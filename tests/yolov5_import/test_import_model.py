@@ -468,7 +468,7 @@ def test_the_config_trains_resumes_and_predicts(head, yolo_data, tmp_path, capfd
     sizes = cfg.model.bbox_head.prior_generator.base_sizes
     assert [len(level) for level in sizes] == [2, 2, 2]
     assert max(side for level in sizes for pair in level for side in pair) <= 64
-    small = ['--cfg-options', 'train_dataloader.num_workers=0',
+    small = ['--no-report', '--cfg-options', 'train_dataloader.num_workers=0',
              'train_dataloader.persistent_workers=False',
              'val_dataloader.num_workers=0',
              'val_dataloader.persistent_workers=False', 'train_cfg.val_interval=1',
