@@ -110,21 +110,18 @@ def train(
     else:
         cfg = open_config(config)
         cfg.work_dir = str(work_dir or choose_work_dir(cfg))
-    with (
-        computing_on(device, cfg.get('launcher', 'none')),
-        training_lock(cfg),
-        catch_signals() as signals,
-    ):
-        runner = build_runner(
-            make_training_config(cfg, resume, amp, auto_scale_lr, patience, hours)
-        )
-        runner.register_hook(BatchesHook())
-        runner.register_hook(InterruptHook(signals))
-        add_loggers(runner, loggers)
-        with watch_peers(runner.launcher):
-            runner.train()
-    if report and cfg.get('report', True):
-        report_training(runner, cfg)
+    with computing_on(device, cfg.get('launcher', 'none')):
+        with training_lock(cfg), catch_signals() as signals:
+            runner = build_runner(
+                make_training_config(cfg, resume, amp, auto_scale_lr, patience, hours)
+            )
+            runner.register_hook(BatchesHook())
+            runner.register_hook(InterruptHook(signals))
+            add_loggers(runner, loggers)
+            with watch_peers(runner.launcher):
+                runner.train()
+        if report and cfg.get('report', True):
+            report_training(runner, cfg)
     return runner
 
 
