@@ -335,7 +335,7 @@ def _reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     with suppress(OSError):  # without it, the peak is that of the whole process
-        Path('/proc/self/clear_refs').write_text('5')
+        Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')
 
 
 def _empty_cache(device: torch.device) -> None:
@@ -346,7 +346,9 @@ def _empty_cache(device: torch.device) -> None:
 def _read_status(name: str) -> int:
     """Bytes of a line of Linux's ``/proc/self/status``; 0 elsewhere."""
     with suppress(OSError):
-        return _read_kibibytes(Path('/proc/self/status').read_text(), name)
+        return _read_kibibytes(
+            Path('/proc/self/status').read_text(encoding='utf-8'), name
+        )
     return 0
 
 
@@ -365,7 +367,9 @@ def read_free_memory(root: Path = Path('/')) -> int:
         root: Where ``proc`` and ``sys`` are.
     """
     try:
-        free = _read_kibibytes((root / 'proc/meminfo').read_text(), 'MemAvailable')
+        free = _read_kibibytes(
+            (root / 'proc/meminfo').read_text(encoding='utf-8'), 'MemAvailable'
+        )
     except OSError:  # not Linux: half of all, as nothing tells what others have
         return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
     return max(min([free, *_list_group_memory(root)]), 0)
@@ -376,7 +380,9 @@ def _list_group_memory(root: Path) -> Iterator[int]:
     top = root / 'sys/fs/cgroup'
     own = ''
     with suppress(OSError):
-        for line in (root / 'proc/self/cgroup').read_text().splitlines():
+        for line in (
+            (root / 'proc/self/cgroup').read_text(encoding='utf-8').splitlines()
+        ):
             number, _, path = line.partition('::')
             own = path.strip('/') if number == '0' else own
     group = top / own
@@ -390,9 +396,9 @@ def _list_group_memory(root: Path) -> Iterator[int]:
 def _read_group(folder: Path, limit: str, used: str, cached: str) -> Iterator[int]:
     """What a control group leaves, if it has a limit; cached files can be dropped."""
     with suppress(OSError, ValueError):
-        most = int((folder / limit).read_text())
-        now = int((folder / used).read_text())
-        for line in (folder / 'memory.stat').read_text().splitlines():
+        most = int((folder / limit).read_text(encoding='utf-8'))
+        now = int((folder / used).read_text(encoding='utf-8'))
+        for line in (folder / 'memory.stat').read_text(encoding='utf-8').splitlines():
             if line.split()[:1] == [cached]:
                 now -= int(line.split()[1])
         yield most - now

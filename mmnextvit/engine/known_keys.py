@@ -527,7 +527,9 @@ def read_words(module: str) -> tuple[frozenset[str], frozenset[str]]:
         path = Path(file)
         files = path.parent.glob('*.py') if path.name == '__init__.py' else [path]
         with suppress(OSError):
-            text = '\n'.join(each.read_text('utf-8', 'replace') for each in files)
+            text = '\n'.join(
+                each.read_text(encoding='utf-8', errors='replace') for each in files
+            )
     read = re.findall(r"""['"]([A-Za-z_]\w*)['"]|_?cfg\.([a-z_]\w*)""", text)
     quoted = frozenset(name for pair in read for name in pair if name)
     return frozenset(re.findall(r'[^\W\d]\w*', text)), quoted
@@ -544,7 +546,10 @@ def read_package(package: str) -> frozenset[str]:
         if '.mim' not in path.parts:
             with suppress(OSError):
                 names.update(
-                    re.findall(r'[^\W\d]\w*', path.read_text('utf-8', 'replace'))
+                    re.findall(
+                        r'[^\W\d]\w*',
+                        path.read_text(encoding='utf-8', errors='replace'),
+                    )
                 )
     return frozenset(names)
 

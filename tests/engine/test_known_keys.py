@@ -55,7 +55,7 @@ MISSPELT = [
     (V5, 'train_dataloder.batch_size', 'train_dataloader'),
     (V5, 'train_dataloader.dataset.pipeline.2.img_scal', 'img_scale'),
     (V5, 'val_dataloader.dataset.filter_cfg.min_sizes', 'min_size'),
-    (V5, 'custom_hooks.0.momentun', 'momentum'),
+    (V5, 'default_hooks.ema.momentun', 'momentum'),
     (V5, 'default_hooks.chekpoint.interval', 'checkpoint'),
     (V5, 'default_hooks.param_scheduler.warmup_epoch', 'warmup_epochs'),
     (V5, 'load_form', 'load_from'),
@@ -110,8 +110,8 @@ def test_so_it_is_in_a_config_in_python(name, key, meant, monkeypatch):
         (V5, 'model.backbone.frozen_stages', 2),
         (V5, 'model.backbone.arch.depths', [1, 1, 1, 1]),
         (V5, 'train_dataloader.pin_memory', False),
-        (V5, 'custom_hooks.0.begin_epoch', 2),
-        (V5, 'custom_hooks.0.gamma', 2),  # of the average that EMAHook makes
+        (V5, 'default_hooks.ema.begin_epoch', 2),
+        (V5, 'default_hooks.ema.gamma', 2),  # of the average that EMAHook makes
         (V5, 'default_hooks.visualization.type', 'mmdet.DetVisualizationHook'),
         (V5, 'default_hooks.logger', None),
         (V5, 'optim_wrapper.optimizer.nesterov', False),
