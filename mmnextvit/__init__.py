@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .models.detector import FittedYOLODetector
     from .models.nextvit import NextViT
     from .models.timm_features import TimmFeatures
+    from .models.yolov5_rows import register_row
     from .models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
 
 __version__ = '0.1.0'
@@ -25,8 +26,12 @@ __all__ = ['__version__', 'config_file', 'fit_recipe', 'get_config', 'get_model'
 # Public names and the modules that have them, which are imported at the first use.
 _MODULES: dict[str, str] = {}
 if register_when_needed():
-    _MODULES |= {'NextViT': 'models.nextvit', 'TimmFeatures': 'models.timm_features'}
-    __all__ += ['NextViT', 'TimmFeatures']
+    _MODULES |= {
+        'NextViT': 'models.nextvit',
+        'TimmFeatures': 'models.timm_features',
+        'register_row': 'models.yolov5_rows',
+    }
+    __all__ += ['NextViT', 'TimmFeatures', 'register_row']
     if has_mmyolo():
         _MODULES |= {
             'FittedYOLODetector': 'models.detector',

@@ -22,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--data-root', help='folder that paths in data.yaml may count from, too')
     add('--hyp', help="YOLOv5's hyperparameters")
     add('--weights', help='trained .pt, where the model is a YAML of your own')
+    add(
+        '--modules',
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='Python file of your own with @register_row(), which is run; repeatable',
+    )
     add('--imgsz', type=int, help='side in pixels (that of the .pt, else 640)')
     add('--epochs', type=int, default=300, help='length of the training (300)')
     add('--batch-size', type=int, default=16, help='images per process (16)')
@@ -40,6 +47,7 @@ def run(args: argparse.Namespace) -> 'Report':
         img_size=args.imgsz,
         epochs=args.epochs,
         batch_size=args.batch_size,
+        modules=args.modules,
     )
     report = import_model(options)
     print(report)

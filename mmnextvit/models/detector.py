@@ -18,8 +18,12 @@ from mmyolo.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
 from ..utils.errors import UserError
+from ..utils.messages import tell
 from .fold import in_faster_format
 from .map_numbers import get_level_weights
+from .yolov5_row_files import import_row_files
+
+PROBE_SIDE = 256  # pixels of the image that a backbone is tried with
 
 # MMDetection's DetInferencer looks for a pipeline's transforms in its own registry.
 for _transform in (LetterResize, YOLOv5KeepRatioResize):
@@ -32,8 +36,10 @@ class FittedYOLODetector(YOLODetector):
 
     Parts are built in order. What a part leaves out of ``in_channels`` and
     ``in_strides`` is taken from ``out_channels`` and ``strides`` of the part before;
-    what it states is compared with them. A config therefore writes no channels. The
-    assigner has the head's number of classes, which so stands in one place.
+    what it states is compared with them. A config therefore writes no channels. A
+    backbone that does not publish its maps is tried with a small image, unless the
+    neck's config has ``in_channels``. The assigner has the head's number of classes,
+    which so stands in one place.
 
     Args:
         backbone: Config of a backbone.
@@ -43,6 +49,8 @@ class FittedYOLODetector(YOLODetector):
         test_cfg: Test config of the head.
         data_preprocessor: Config of the data preprocessor.
         init_cfg: MMEngine's initialisation config.
+        modules: Python files of one's own that register rows, backbones or whatever
+            the config names: they are run before anything is built.
         use_syncbn: Whether BatchNorms become SyncBatchNorms where several GPUs
             train. CPU processes keep theirs: torch has no SyncBatchNorm for them.
 
@@ -63,17 +71,21 @@ class FittedYOLODetector(YOLODetector):
         data_preprocessor: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
         use_syncbn: bool = True,
+        modules: Sequence[str] = (),
     ) -> None:
+        import_row_files(modules)
         # The parents build each part without knowing the one before it.
         super(SingleStageDetector, self).__init__(
             data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
         self.backbone = MODELS.build(backbone)
+        read = read_outputs if 'in_channels' in neck else find_outputs
+        outputs = read(self.backbone)
         neck = fit_config(
             neck,
             'neck',
             'backbone',
-            **read_outputs(self.backbone).as_arguments('in_channels', 'in_strides'),
+            **outputs.as_arguments('in_channels', 'in_strides'),
             in_rows=getattr(self.backbone, 'out_rows', None),
         )
         self.neck = MODELS.build(neck)
@@ -291,6 +303,46 @@ def read_outputs(part: torch.nn.Module) -> Outputs:
         channels = [make_divisible(c, part.widen_factor) for c in channels]
     strides = getattr(part, 'strides', None)
     return Outputs(list(channels), list(strides) if strides else None)
+
+
+def find_outputs(backbone: torch.nn.Module) -> Outputs:
+    """What a backbone publishes of its maps, or what it gives for a small image.
+
+    Raises:
+        UserError: It does neither; ``key`` is 'model.backbone'.
+    """
+    outputs = read_outputs(backbone)
+    return outputs if outputs.channels else probe_outputs(backbone)
+
+
+def probe_outputs(backbone: torch.nn.Module) -> Outputs:
+    """What a backbone that publishes nothing gives for an image, a small black one.
+
+    Raises:
+        UserError: It gives no feature maps; ``key`` is 'model.backbone'.
+    """
+    training = backbone.training
+    parameter = next(backbone.parameters(), torch.zeros(()))
+    image = parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE)
+    backbone.eval()  # which in some of MMDetection's does not return the module
+    try:
+        with torch.no_grad():
+            maps = backbone(image)
+        channels = [m.shape[1] for m in maps]
+        strides = [round(PROBE_SIDE / m.shape[3]) for m in maps]
+        if not isinstance(maps, Sequence) or any(m.ndim != 4 for m in maps):
+            raise TypeError(f'it gives {type(maps).__name__}, not a tuple of maps')
+    except (AssertionError, AttributeError, LookupError, NotImplementedError,
+            RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+        raise UserError(
+            f'{type(backbone).__name__} does not say its channels and strides '
+            '(out_channels, strides), and gives no feature maps of an image of '
+            f'{PROBE_SIDE}x{PROBE_SIDE} pixels: {tell(error)}',
+            key='model.backbone',
+        ) from error
+    finally:
+        backbone.train(training)
+    return Outputs(channels, strides)
 
 
 def fit_config(

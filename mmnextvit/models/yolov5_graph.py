@@ -3,86 +3,28 @@
 Rows come parsed and placed from :mod:`.yolov5_rows`. Nothing here needs MMYOLO.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 import torch
-from mmcv.cnn import build_norm_layer
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
-from . import yolov5_modules as m
+from .yolov5_modules import NORM_CFG
 from .yolov5_row_rules import ROW_RULES, Scaling, parse_activation
-from .yolov5_rows import FeatureMap, PlacedRow, name_row, place_rows
+from .yolov5_rows import (
+    FeatureMap,
+    PlacedRow,
+    RowError,
+    compute_factor,
+    is_own,
+    name_row,
+    place_rows,
+)
 
 MAX_PARAMETERS = 10**9  # far above every published YAML
-
-# Builders: from a placed row and the config of its layers to its module.
-
-Builder = Callable[[PlacedRow, dict], nn.Module]
-
-
-def build_from_width(module: Callable) -> Builder:
-    """Builds ``module(in, out, arguments after the width, layers=...)``."""
-
-    def build(row: PlacedRow, layers: dict) -> nn.Module:
-        return module(row.in_channels, row.out_channels, *row.args[1:], layers=layers)
-
-    return build
-
-
-def build_from_width_and_repeats(module: Callable) -> Builder:
-    """The same with the row's scaled ``number`` as third argument."""
-
-    def build(row: PlacedRow, layers: dict) -> nn.Module:
-        widths = row.in_channels, row.out_channels
-        return module(*widths, row.copies, *row.args[1:], layers=layers)
-
-    return build
-
-
-def build_plain(module: Callable) -> Builder:
-    """Builds ``module(*arguments)``."""
-    return lambda row, layers: module(*row.args)
-
-
-def build_plain_from_width(module: Callable) -> Builder:
-    """Builds ``module(in, out, arguments after the width)``."""
-    return lambda row, layers: module(row.in_channels, row.out_channels, *row.args[1:])
-
-
-def build_norm(row: PlacedRow, layers: dict) -> nn.Module:
-    """Builds a BatchNorm of as many channels as come in."""
-    return build_norm_layer(layers['norm_cfg'], row.in_channels)[1]
-
-
-BUILDERS: dict[str, Builder] = {
-    'Conv': build_from_width(m.conv),
-    'DWConv': build_from_width(m.dw_conv),
-    'GhostConv': build_from_width(m.GhostConv),
-    'CrossConv': build_from_width(m.CrossConv),
-    'MixConv2d': build_from_width(m.MixConv2d),
-    'Focus': build_from_width(m.Focus),
-    'Bottleneck': build_from_width(m.Bottleneck),
-    'GhostBottleneck': build_from_width(m.GhostBottleneck),
-    'SPP': build_from_width(m.SPP),
-    'SPPF': build_from_width(m.SPPF),
-    'C3SPP': build_from_width(m.C3SPP),
-    'BottleneckCSP': build_from_width_and_repeats(m.BottleneckCSP),
-    'C3': build_from_width_and_repeats(m.C3),
-    'C3TR': build_from_width_and_repeats(m.C3TR),
-    'C3Ghost': build_from_width_and_repeats(m.C3Ghost),
-    'C3x': build_from_width_and_repeats(m.C3x),
-    'nn.ConvTranspose2d': build_plain_from_width(nn.ConvTranspose2d),
-    'DWConvTranspose2d': build_plain_from_width(m.dw_conv_transpose),
-    'nn.BatchNorm2d': build_norm,
-    'nn.MaxPool2d': build_plain(nn.MaxPool2d),
-    'nn.ZeroPad2d': build_plain(nn.ZeroPad2d),
-    'nn.Upsample': build_plain(nn.Upsample),
-    'Concat': build_plain(m.Concat),
-    'Contract': build_plain(m.Contract),
-    'Expand': build_plain(m.Expand),
-}
+PROBE_CELLS = 32  # side of the map on which a user's module is tried
 
 
 def build_row(row: PlacedRow, layers: dict) -> nn.Module:
@@ -95,7 +37,7 @@ def build_row(row: PlacedRow, layers: dict) -> nn.Module:
     Raises:
         RowError: The arguments do not fit the module.
     """
-    build, rule = BUILDERS[row.module], ROW_RULES[row.module]
+    rule = ROW_RULES[row.module]
     copies = 1 if rule.takes_repeats else row.copies
     if copies > 1 and (rule.many_inputs or row.in_channels != row.out_channels):
         raise row.error(
@@ -103,8 +45,47 @@ def build_row(row: PlacedRow, layers: dict) -> nn.Module:
             f'{row.in_channels} and {row.out_channels}'
         )
     with name_row(row):
-        modules = [build(row, layers) for _ in range(copies)]
-    return nn.Sequential(*modules) if copies > 1 else modules[0]
+        widths = [x.channels for x in row.inputs]
+        out, args = row.out_channels, row.args
+        modules = [
+            rule.build(widths, out, row.copies, args, layers) for _ in range(copies)
+        ]
+        built = nn.Sequential(*modules) if copies > 1 else modules[0]
+    for module in built.modules():  # as YOLOv5, which goes through the whole model
+        if isinstance(module, nn.BatchNorm2d):
+            for key in ('eps', 'momentum'):
+                setattr(module, key, layers['norm_cfg'].get(key, getattr(module, key)))
+    return built
+
+
+def check_output(row: PlacedRow, module: nn.Module) -> None:
+    """Checks that a user's module computes the map that its rules promise.
+
+    Raises:
+        RowError: It cannot compute one, or gives other channels or another stride.
+    """
+    training = module.training
+    cells = PROBE_CELLS, PROBE_CELLS
+    x = [torch.zeros(1, each.channels, *cells) for each in row.inputs]
+    with name_row(row), torch.no_grad():
+        module.eval()
+        y = module(x if ROW_RULES[row.module].many_inputs else x[0])
+        module.train(training)
+        if not isinstance(y, Tensor) or y.ndim != 4:
+            got = f'maps of {tuple(y.shape)}' if isinstance(y, Tensor) else type(y)
+            raise UserError(f'it gives {got}, not one map of shape (B, C, H, W)')
+        if y.shape[1] != row.out_channels:
+            raise UserError(
+                f'its rule promises {row.out_channels} channels, and it gives '
+                f'{y.shape[1]}: mend channels= in its register_row()'
+            )
+        wanted = PROBE_CELLS / compute_factor(row)
+        if any(not wanted - 1 < side < wanted + 1 for side in y.shape[2:]):
+            raise UserError(
+                f'its rule promises a stride of {compute_factor(row)}, and it makes '
+                f'{y.shape[2]}x{y.shape[3]} of {PROBE_CELLS}x{PROBE_CELLS} cells: mend '
+                'stride= in its register_row()'
+            )
 
 
 def check_parameters(rows: Iterable[PlacedRow], layers: dict) -> None:
@@ -115,8 +96,12 @@ def check_parameters(rows: Iterable[PlacedRow], layers: dict) -> None:
     """
     total = 0
     for row in rows:
-        with torch.device('meta'):
-            total += count_parameters(build_row(row, layers))
+        try:
+            with torch.device('meta'):
+                total += count_parameters(build_row(row, layers))
+        except RowError:  # a user's class may compute numbers, which are not there
+            if not is_own(row.module):
+                raise
         if total > MAX_PARAMETERS:
             raise row.error(f'the rows have more than {MAX_PARAMETERS:,} parameters')
 
@@ -177,7 +162,7 @@ class RowGraph(nn.ModuleDict):
         depth_multiple: float = 1.0,
         width_multiple: float = 1.0,
         activation: str | None = None,
-        norm_cfg: dict = m.NORM_CFG,
+        norm_cfg: dict = NORM_CFG,
         num_outputs: int | None = None,
     ) -> None:
         scaling = Scaling(depth_multiple, width_multiple, num_outputs)
@@ -190,15 +175,18 @@ class RowGraph(nn.ModuleDict):
             )
         check_parameters(placed, layers)
         super().__init__({str(row.number): build_row(row, layers) for row in placed})
+        for row, module in zip(placed, self.values()):
+            if is_own(row.module):
+                check_output(row, module)
         self.rows = placed
         self.maps = maps
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.out_maps = tuple(maps[i] for i in outputs)
-        # Convolutions start as PyTorch leaves them, which is YOLOv5's start too.
+        # mmcv's convolutions start as PyTorch leaves them, which is YOLOv5's start too.
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.reset_parameters()
+            if isinstance(module, ConvModule):
+                module.conv.reset_parameters()
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Computes the maps of ``outputs``.

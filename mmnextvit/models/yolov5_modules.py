@@ -2,7 +2,8 @@
 
 Leaves first. Every module maps (B, C1, H, W) to (B, C2, H/s, W/s) and takes C1, C2 and
 then the arguments of its row, so that a row is a call; ``layers`` holds the
-``norm_cfg`` and ``act_cfg`` of its convolutions. Arguments that a module cannot have
+``norm_cfg`` and ``act_cfg`` of its convolutions. ``register_row`` says what each does
+to channels and stride. Arguments that a module cannot have
 raise a :class:`UserError`. The blocks are those of CSPNet
 (1911.11929), GhostNet (1911.11907), MixConv (1907.09595), spatial pyramid pooling
 (1406.4729) and the Transformer (1706.03762), with the details that YOLOv5 documents.
@@ -18,10 +19,20 @@ from mmcv.cnn import ConvModule, build_norm_layer
 from torch import Tensor, nn
 
 from ..utils.errors import UserError
+from .yolov5_row_rules import (
+    contract_width,
+    expand_width,
+    invert_stride,
+    read_pool_stride,
+    read_stride,
+    read_upsample_stride,
+    register_row,
+)
 
 NORM_CFG = dict(type='BN', eps=1e-3, momentum=0.03)  # YOLOv5's BatchNorm2d
 
 
+@register_row('Conv', stride=read_stride(2))
 def conv(
     c1: int,
     c2: int,
@@ -46,6 +57,7 @@ def conv(
     return ConvModule(c1, c2, *sizes, p, dilation=d, groups=g, **layers)
 
 
+@register_row('DWConv', stride=read_stride(2))
 def dw_conv(
     c1: int,
     c2: int,
@@ -60,6 +72,7 @@ def dw_conv(
     return conv(c1, c2, k, s, g=gcd(c1, c2), d=d, act=act, layers=layers)
 
 
+@register_row('DWConvTranspose2d', stride=invert_stride(2))
 def dw_conv_transpose(
     c1: int, c2: int, k: int = 1, s: int = 1, p1: int = 0, p2: int = 0
 ) -> nn.ConvTranspose2d:
@@ -81,6 +94,7 @@ class TwoConvs(nn.Module):
         return x + y if self.add else y
 
 
+@register_row()
 class Bottleneck(TwoConvs):
     """A 1x1, then a 3x3 convolution."""
 
@@ -99,6 +113,7 @@ class Bottleneck(TwoConvs):
         super().__init__(cv1, conv(hidden, c2, 3, g=g, layers=layers), shortcut)
 
 
+@register_row(stride=read_stride(2))
 class CrossConv(TwoConvs):
     """A 1xk, then a kx1 convolution."""
 
@@ -120,6 +135,7 @@ class CrossConv(TwoConvs):
         super().__init__(cv1, cv2, shortcut)
 
 
+@register_row(repeats='inside')
 class C3(nn.Module):
     """CSP with three convolutions; the inner blocks are what the variants change."""
 
@@ -162,6 +178,7 @@ class C3(nn.Module):
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), dim=1))
 
 
+@register_row(repeats='inside')
 class BottleneckCSP(C3):
     """CSP with one BatchNorm over both branches; always SiLU, as in YOLOv5."""
 
@@ -183,6 +200,7 @@ class BottleneckCSP(C3):
         return self.cv4(self.act(self.bn(y)))
 
 
+@register_row(repeats='inside')
 class C3x(C3):
     """C3 of cross convolutions."""
 
@@ -193,6 +211,7 @@ class C3x(C3):
         )
 
 
+@register_row(repeats='inside')
 class C3TR(C3):
     """C3 of transformer layers with 4 heads."""
 
@@ -201,6 +220,7 @@ class C3TR(C3):
         return TransformerBlock(c, num_heads=4, num_layers=n)
 
 
+@register_row(repeats='inside')
 class C3Ghost(C3):
     """C3 of ghost bottlenecks."""
 
@@ -209,6 +229,7 @@ class C3Ghost(C3):
         return nn.Sequential(*(GhostBottleneck(c, c, layers=layers) for _ in range(n)))
 
 
+@register_row()
 class C3SPP(C3):
     """C3 around a spatial pyramid; ``n`` and the first two of ``csp`` change nothing.
 
@@ -260,6 +281,7 @@ class TransformerBlock(nn.Module):
         return rearrange(tokens, '(H W) B C -> B C H W', H=x.shape[2])
 
 
+@register_row()
 class SPP(nn.Module):
     """The map beside its maxima over squares of ``k`` cells."""
 
@@ -277,6 +299,7 @@ class SPP(nn.Module):
         return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], dim=1))
 
 
+@register_row()
 class SPPF(nn.Module):
     """SPP of k, 2k - 1 and 3k - 2 cells by one pooling in three rounds."""
 
@@ -294,6 +317,7 @@ class SPPF(nn.Module):
         return self.cv2(torch.cat(maps, dim=1))
 
 
+@register_row(stride=read_stride(2, times=2))
 class Focus(nn.Module):
     """2x2 cells become channels, column by column, before a convolution."""
 
@@ -316,6 +340,7 @@ class Focus(nn.Module):
         return self.conv(rearrange(x, 'B C (H h) (W w) -> B (w h C) H W', h=2, w=2))
 
 
+@register_row(stride=read_stride(2))
 class GhostConv(nn.Module):
     """Half the channels by a convolution, the rest from these by a cheap 5x5 one."""
 
@@ -340,6 +365,7 @@ class GhostConv(nn.Module):
         return torch.cat((y, self.cv2(y)), dim=1)
 
 
+@register_row(stride=read_stride(2))
 class GhostBottleneck(nn.Module):
     """Two ghost convolutions, at stride 2 with a depthwise one between, and a sum."""
 
@@ -372,6 +398,7 @@ class GhostBottleneck(nn.Module):
         return self.conv(x) + self.shortcut(x)
 
 
+@register_row(stride=read_stride(2))
 class MixConv2d(nn.Module):
     """Convolutions of several kernel sizes side by side, BatchNorm, SiLU.
 
@@ -415,6 +442,7 @@ class MixConv2d(nn.Module):
         return self.act(self.bn(torch.cat([m(x) for m in self.m], dim=1)))
 
 
+@register_row(channels='sum', takes_widths=False)
 class Concat(nn.Module):
     """Joins maps of one stride: [(B, Ci, H, W)] to (B, sum of Ci, H, W)."""
 
@@ -427,6 +455,9 @@ class Concat(nn.Module):
         return torch.cat(x, dim=1)
 
 
+@register_row(
+    channels=contract_width, stride=read_stride(0, default=2), takes_widths=False
+)
 class Contract(nn.Module):
     """Cells become channels: (B, C, H, W) to (B, C * gain**2, H / gain, W / gain)."""
 
@@ -439,6 +470,9 @@ class Contract(nn.Module):
         return rearrange(x, 'B C (H h) (W w) -> B (h w C) H W', h=g, w=g)
 
 
+@register_row(
+    channels=expand_width, stride=invert_stride(0, default=2), takes_widths=False
+)
 class Expand(nn.Module):
     """Channels become cells: (B, C, H, W) to (B, C / gain**2, H * gain, W * gain)."""
 
@@ -449,3 +483,19 @@ class Expand(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         g = self.gain
         return rearrange(x, 'B (h w C) H W -> B C (H h) (W w)', h=g, w=g)
+
+
+@register_row('nn.BatchNorm2d', channels='same')
+def batch_norm(c1: int, c2: int, *args: Any, layers: dict) -> nn.Module:
+    """A BatchNorm of as many channels as come in, whatever the row says."""
+    return build_norm_layer(layers['norm_cfg'], c1)[1]
+
+
+register_row('nn.ConvTranspose2d', stride=invert_stride(2))(nn.ConvTranspose2d)
+register_row(
+    'nn.MaxPool2d', channels='same', stride=read_pool_stride, takes_widths=False
+)(nn.MaxPool2d)
+register_row('nn.ZeroPad2d', channels='same', takes_widths=False)(nn.ZeroPad2d)
+register_row(
+    'nn.Upsample', channels='same', stride=read_upsample_stride, takes_widths=False
+)(nn.Upsample)

@@ -3,16 +3,20 @@
 The rules are those that YOLOv5 documents for its YAML files: what scales all rows, and
 how each module's arguments set the width and the stride of the map that it computes.
 They are arithmetic on plain numbers; :mod:`.yolov5_rows` applies them.
+
+:func:`register_row` puts a module with its rules into :data:`ROW_RULES`, one of ours
+and one of a user's alike.
 """
 
 import ast
+import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from ..utils.errors import UserError
 
@@ -135,6 +139,20 @@ def make_divisible(width: int, multiple: float) -> int:
     return math.ceil(width * multiple / 8) * 8
 
 
+def match_width(args: Args, widths: Sequence[int], scaling: Scaling) -> int:
+    """As many channels as come in, which the first argument repeats if it is there.
+
+    Forks write it scaled as a convolution's, or as it is.
+    """
+    written = get_arg(args, 0, widths[0])
+    if widths[0] not in (written, scale_width([written], widths, scaling)):
+        raise UserError(
+            f'the first argument is the width, and the {widths[0]} channels that come '
+            f'in are kept: write {widths[0]}, or no arguments'
+        )
+    return widths[0]
+
+
 def keep_width(args: Args, widths: Sequence[int], scaling: Scaling) -> int:
     """As many channels as come in."""
     return widths[0]
@@ -150,6 +168,11 @@ def contract_width(args: Args, widths: Sequence[int], scaling: Scaling) -> int:
     return widths[0] * get_arg(args, 0, 2) ** 2
 
 
+def contract_four_fold(args: Args, widths: Sequence[int], scaling: Scaling) -> int:
+    """Channels times 4."""
+    return 4 * widths[0]
+
+
 def expand_width(args: Args, widths: Sequence[int], scaling: Scaling) -> int:
     """Channels divided by the square of the gain."""
     gain, channels = get_arg(args, 0, 2), widths[0]
@@ -160,7 +183,7 @@ def expand_width(args: Args, widths: Sequence[int], scaling: Scaling) -> int:
 
 # Stride rules: from a row's arguments to the factor by which it multiplies the stride.
 
-StrideRule = Callable[[Args], Fraction]
+StrideRule = Callable[[Args], Fraction | float]
 
 
 def read_stride(i: int, default: int = 1, times: int = 1) -> StrideRule:
@@ -173,9 +196,9 @@ def invert_stride(i: int, default: int = 1) -> StrideRule:
     return lambda args: 1 / Fraction(get_arg(args, i, default))
 
 
-def keep_stride(args: Args) -> Fraction:
-    """As many cells as come in."""
-    return Fraction(1)
+def scale_stride(factor: float) -> StrideRule:
+    """The same factor, whatever the arguments are."""
+    return lambda args: Fraction(factor)
 
 
 def read_upsample_stride(args: Args) -> Fraction:
@@ -192,53 +215,211 @@ def read_pool_stride(args: Args) -> Fraction:
     return Fraction(args[0] if stride is None else stride)
 
 
+def read_inverted_stride(args: Args) -> Fraction:
+    """MobileNetV3's third argument behind the width, or MobileNetV2's first."""
+    return Fraction(get_arg(args, 3 if len(args) > 3 else 1, 1))
+
+
+WidthRule = Callable[[Args, Sequence[int], Scaling], int]
+
+# Width rules by name, and whether the first argument is a width, which the module then
+# gets scaled, as its second argument.
+CHANNELS: dict[str, tuple[WidthRule, bool]] = {
+    'scaled': (scale_width, True),
+    'matched': (match_width, True),
+    'same': (keep_width, False),
+    'sum': (sum_widths, False),
+}
+REPEATS = 'stack', 'inside'
+HEADS = 'Detect', 'Segment'  # names that rows cannot have
+
+
+class Place(NamedTuple):
+    """Where a module is written: a file and a line from 1, as far as Python knows."""
+
+    file: str
+    line: int
+
+
 @dataclass(frozen=True)
 class RowRule:
-    """How the rows of one module are read.
+    """A module that rows may name, and how its rows are read.
 
-    Args:
+    Attributes:
+        module: The class or function that builds it; see :func:`register_row`.
         width: Width rule.
         stride: Stride rule.
         many_inputs: Whether the module takes a list of maps.
         takes_repeats: Whether ``number`` repeats blocks inside the module, rather
             than the module as a whole.
+        takes_widths: Whether channels in and out stand before its arguments.
+        starts_with_width: Whether a row's first argument is the width.
+        takes_layers: Whether it is given ``layers``, the ``norm_cfg`` and ``act_cfg``.
+        names: YOLOv5's names of its parameters, or what they begin with, and ours.
     """
 
-    width: Callable[[Args, Sequence[int], Scaling], int] = scale_width
-    stride: StrideRule = keep_stride
-    many_inputs: bool = False
-    takes_repeats: bool = False
+    module: Callable[..., Any]
+    width: WidthRule
+    stride: StrideRule
+    many_inputs: bool
+    takes_repeats: bool
+    takes_widths: bool
+    starts_with_width: bool
+    takes_layers: bool
+    names: Mapping[str, str]
+
+    def build(
+        self, widths: Sequence[int], out: int, copies: int, args: Args, layers: dict
+    ) -> Any:
+        """Builds the module of a row: see :func:`register_row`.
+
+        Args:
+            widths: Channels of the maps that it reads.
+            out: Channels of the map that it computes.
+            copies: The row's scaled ``number``.
+            args: The row's arguments.
+            layers: ``norm_cfg`` and ``act_cfg`` of convolutions.
+        """
+        call = list(args[1:] if self.starts_with_width else args)
+        if self.takes_widths:
+            repeats = [copies] if self.takes_repeats else []
+            c1 = list(widths) if self.many_inputs else widths[0]
+            call = [c1, out, *repeats, *call]
+        return self.module(*call, **({'layers': layers} if self.takes_layers else {}))
+
+    def find_place(self) -> Place | None:
+        """Where the module is written, if Python knows."""
+        try:
+            file = inspect.getsourcefile(self.module)
+            return Place(file, inspect.getsourcelines(self.module)[1]) if file else None
+        except (OSError, TypeError):
+            return None
 
 
-STRIDED = RowRule(stride=read_stride(2))
-TRANSPOSED = RowRule(stride=invert_stride(2))
-CSP = RowRule(takes_repeats=True)
+# Every module that a row may name. The files that import :func:`register_row` fill it,
+# of which :mod:`.yolov5_rows` imports ours.
+ROW_RULES: dict[str, RowRule] = {}
 
-# Every module that a row may name; :mod:`.yolov5_graph` builds them.
-ROW_RULES: dict[str, RowRule] = {
-    'Conv': STRIDED,
-    'DWConv': STRIDED,
-    'GhostConv': STRIDED,
-    'CrossConv': STRIDED,
-    'MixConv2d': STRIDED,
-    'Focus': RowRule(stride=read_stride(2, times=2)),
-    'Bottleneck': RowRule(),
-    'GhostBottleneck': STRIDED,
-    'SPP': RowRule(),
-    'SPPF': RowRule(),
-    'C3SPP': RowRule(),
-    'BottleneckCSP': CSP,
-    'C3': CSP,
-    'C3TR': CSP,
-    'C3Ghost': CSP,
-    'C3x': CSP,
-    'nn.ConvTranspose2d': TRANSPOSED,
-    'DWConvTranspose2d': TRANSPOSED,
-    'nn.BatchNorm2d': RowRule(keep_width),
-    'nn.MaxPool2d': RowRule(keep_width, read_pool_stride),
-    'nn.ZeroPad2d': RowRule(keep_width),
-    'nn.Upsample': RowRule(keep_width, read_upsample_stride),
-    'Concat': RowRule(sum_widths, many_inputs=True),
-    'Contract': RowRule(contract_width, read_stride(0, default=2)),
-    'Expand': RowRule(expand_width, invert_stride(0, default=2)),
-}
+Module = TypeVar('Module', bound=Callable[..., Any])
+
+
+def register_row(
+    name: str | None = None,
+    *,
+    channels: str | WidthRule = 'scaled',
+    stride: float | StrideRule = 1,
+    repeats: str = 'stack',
+    many_inputs: bool | None = None,
+    takes_widths: bool = True,
+    names: Mapping[str, str] = {},
+    force: bool = False,
+) -> Callable[[Module], Module]:
+    """Makes a class, or a function that builds a module, a row by its name.
+
+    It is called as YOLOv5 calls its own: ``Module(c1, c2, *arguments)``, with the
+    channels in and out before what its row has behind the width. With
+    ``repeats='inside'`` the row's scaled ``number`` follows as third argument.
+    Parameters keep the names that the class gives them, which are YOLOv5's too unless
+    ``names`` says otherwise. Every BatchNorm2d in it gets the ``eps`` and ``momentum``
+    of the other rows. A keyword argument ``layers`` is given ``norm_cfg`` and
+    ``act_cfg``, for mmcv's ``ConvModule``.
+
+    Args:
+        name: Name in rows; that of the class is the default.
+        channels: The rule for the channels out. 'scaled': the first argument of the
+            row, times the width multiple, as for YOLOv5's convolutions. 'matched': as
+            many as come in, which the first argument says again if it is there.
+            'same': as many as come in; all arguments are the module's. 'sum': as many
+            as all maps together. Or a function of the row's arguments, the widths that
+            come in and the :class:`Scaling`.
+        stride: By how much a map's cells are larger than those that come in, or a
+            function of the row's arguments that says so.
+        repeats: What a row's ``number`` repeats: 'stack' the module, 'inside' its
+            inner blocks.
+        many_inputs: Whether the module takes a list of maps, and ``c1`` is a list;
+            ``None`` is for 'sum' alone.
+        takes_widths: Whether ``c1`` and ``c2`` are given at all.
+        names: YOLOv5's names of parameters, or of the modules that they are in, and
+            the names here.
+        force: Whether another module of that name is replaced.
+
+    Raises:
+        UserError: There is another module of the name, or an argument is wrong; the
+            error has the module's file and line.
+    """
+    if not (name is None or isinstance(name, str)):
+        raise UserError('write @register_row() with its parentheses')
+
+    def register(module: Module) -> Module:
+        key = name or module.__name__
+        width, starts_with_width = _find_width_rule(channels)
+        rule = RowRule(
+            module=module,
+            width=width,
+            stride=stride if callable(stride) else scale_stride(stride),
+            many_inputs=width is sum_widths if many_inputs is None else many_inputs,
+            takes_repeats=repeats == 'inside',
+            takes_widths=takes_widths,
+            starts_with_width=starts_with_width,
+            takes_layers=_has_parameter(module, 'layers'),
+            names=dict(names),
+        )
+        if problem := _find_problem(key, rule, force):
+            raise UserError(f'{key}: {problem}', **_get_place(rule))
+        ROW_RULES[key] = rule
+        return module
+
+    if repeats not in REPEATS:
+        raise UserError(f'repeats={repeats!r}: write {" or ".join(REPEATS)}')
+    return register
+
+
+def _find_width_rule(channels: str | WidthRule) -> tuple[WidthRule, bool]:
+    """A width rule, and whether the first argument is a width."""
+    if callable(channels):
+        return channels, False
+    if channels not in CHANNELS:
+        raise UserError(
+            f'channels={channels!r}: write {", ".join(CHANNELS)}, or give a function'
+        )
+    return CHANNELS[channels]
+
+
+def _find_problem(name: str, rule: RowRule, force: bool) -> str | None:
+    """Why a module cannot be registered under a name, or ``None``."""
+    if name in HEADS:
+        return 'this is the name of a head, which is no row'
+    known = ROW_RULES.get(name)
+    if known is None or force or _are_same(known.module, rule.module):
+        return None
+    place = known.find_place()
+    where = f' at {place.file}:{place.line}' if place else ''
+    return (
+        f'there is a module of this name{where}: take another name, as in '
+        f"@register_row('My{name}'), or replace it with force=True"
+    )
+
+
+def _are_same(one: Callable, other: Callable) -> bool:
+    """Whether two modules are one that was imported twice, or changed in a notebook."""
+    if one.__qualname__ != other.__qualname__:
+        return False
+    if one.__module__ == other.__module__:
+        return True
+    try:
+        files = {inspect.getsourcefile(module) for module in (one, other)}
+    except (OSError, TypeError):
+        return False
+    return len(files) == 1
+
+
+def _get_place(rule: RowRule) -> dict[str, Any]:
+    place = rule.find_place()
+    return place._asdict() if place else {}
+
+
+def _has_parameter(function: Callable, name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of C
+        return False

@@ -5,6 +5,7 @@ A YOLOv5 YAML describes a network as a list of rows. Each is parsed by itself
 channels and strides are known. :mod:`.yolov5_graph` builds the network from that.
 """
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,14 @@ from numbers import Real
 from typing import Any, NamedTuple, cast
 
 from ..utils.errors import UserError
-from ..utils.messages import did_you_mean
-from .yolov5_row_rules import ROW_RULES, Scaling
+from ..utils.messages import show, tell
+from . import yolov5_fork_modules, yolov5_modules  # noqa: F401  (they fill ROW_RULES)
+from .yolov5_row_rules import ROW_RULES, Place, Scaling, register_row
+from .yolov5_unknown import describe_unknown
+
+__all__ = ['ROW_RULES', 'PlacedRow', 'Row', 'RowError', 'place_rows', 'register_row']
+
+OURS = dict(ROW_RULES)
 
 # Far above every published YAML; what a slip or malice writes is refused in time.
 MAX_ROWS = 500
@@ -34,6 +41,11 @@ class FeatureMap(NamedTuple):
 
 class RowError(UserError):
     """What is wrong with a row of YOLOv5's YAML; ``row`` is its number."""
+
+
+def is_own(module: str) -> bool:
+    """Whether a module is a user's, rather than ours."""
+    return ROW_RULES[module] is not OURS.get(module)
 
 
 def build_error(number: int, row: object, problem: str) -> RowError:
@@ -115,9 +127,7 @@ def parse_row(number: int, row: Sequence) -> Row:
         return build_error(number, f'[{from_}, {repeats}, {name}, {args}]', problem)
 
     if not isinstance(name, str) or name not in ROW_RULES:
-        hint = did_you_mean(name, ROW_RULES, 1)
-        known = f'The known ones are {sorted(ROW_RULES)}'
-        raise error(f'unknown module{f", {hint}" if hint else "."} {known}')
+        raise error(describe_unknown({str(name): [str(number)]}, ROW_RULES, ROW_RULES))
     for arg in args:
         if (bad := find_bad_argument(name, arg)) is not None:
             raise error(bad)
@@ -143,13 +153,15 @@ def parse_row(number: int, row: Sequence) -> Row:
 def find_bad_argument(module: str, arg: Any) -> str | None:
     """What is wrong with an argument that no module can mean, or ``None``.
 
-    That is a text other than an upsampling mode, a number out of range, or another
-    type.
+    That is a number out of range, another type, or a text other than an upsampling
+    mode; a user's module may take texts, which are handed to it as they are.
     """
     if isinstance(arg, (list, tuple)):
         if len(arg) > 16:
             return f'a list of {len(arg)} arguments'
         return next(filter(None, (find_bad_argument(module, x) for x in arg)), None)
+    if isinstance(arg, str) and is_own(module):
+        return None
     if isinstance(arg, str):
         if module != 'nn.Upsample' or arg not in UPSAMPLE_MODES:
             text = f'the text {arg[:80]!r} is no argument of {module}'
@@ -160,6 +172,25 @@ def find_bad_argument(module: str, arg: Any) -> str | None:
     elif arg is not None:
         return f'{type(arg).__name__} is no argument of a module'
     return None
+
+
+def check_modules(rows: Sequence[Sequence], first_row: int) -> None:
+    """Checks that all modules are known; :func:`parse_row` says what else is wrong.
+
+    Raises:
+        RowError: Some are not; all are named, and ``row`` is the first one's number.
+    """
+    unknown: dict[str, list[str]] = {}
+    first: tuple[int, str] | None = None
+    for number, row in enumerate(rows, start=first_row):
+        if not isinstance(row, (list, tuple)) or len(row) != 4:
+            continue
+        from_, repeats, name, args = row
+        if isinstance(name, str) and name not in ROW_RULES:
+            unknown.setdefault(name, []).append(str(number))
+            first = first or (number, f'[{from_}, {repeats}, {name}, {args}]')
+    if first:
+        raise build_error(*first, describe_unknown(unknown, ROW_RULES, ROW_RULES))
 
 
 def find_source(row: Row, from_: int, maps: Mapping[int, FeatureMap]) -> int:
@@ -198,6 +229,8 @@ def place_row(row: Row, maps: Mapping[int, FeatureMap], scaling: Scaling) -> Pla
     with name_row(row):
         widths = [x.channels for x in inputs]
         out_channels = ROW_RULES[row.module].width(row.args, widths, scaling)
+        if type(out_channels) is not int or out_channels < 1:
+            raise UserError(f'its channels are a count, not {show(out_channels)}')
     if out_channels > MAX_NUMBER:
         raise row.error(f'{out_channels} output channels are more than {MAX_NUMBER}')
     copies = row.repeats
@@ -217,10 +250,32 @@ def name_row(row: Row) -> Iterator[None]:
     """Turns what a row's module raises about its arguments into a RowError."""
     try:
         yield
-    except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError,
-            ValueError) as error:  # fmt: skip
-        problem = f'the arguments do not fit {row.module}: {error}'
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, NameError,
+            RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+        text = error if isinstance(error, UserError) else tell(error)
+        problem = f'the arguments do not fit {row.module}: {text}'
+        if is_own(row.module) and (place := find_place(row.module, error)):
+            problem = f'{problem} ({place.file}:{place.line})'
         raise row.error(problem) from error
+
+
+def find_place(module: str, error: Exception) -> Place | None:
+    """The line of a user's file where an error was raised, or where its module is."""
+    place = ROW_RULES[module].find_place()
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    lines = (
+        f.lineno for f in frames if place and f.filename == place.file and f.lineno
+    )
+    line = next(lines, None)
+    return place._replace(line=line) if place and line else place
+
+
+def compute_factor(row: PlacedRow) -> Fraction:
+    """By how much a row's cells are larger than those of the maps that it reads."""
+    rule = ROW_RULES[row.module]
+    with name_row(row):
+        factor = Fraction(rule.stride(row.args))
+        return factor ** (1 if rule.takes_repeats else row.copies)
 
 
 def compute_stride(row: PlacedRow) -> Fraction:
@@ -229,10 +284,7 @@ def compute_stride(row: PlacedRow) -> Fraction:
     Raises:
         RowError: The arguments give none, or one out of range.
     """
-    rule = ROW_RULES[row.module]
-    with name_row(row):
-        factor = rule.stride(row.args) ** (1 if rule.takes_repeats else row.copies)
-    stride = row.inputs[0].stride * factor
+    stride = row.inputs[0].stride * compute_factor(row)
     if not MIN_STRIDE <= stride <= MAX_STRIDE:
         raise row.error(f'a stride of {stride} is not in {MIN_STRIDE} to {MAX_STRIDE}')
     return stride
@@ -265,6 +317,7 @@ def place_rows(
     """
     if len(rows) > MAX_ROWS:
         raise UserError(f'{len(rows)} rows are more than {MAX_ROWS}', key='rows')
+    check_modules(rows, first_row)
     placed: list[PlacedRow] = []
     maps = dict(inputs)
     copies = 0

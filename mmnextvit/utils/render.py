@@ -228,6 +228,8 @@ def is_plain(value: object) -> bool:
     """Whether a value's ``repr`` is itself in Python."""
     if isinstance(value, (list, tuple)):
         return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(map(is_plain, (*value, *value.values())))
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, (bool, int, str))

@@ -8,7 +8,7 @@ state dict of a whole detector.
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 
@@ -47,12 +47,15 @@ class Numbering:
         detect: Number of the head's row, or ``None``: then it follows the neck's last
             row that has parameters.
         backbone: What the names in a whole backbone begin with here.
+        names: What names in a row begin with in YOLOv5 and here, where that differs,
+            by the row's number.
     """
 
     neck: int = NUM_MAPS
     shift: int = ROW_SHIFT
     detect: int | None = None
     backbone: str = 'backbone.'
+    names: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
 
 YOLOV5 = Numbering()  # of the patched YOLOv5
@@ -168,12 +171,22 @@ def from_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> S
                 if rest.startswith(theirs):
                     converted[ours + rest[len(theirs) :]] = value
         elif row >= numbering.neck:
+            rest = replace_start(rest, numbering.names.get(row, {}))
             converted[f'neck.rows.{row}.{rest}'] = value
         elif numbering.shift:
             converted[f'{numbering.backbone}{rest}'] = value
         else:
+            rest = replace_start(rest, numbering.names.get(row, {}))
             converted[f'backbone.rows.{row}.{rest}'] = value
     return converted
+
+
+def replace_start(name: str, starts: Mapping[str, str]) -> str:
+    """A name with the first of some texts that it begins with replaced by another."""
+    for old, new in starts.items():
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
 
 
 def to_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> State:
@@ -184,8 +197,10 @@ def to_yolov5(state: Mapping[str, Tensor], numbering: Numbering = YOLOV5) -> Sta
     converted = {}
     for name, value in state.items():
         if match := ROW.match(name):
+            names = numbering.names.get(int(match[2]), {})
+            back = {ours: theirs for theirs, ours in names.items()}
             module = int(match[2]) - numbering.shift
-            name = f'model.{module}.{name[match.end() :]}'
+            name = f'model.{module}.{replace_start(name[match.end() :], back)}'
         elif name.startswith(numbering.backbone):
             name = f'model.0.{name.removeprefix(numbering.backbone)}'
         else:

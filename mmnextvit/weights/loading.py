@@ -16,6 +16,8 @@ from torch import nn
 
 from ..models.nextvit import NextViT
 from ..models.timm_features import TimmFeatures
+from ..models.yolov5_graph import RowGraph
+from ..models.yolov5_row_rules import ROW_RULES
 from ..utils.errors import UserError
 from .class_rows import carry_classes
 from .contents import extract_weights, read_classes
@@ -136,7 +138,27 @@ def find_numbering(model: nn.Module) -> Numbering:
         shift=last if whole else 0,
         detect=last + 1 + len(neck.rows),
         backbone=f'backbone.{inside}',
+        names=find_names(model.neck, model.backbone),
     )
+
+
+def find_names(*parts: nn.Module) -> dict[int, dict[str, str]]:
+    """YOLOv5's names of parameters, and ours, by the number of the row."""
+    names = {}
+    for part in parts:
+        graph = getattr(part, 'rows', None)
+        if not isinstance(graph, RowGraph):
+            continue
+        for row in graph.rows:
+            rule = ROW_RULES[row.module]
+            stacked = row.copies > 1 and not rule.takes_repeats
+            prefixes = [f'{i}.' for i in range(row.copies)] if stacked else ['']
+            names[row.number] = {
+                p + theirs: p + ours
+                for p in prefixes
+                for theirs, ours in rule.names.items()
+            }
+    return names
 
 
 class Pretrained(PretrainedInit):

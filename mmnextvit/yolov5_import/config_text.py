@@ -7,7 +7,7 @@ from ..models.map_numbers import get_level_weights
 from ..models.yolov5_modules import NORM_CFG
 from ..utils.render import Assign, Code, Comment, Extended, Rows, Statement, render
 from .hyp import AFFINE, FLIP, HSV, Hyp
-from .model_yaml import ImportedModel
+from .model_yaml import OUR_BACKBONES, ImportedModel
 from .notes import Note
 
 HEAD_MODULES = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
@@ -39,6 +39,7 @@ class Settings:
         batch_size: Images per process and iteration.
         normalisation: ``mean`` and ``std`` of the images in 0..255.
         load_from: Weights to begin with.
+        modules: Files of one's own that register what the model names.
     """
 
     sources: Sequence[str] = ()
@@ -53,6 +54,7 @@ class Settings:
     batch_size: int = 16
     normalisation: Mapping[str, list[float]] | None = None
     load_from: str | None = None
+    modules: Sequence[str] = ()
 
 
 def make_config_text(model: ImportedModel, settings: Settings) -> str:
@@ -110,7 +112,9 @@ def _make_model(model: ImportedModel, settings: Settings) -> Iterator[Statement]
         )
         backbone: object = Extended(scaling, arguments)
     else:
-        backbone = dict(_delete_=True, **model.backbone, norm_cfg=NORM_CFG)
+        backbone = dict(_delete_=True, **model.backbone)
+        if model.backbone['type'] in OUR_BACKBONES:
+            backbone.setdefault('norm_cfg', NORM_CFG)
     neck = dict(
         _delete_=True,
         type='YOLOv5YAMLNeck',
@@ -123,6 +127,8 @@ def _make_model(model: ImportedModel, settings: Settings) -> Iterator[Statement]
         neck=Extended(scaling, neck),
         bbox_head=_make_head(model, settings),
     )
+    if settings.modules:
+        detector['modules'] = list(settings.modules)
     if settings.normalisation:
         detector['data_preprocessor'] = dict(settings.normalisation)
     yield Assign('model', detector)

@@ -14,6 +14,7 @@ from ..datasets.anchors import compute_anchors, measure_boxes
 from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import get_timm_mean_std
+from ..models.yolov5_row_files import import_row_files
 from ..utils.errors import UserError, find_user_error
 from ..utils.files import atomic_write, check_new_file, require_file
 from ..utils.yaml_reader import YAMLFile, read_yaml
@@ -50,6 +51,7 @@ class Options:
             takes the one that the weights were trained with, else 640.
         epochs: Length of the training.
         batch_size: Images per process and iteration.
+        modules: Python files that register modules of rows, or backbones; they are run.
     """
 
     model: str
@@ -61,6 +63,7 @@ class Options:
     img_size: int | None = None
     epochs: int = 300
     batch_size: int = 16
+    modules: Sequence[str] = ()
 
     @property
     def weights_out(self) -> Path:
@@ -221,6 +224,7 @@ def import_model(options: Options) -> Report:
     if Path(options.model).suffix in TRAINED and not options.weights:
         options = replace(options, model='', weights=options.model)
     _check_options(options)
+    options = replace(options, modules=import_row_files(options.modules))
     trained = read_trained(options.weights) if options.weights else Trained('', {}, {})
     model = read_model(_find_yaml(options, trained), bool(options.weights))
     hyp = _read_hyp(options, trained)
@@ -338,6 +342,7 @@ def _make_settings(
         batch_size=options.batch_size,
         normalisation=normalisation,
         load_from=str(options.weights_out.resolve()) if options.weights else None,
+        modules=options.modules,
     )
 
 

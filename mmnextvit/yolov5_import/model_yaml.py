@@ -1,25 +1,28 @@
 """YOLOv5's model YAML as plain data, with the line of each row."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..models.map_numbers import NUM_MAPS, ROW_SHIFT, get_map_stride
 from ..models.nextvit import ARCHS
+from ..models.yolov5_graph import MAX_PARAMETERS, count_parameters
 from ..models.yolov5_row_rules import (
-    ROW_RULES,
+    HEADS,
     check_multiple,
     make_divisible,
     parse_activation,
 )
+from ..models.yolov5_rows import MAX_NUMBER, ROW_RULES
+from ..models.yolov5_unknown import describe_unknown
 from ..utils.errors import MissingFileError, UserError
-from ..utils.messages import did_you_mean, first_few
+from ..utils.messages import first_few, tell
 from ..utils.render import is_plain
 from ..utils.yaml_reader import YAMLFile
 from .notes import Note
 
-HEADS = 'Detect', 'Segment'
 HEAD_DEFAULTS = 'nc', 'anchors', 32, 256
 TEXTS = {'None': None, 'True': True, 'False': False}  # what YOLOv5 would evaluate
 SCALING: dict[str, Callable[[Any], object]] = {
@@ -33,6 +36,7 @@ MAX_ANCHORS = 100
 MAX_SIDE = 1e5  # of an anchor, in pixels
 MAX_MASK_CHANNELS = 10_000
 MAX_LEVELS = 5
+OUR_BACKBONES = 'mmdet.NextViT', 'mmdet.TimmFeatures'
 FIRST_EMITTED = 1  # number of the first map that TimmFeatures emits by itself
 
 Anchors = Sequence[Sequence[tuple[float, float]]] | int
@@ -61,6 +65,15 @@ class Row:
     @property
     def args(self) -> list:
         return self.content[3]
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it is a head's convolution, which YOLOv5 v1 and v2 have as a row."""
+        return (
+            self.module == 'nn.Conv2d'
+            and bool(self.args)
+            and isinstance(self.args[0], str)
+        )
 
     @property
     def sources(self) -> list[int]:
@@ -148,7 +161,7 @@ class ImportedModel:
 
 
 def read_model(file: YAMLFile, is_trained: bool = False) -> ImportedModel:
-    """A YOLOv5 model YAML, with its backbone in rows or a NextViT or timm model.
+    """A YOLOv5 model YAML, with its backbone in rows or as a whole model.
 
     Args:
         file: The YAML.
@@ -165,6 +178,7 @@ def read_model(file: YAMLFile, is_trained: bool = False) -> ImportedModel:
     scaling = _read_scaling(file)
     *rows, head = _read_rows(file)
     num_backbone_rows = len(file.content['backbone'])
+    _check_modules([*rows, head])
     whole = _read_whole_backbone((*rows, head)[0], file.path.parent, is_trained)
     if whole:  # its maps have the numbers before those of the rows behind it
         num_backbone_rows = 1
@@ -259,7 +273,7 @@ def _check_row(row: Row) -> Row:
             'or False'
         )
     args = args if isinstance(args, list) else [args]
-    args = [TEXTS.get(a, a) if isinstance(a, str) else a for a in args]
+    args = [_read_text(arg) for arg in args]
     return replace(row, content=[from_, number, name, args])
 
 
@@ -276,11 +290,7 @@ def _take_in_output_rows(rows: Sequence[Row], head: Row) -> tuple[list[Row], Row
     Raises:
         UserError: Another row reads such a row.
     """
-    outputs = {
-        row.number: row.sources[0]
-        for row in rows
-        if row.module == 'nn.Conv2d' and row.args and isinstance(row.args[0], str)
-    }
+    outputs = {row.number: row.sources[0] for row in rows if row.is_output}
     kept = [row for row in rows if row.number not in outputs]
     first = rows[0].number
     numbers = {row.number: first + i for i, row in enumerate(kept)}
@@ -297,6 +307,45 @@ def _take_in_output_rows(rows: Sequence[Row], head: Row) -> tuple[list[Row], Row
             raise row.error('it reads a row of outputs, which is part of the Detect')
     sources = [outputs[number] for number in sorted(outputs, reverse=True)]
     return [renumber(row, row.sources) for row in kept], renumber(head, sources)
+
+
+def _read_text(value: Any) -> Any:
+    """A value as YOLOv5 means it, also inside a mapping."""
+    if isinstance(value, dict):
+        return {key: _read_text(item) for key, item in value.items()}
+    return TEXTS.get(value, value) if isinstance(value, str) else value
+
+
+def _check_modules(rows: Sequence[Row]) -> None:
+    """Checks that every row's module is known.
+
+    Raises:
+        UserError: Some are not: all are named with their rows and lines, and the
+            error's row is the first of them.
+    """
+    unknown = [
+        row
+        for row in rows
+        if row.module not in (*ROW_RULES, *HEADS)
+        and not row.is_output
+        and not (row.number == 0 and _find_backbone(row.module))
+    ]
+    if not unknown:
+        return
+    known = {*ROW_RULES, *HEADS}
+    is_first = unknown[0].number == 0
+    if is_first:
+        import timm
+
+        known |= {f'nextvit_{arch}' for arch in ARCHS} | {*timm.list_models()}
+    places: dict[str, list[str]] = {}
+    for row in unknown:
+        line = f' in line {row.line}' if row.line else ''
+        places.setdefault(row.module, []).append(f'{row.number}{line}')
+    problem = describe_unknown(places, known, ROW_RULES)
+    if is_first:
+        problem += ' Row 0 may also be a NextViT, or a model of timm or MMDetection.'
+    raise unknown[0].error(problem)
 
 
 def _is_count(value: object, below: int) -> TypeGuard[int]:
@@ -330,7 +379,7 @@ def _shorten(side: float) -> float | int:
 
 @dataclass(frozen=True)
 class WholeBackbone:
-    """A NextViT or timm model in row 0.
+    """A NextViT, a timm model or one that is registered in MMDetection, in row 0.
 
     Attributes:
         config: Its arguments, with its ``type``.
@@ -356,31 +405,47 @@ class WholeBackbone:
 def _read_whole_backbone(
     row: Row, folder: Path, is_trained: bool
 ) -> WholeBackbone | None:
-    """The NextViT or timm model that row 0 names; ``None`` if it names a module.
+    """The whole backbone that row 0 names; ``None`` if it names a module.
 
     Args:
-        row: Row 0, as in ``[-1, 1, nextvit_small, [False]]``.
+        row: Row 0, as in ``[-1, 1, nextvit_small, [False]]`` or
+            ``[-1, 1, mmdet.ResNet, [False, {depth: 50}]]``.
         folder: Where a weights file is looked for, beside the working folder.
         is_trained: Whether none is needed.
 
     Raises:
-        UserError: It names neither, or has other arguments.
+        UserError: It has other arguments, or cannot be built from them.
     """
     name = row.module
     if name in ROW_RULES:
         return None
-    arch = name.removeprefix('nextvit_')
-    config: dict[str, object]
-    if name.startswith('nextvit_') and arch in ARCHS:
-        config = dict(type='mmdet.NextViT', arch=arch)
-    else:
-        _check_timm_name(row)
-        config = dict(type='mmdet.TimmFeatures', model_name=name)
+    config = _find_backbone(name)
+    if config is None:
+        return None
     if row.content[:2] != [-1, 1]:
         raise row.error(f'a whole backbone is written [-1, 1, {name}, [False]]')
-    weights = row.args[0] if row.args else False
-    if len(row.args) > 1 or not isinstance(weights, (bool, str)):
-        raise row.error('the argument is False, True (pretrained) or a weights file')
+    args = list(row.args)
+    arguments = args.pop() if args and isinstance(args[-1], dict) else {}
+    weights = args[0] if args else False
+    if len(args) > 1 or not isinstance(weights, (bool, str)):
+        raise row.error(
+            'the argument is False, True (pretrained) or a weights file; others stand '
+            'behind it by name, as in [False, {depth: 50}]'
+        )
+    if wrong := arguments.keys() & {'type', 'init_cfg'}:
+        raise row.error(
+            f'{sorted(wrong)[0]} is no argument here: the module is the type, and the '
+            'weights are the first argument'
+        )
+    is_theirs = config['type'] not in OUR_BACKBONES
+    if is_theirs and weights is True:
+        raise row.error(
+            f'no weights are known of {name}: write a file or an address, as in '
+            "['torchvision://resnet50', {depth: 50}], or False"
+        )
+    config |= arguments
+    if is_theirs or arguments:
+        _try_backbone(row, config)
     if not weights or is_trained:
         return WholeBackbone(config)
     if weights is True:
@@ -391,21 +456,60 @@ def _read_whole_backbone(
     return WholeBackbone(config, pretrained)
 
 
-def _check_timm_name(row: Row) -> None:
+def _find_backbone(name: str) -> dict[str, object] | None:
+    """What a config says of the whole backbone of this name, if there is one."""
     import timm
+    from mmdet.registry import MODELS
 
-    name = row.module
+    arch = name.removeprefix('nextvit_')
+    if name.startswith('nextvit_') and arch in ARCHS:
+        return dict(type='mmdet.NextViT', arch=arch)
     if timm.is_model(name):
-        return
-    known = *ROW_RULES, *(f'nextvit_{arch}' for arch in ARCHS), *timm.list_models()
-    hint = did_you_mean(name, known)
-    raise row.error(
-        f"{name[:50]!r} is not a module of YOLOv5's, a NextViT or a timm model"
-        + (f': {hint}' if hint else '')
-    )
+        return dict(type='mmdet.TimmFeatures', model_name=name)
+    plain = name.removeprefix('mmdet.')
+    if '.' not in plain and MODELS.get(plain) is not None:
+        return dict(type=f'mmdet.{plain}')
+    return None
+
+
+def _try_backbone(row: Row, config: Mapping[str, object]) -> None:
+    """Builds a backbone of MMDetection's without weights.
+
+    Raises:
+        UserError: It cannot be built, is too large, or gives no feature maps.
+    """
+    import torch
+    from mmdet.registry import MODELS
+
+    from ..models.detector import find_outputs
+
+    try:
+        if (number := _find_large_number(config)) is not None:
+            raise UserError(f'{number} is not within +-{MAX_NUMBER}')
+        # Without memory first. Some cannot be built so: they compute numbers.
+        with suppress(NotImplementedError, RuntimeError), torch.device('meta'):
+            if count_parameters(MODELS.build(dict(config))) > MAX_PARAMETERS:
+                raise UserError(f'it has more than {MAX_PARAMETERS:,} parameters')
+        find_outputs(MODELS.build(dict(config)))
+    except Exception as error:  # whatever its constructor raises
+        problem = f'{row.module} cannot be built: {tell(error)}'
+        raise row.error(problem) from error
+
+
+def _find_large_number(value: object) -> object:
+    """A number in a backbone's arguments that no width or depth can be, or ``None``."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return next((n for n in map(_find_large_number, value) if n is not None), None)
+    if isinstance(value, (int, float)) and not -MAX_NUMBER <= value <= MAX_NUMBER:
+        return value
+    return None
 
 
 def _find_weights_file(row: Row, name: str, folder: Path) -> str:
+    if '://' in name:
+        return name
     for path in (Path(name), folder / name):
         if path.is_file():
             return str(path.resolve())

@@ -148,7 +148,7 @@ def test_weights_are_loaded(prefix, read, folder):
     )
 
 
-def test_a_backbone_that_tells_nothing_needs_both_in_the_config(read):
+def test_a_backbone_that_tells_nothing_may_have_both_in_the_config(read):
     cfg = read('plain_yolov5.py')
     cfg.model.backbone = dict(
         type='mmdet.ResNet', depth=18, out_indices=(1, 2, 3), init_cfg=None

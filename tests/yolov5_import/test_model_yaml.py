@@ -13,8 +13,10 @@ from mmnextvit.utils.yaml_reader import MAX_BYTES, read_yaml
 from mmnextvit.yolov5_import.model_yaml import read_model
 
 import pytest
+import torch
+from torch import nn
 
-from tests.helpers.yolov5_detectors import read_content
+from tests.helpers.yolov5_detectors import import_content, read_content
 from tests.helpers.yolov5_models import document_model, write_yaml, yolov5_model
 
 
@@ -202,3 +204,99 @@ def test_malice_costs_little(tmp_path):
             call('import_yolov5', tmp_path / 'x.yaml', '-o', tmp_path / 'x.py')
     assert time.process_time() - start < 60  # of this process, however busy others are
     assert read_memory('VmHWM') - before < 500  # MB
+
+
+def with_backbone(name: str, args: list) -> dict:
+    """The document's model with another row 0."""
+    content = deepcopy(document_model('resnet18'))
+    content['backbone'][0] = [-1, 1, name, args]
+    return content
+
+
+@pytest.mark.parametrize(
+    'name, args',
+    [('mmdet.ResNet', [False, {'depth': 18}]), ('ResNet', [{'depth': 18}])],
+)
+def test_a_backbone_of_mmdetection_takes_arguments_by_name(name, args, tmp_path):
+    _, cfg, model = import_content(tmp_path, with_backbone(name, args))
+    assert cfg.model.backbone == dict(type='mmdet.ResNet', depth=18)
+    assert model.neck.in_rows == (1, 2, 3, 4)
+    maps = [tuple(model.neck.rows.maps[i]) for i in range(1, 5)]
+    assert maps == [(64, 4), (128, 8), (256, 16), (512, 32)]
+    assert model.backbone.training and model.backbone.layer4.training
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(norm.num_batches_tracked for norm in norms)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name, arguments, channels',
+    [
+        ('PyramidVisionTransformerV2', dict(embed_dims=32, num_layers=[1, 1, 1, 1]),
+         [32, 64, 160, 256]),
+        ('mmdet.SwinTransformer', dict(embed_dims=24, depths=[1, 1, 1, 1]),
+         [24, 48, 96, 192]),
+        ('mmdet.NextViT', dict(arch='small', out_indices=[1, 2, 3]), [256, 512, 1024]),
+    ],
+)  # fmt: skip
+def test_any_backbone_of_mmdetection_is_tried_for_its_maps(
+    name, arguments, channels, tmp_path
+):
+    content = with_backbone(name, [False, arguments])
+    _, _, model = import_content(tmp_path, content)
+    maps = [tuple(model.neck.rows.maps[i]) for i in range(5 - len(channels), 5)]
+    assert maps == [*zip(channels, [4, 8, 16, 32][-len(channels) :])]
+    assert len(model.extract_feat(torch.zeros(1, 3, 64, 64))) == 3
+
+
+@pytest.mark.parametrize('weights', ['weights.pth', 'torchvision://resnet18'])
+def test_weights_of_a_backbone_of_mmdetection(weights, tmp_path):
+    (tmp_path / 'weights.pth').touch()
+    content = with_backbone('mmdet.ResNet', [weights, {'depth': 18}])
+    model = read_content(tmp_path, content)
+    file = weights if '://' in weights else f'{tmp_path}/{weights}'
+    assert model.backbone['init_cfg'] == dict(type='Pretrained', checkpoint=file)
+
+
+@pytest.mark.parametrize(
+    'name, args, message',
+    [
+        ('mmdet.ResNet', [False], 'cannot be built: .*depth'),
+        ('mmdet.ResNet', [{'depth': 19}], 'cannot be built: .*invalid depth 19'),
+        ('mmdet.ResNet', [{'deep': 18}], "cannot be built: .*'deep'"),
+        ('mmdet.ResNet', [18], 'False, True .pretrained. or a weights file.*by name'),
+        ('mmdet.ResNet', [True, {'depth': 18}], 'no weights are known of mmdet.ResNet'),
+        ('mmdet.ResNet', [{'init_cfg': 'x'}], 'init_cfg is no argument here'),
+        ('ResNet', [{'depth': 18, 'base_channels': 30000}], 'more than 1,000,000,'),
+        ('mmdet.ResNet', [{'depth': 18, 'strides': [1, 2, 10**9, 2]}], 'not within'),
+        ('mmdet.FPN', [{'in_channels': [8], 'out_channels': 8, 'num_outs': 1}],
+         'cannot be built: '),
+    ],
+)  # fmt: skip
+def test_a_backbone_that_cannot_be_built_is_named(name, args, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        read_content(tmp_path, with_backbone(name, args))
+    assert error.value.row == 0 and error.value.line
+
+
+def test_all_unknown_modules_are_named_with_their_rows_and_lines(tmp_path):
+    content = deepcopy(yolov5_model('n'))
+    content['backbone'][2][2] = 'GSConv'
+    content['backbone'][4][2] = 'C3STR'
+    content['head'][3][2] = 'GSConv'
+    content['head'][-1][2] = 'ASFF_Detect'
+    with pytest.raises(UserError) as error:
+        read_content(tmp_path, content)
+    lines = (tmp_path / 'model.yaml').read_text().splitlines()
+    first, second = [i for i, line in enumerate(lines, 1) if 'GSConv' in line]
+    text = str(error.value)
+    assert f'GSConv (rows 2 in line {first}, 13 in line {second}); ' in text
+    assert 'C3STR (row 4 in line' in text
+    assert re.search('ASFF_Detect .row 24 in line [0-9]+.: a head of a fork', text)
+    assert 'docs/custom_modules.md' in text and 'did you mean' not in text
+    assert (error.value.row, error.value.line) == (2, first)
+
+
+def test_an_unknown_backbone_is_told_what_there_is(tmp_path):
+    with pytest.raises(UserError, match='unknown module swin_tiny .*MMDetection'):
+        read_content(tmp_path, document_model('swin_tiny'))
