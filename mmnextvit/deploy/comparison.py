@@ -101,7 +101,8 @@ class Comparison:
             total += self.compare_file(file, self.cfg, rounding)
         if self.metadata['input']['dynamic_size'] and not options.efficient_nms:
             height, width = self.metadata['input']['size']
-            size = height + STRIDE, width + 2 * STRIDE
+            stride = max(STRIDE, *self.metadata['strides'])
+            size = height + stride, width + 2 * stride
             file = Detector(path, imgsz=size)
             cfg = resize_test_pipeline(self.cfg, size, rectangles=True)
             total += compare_inputs(file.steps, cfg, self.images)

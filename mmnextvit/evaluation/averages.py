@@ -141,7 +141,7 @@ def evaluate(
     evaluation.params.useCats = int(metric != 'proposal')
     evaluation.evaluate()
     evaluation.accumulate()
-    pairs = np.zeros((0, 2), int)
+    pairs: np.ndarray = np.zeros((0, 2), int)
     if metric == 'bbox':
         pairs = find_pairs(evaluation, settings.map_detections)
     evaluation.params.iouThrs = settings.iou_thresholds

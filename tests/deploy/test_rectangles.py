@@ -3,7 +3,7 @@
 from mmnextvit.deploy.choices import Options
 from mmnextvit.deploy.export import export
 from mmnextvit.predictors import Predictor
-from mmnextvit.runtime import Detector, OptionError
+from mmnextvit.runtime import Detector, OptionError, main
 from mmnextvit.utils.errors import UserError
 
 import cv2
@@ -107,10 +107,13 @@ def test_file_keeps_the_rules_of_val(model):
     ]
 
 
-def test_files_of_fixed_size_take_squares(tmp_path):
+def test_files_of_fixed_size_take_squares(tmp_path, capsys):
     file = write_onnx(tmp_path / 'model.onnx', metadata())
     assert Detector(file, rect=False).steps[-1]['mini_pad'] is False
     with pytest.raises(OptionError, match=r'rect=True.*fixed.*\[64, 64\].*dynamic'):
         Detector(file, rect=True)
     with pytest.raises(UserError, match='rect=True'):
         Predictor(str(file), rect=True)
+    with pytest.raises(SystemExit):
+        main([str(file), 'image.jpg', '--rect'])
+    assert 'export it with --imgsz dynamic' in capsys.readouterr().err

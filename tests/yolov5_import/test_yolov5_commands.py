@@ -1,5 +1,8 @@
 """An imported config resizes as detect.py, and evaluates as val.py."""
 
+import argparse
+
+from mmnextvit.cli.predict import add_arguments
 from mmnextvit.deploy.metadata import describe_resizing, resize_test_pipeline
 from mmnextvit.engine.runner import build_array_pipeline, choose_resizing
 from mmnextvit.evaluation.coco_metric import VerifiedCocoMetric
@@ -89,6 +92,15 @@ def test_predicts_on_the_letterbox_of_detect(rect, imported):
         moved = (boxes - [left, top, left, top]) / np.tile(sample.scale_factor, 2)
         limits = [*size[::-1], *size[::-1]]
         np.testing.assert_allclose(moved.clip(0, limits), there, atol=1e-2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('words', 'rect'), [([], None), (['--rect'], True), (['--square'], False)]
+)
+def test_options_of_predict(words, rect):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(['a.py', 'a.pth', 'a.jpg', *words]).rect is rect
 
 
 def test_rectangles_of_other_configs(load_config):
