@@ -32,6 +32,7 @@ from .engine.runner import (
     build_array_pipeline,
     check_amp,
     choose_device,
+    choose_resizing,
     load_detector,
     read_test_metainfo,
 )
@@ -96,13 +97,19 @@ class CheckpointNetwork:
         checkpoint: Checkpoint, all of which must fit.
         device: 'cpu', 'cuda:0', ...; by default a GPU where there is one.
         amp: Whether to compute in mixed precision (bfloat16 on a CPU).
+        rect: As of :func:`~mmnextvit.engine.runner.choose_resizing`.
 
     Raises:
         UserError: The checkpoint does not fit, or the device is not there.
     """
 
     def __init__(
-        self, cfg: Config, checkpoint: str, device: str | None, amp: Amp
+        self,
+        cfg: Config,
+        checkpoint: str,
+        device: str | None,
+        amp: Amp,
+        rect: bool | None,
     ) -> None:
         require_file(checkpoint, 'checkpoint')
         model = load_detector(copy.deepcopy(cfg), checkpoint, choose_device(device))
@@ -116,7 +123,7 @@ class CheckpointNetwork:
         self.best_scores = model.best_scores
         self.file = checkpoint
         self.model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
-        self.pipeline = build_array_pipeline(cfg)
+        self.pipeline = build_array_pipeline(choose_resizing(cfg, rect))
 
     def detect(
         self, images: Iterable[np.ndarray], min_score: float
@@ -153,14 +160,17 @@ class ExportedNetwork:
         cfg: Config that it was exported with, if that is at hand.
         path: Exported file or folder.
         device: As of :class:`mmnextvit.runtime.Detector`.
+        rect: As of the same.
 
     Raises:
         UserError: The file cannot be used, holds NaN, or has other classes than the
             test data.
     """
 
-    def __init__(self, cfg: Config | None, path: str, device: str | None) -> None:
-        self.detector = open_exported(path, device or 'cpu')
+    def __init__(
+        self, cfg: Config | None, path: str, device: str | None, rect: bool | None
+    ) -> None:
+        self.detector = open_exported(path, device or 'cpu', rect)
         check_finite(path)
         metainfo = {} if cfg is None else check_classes(cfg, self.detector)
         self.classes = list(self.detector.classes)
@@ -187,6 +197,7 @@ def open_network(
     checkpoint: str | os.PathLike | None,
     device: str | None,
     amp: Amp,
+    rect: bool | None = None,
 ) -> Network:
     """What :class:`Predictor` predicts with; its arguments."""
     if checkpoint is None:
@@ -200,8 +211,8 @@ def open_network(
     if cfg is None or is_exported(checkpoint):
         if amp:
             raise UserError('--amp: an exported file computes as it was exported')
-        return ExportedNetwork(cfg, checkpoint, device)
-    return CheckpointNetwork(cfg, checkpoint, device, amp)
+        return ExportedNetwork(cfg, checkpoint, device, rect)
+    return CheckpointNetwork(cfg, checkpoint, device, amp, rect)
 
 
 def find_parts(source: Source) -> tuple[Source | None, str | os.PathLike]:
@@ -253,6 +264,8 @@ class Predictor:
             for an exported file.
         amp: Whether to compute in mixed precision (bfloat16 on a CPU); not with
             exported files.
+        rect: Whether each image is padded to the smallest rectangle around it, or to a
+            square; as the config or the exported file has it if ``None``.
 
     Attributes:
         classes: Names of the labels.
@@ -268,8 +281,9 @@ class Predictor:
         checkpoint: str | os.PathLike | None = None,
         device: str | None = None,
         amp: Amp = False,
+        rect: bool | None = None,
     ) -> None:
-        self.network = open_network(source, checkpoint, device, amp)
+        self.network = open_network(source, checkpoint, device, amp, rect)
         self.classes = self.network.classes
         self.visualizer = DetLocalVisualizer()
         self.visualizer.dataset_meta = dict(

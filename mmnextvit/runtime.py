@@ -118,7 +118,9 @@ class ResizeStep(TypedDict, total=False):
     size: Sequence[int]  # of letterbox, as what follows: height, width
     fill: float
     scale_up: bool
-    mini_pad: bool
+    mini_pad: bool  # to the smallest rectangle, not to `size`
+    stride: int  # of whose multiples the rectangle's sides are; 32 by default
+    exact: bool  # boxes come back by sizes before they are rounded, as YOLOv5's
 
 
 class Thresholds(TypedDict):
@@ -266,7 +268,8 @@ SIZE = each(whole(1, MAX_SIDE), 2, 2)
 STEP_CHECKS = {
     'keep_ratio': record({'scale': SIZE}),
     'letterbox': record(
-        {'size': SIZE, 'fill': number(0, 255), 'scale_up': FLAG, 'mini_pad': FLAG}
+        {'size': SIZE, 'fill': number(0, 255), 'scale_up': FLAG, 'mini_pad': FLAG},
+        {'stride': whole(1, 1024), 'exact': FLAG},
     ),
 }
 CHANNELS = each(number(-1e6, 1e6), 3, 3)
@@ -509,6 +512,7 @@ class Layout(NamedTuple):
     pad: Size  # above and to the left
     factor: tuple[float, float]  # vertical, horizontal: size in the canvas / before
     fill: float  # of the canvas around the image
+    origin: tuple[float, float]  # vertical, horizontal: the image's corner for boxes
 
 
 def to_pair(sides: Iterable[Number]) -> tuple[Number, Number]:
@@ -533,7 +537,8 @@ def compute_letterbox(size: Size, step: ResizeStep) -> tuple[Size, int, Size]:
     resized = to_pair(max(round(side * ratio), 1) for side in size)
     if step['mini_pad']:
         canvas = to_pair(
-            new + (whole - new) % 32 for whole, new in zip(canvas, resized)
+            new + (whole - new) % step.get('stride', 32)
+            for whole, new in zip(canvas, resized)
         )
     return resized, cv2.INTER_LINEAR, canvas
 
@@ -556,7 +561,13 @@ def lay_out(image: Size, steps: list[ResizeStep]) -> Layout:
         factor = to_pair(f * (new / old) for f, new, old in zip(factor, resized, size))
         size = resized
     pad = to_pair((whole - side) // 2 for whole, side in zip(canvas, size))
-    return Layout(image, resizes, canvas, pad, factor, steps[-1].get('fill', 0))
+    origin: tuple[float, float] = pad
+    if steps[-1].get('exact'):
+        gain = min(whole / side for whole, side in zip(canvas, image))
+        factor = gain, gain
+        origin = to_pair((whole - s * gain) / 2 for whole, s in zip(canvas, image))
+    fill = steps[-1].get('fill', 0)
+    return Layout(image, resizes, canvas, pad, factor, fill, origin)
 
 
 def resize(image: np.ndarray, layout: Layout) -> np.ndarray:
@@ -589,9 +600,18 @@ def stack(prepared: list[tuple[np.ndarray, Layout]], count: int = 1) -> np.ndarr
     return inputs
 
 
+def group(
+    prepared: Iterable[tuple[np.ndarray, Layout]], size: int
+) -> Iterator[list[tuple[np.ndarray, Layout]]]:
+    """Batches of at most ``size`` resized images in a row with the same canvas."""
+    for _, alike in groupby(prepared, lambda one: one[1].canvas):
+        while batch := list(islice(alike, size)):
+            yield batch
+
+
 def to_image(boxes: np.ndarray, layout: Layout) -> np.ndarray:
     """Boxes (N, 4) of the network's input in the image's pixels, inside of it."""
-    (top, left), (vertical, horizontal) = layout.pad, layout.factor
+    (top, left), (vertical, horizontal) = layout.origin, layout.factor
     boxes = boxes - np.array((left, top, left, top), np.float32)
     boxes /= np.array((horizontal, vertical, horizontal, vertical), np.float32)
     return boxes.clip(0, np.array(layout.image[::-1] * 2, np.float32))
@@ -1108,6 +1128,10 @@ class Detector:
         threads: How many the CPU may use; the runtime's own choice if ``None``.
         imgsz: Height and width to work at, if not those of the file's metadata. Only
             for files of dynamic size.
+        rect: Whether each image is padded to the smallest rectangle around it, as
+            YOLOv5's ``detect.py`` does, or to a square; the file's own way if ``None``,
+            which is YOLOv5's where the config was imported. Files of fixed size take
+            images of that size alone.
 
     Attributes:
         metadata: What the exporter wrote into the file.
@@ -1127,6 +1151,7 @@ class Detector:
         device: str = 'cpu',
         threads: int | None = None,
         imgsz: Size | None = None,
+        rect: bool | None = None,
     ) -> None:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise OptionError(f'threads={threads!r} is not a whole number from 1 on')
@@ -1134,6 +1159,8 @@ class Detector:
         self._use(SESSIONS[self.path.suffix](self.path, device, threads))
         if imgsz is not None:
             self.steps = self._list_steps(*imgsz)
+        if rect is not None:
+            self.steps = self._list_rectangles(rect)
 
     def _use(self, session: Session) -> None:
         self.session = session
@@ -1154,6 +1181,22 @@ class Detector:
             raise OptionError(f'{wrong} takes multiples of {stride} up to {MAX_SIDE}')
         return [
             {**step, 'scale': (width, height), 'size': (height, width)}
+            for step in self.steps
+        ]
+
+    def _list_rectangles(self, rect: bool) -> list[ResizeStep]:
+        """The steps to rectangles, or to squares."""
+        own = self.metadata['input']
+        if rect and not own['dynamic_size']:
+            raise OptionError(
+                f'rect=True: {self.path} takes images of the fixed height and width '
+                f'{own["size"]} only: export it with --imgsz dynamic'
+            )
+        stride = max(32, *self.metadata['strides'])
+        return [
+            {'stride': stride, **step, 'mini_pad': rect}
+            if step['type'] == 'letterbox'
+            else step
             for step in self.steps
         ]
 
@@ -1202,14 +1245,13 @@ class Detector:
         thresholds = self.find_thresholds(score_thr)
         size, detections = self.metadata['input']['batch'], []
         prepared = map(self.preprocess, images)
-        for _, alike in groupby(prepared, lambda one: one[1].canvas):
-            while batch := list(islice(alike, size or MAX_BATCH)):
-                outputs = self.run(stack(batch, size or len(batch)))
-                for row, (_, layout) in enumerate(batch):
-                    one = {name: values[row] for name, values in outputs.items()}
-                    boxes, scores, labels = self.postprocess(one, thresholds)
-                    boxes = to_image(boxes, layout)
-                    detections.append(Detections(boxes, scores, labels))
+        for batch in group(prepared, size or MAX_BATCH):
+            outputs = self.run(stack(batch, size or len(batch)))
+            for row, (_, layout) in enumerate(batch):
+                one = {name: values[row] for name, values in outputs.items()}
+                boxes, scores, labels = self.postprocess(one, thresholds)
+                boxes = to_image(boxes, layout)
+                detections.append(Detections(boxes, scores, labels))
         return detections
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -1274,6 +1316,10 @@ class Detector:
         return Detections(boxes[wanted], scores[wanted], labels[wanted])
 
 
+RECT = "pad to the smallest rectangle, as YOLOv5's detect.py (the file's own way)"
+SQUARE = 'pad to a square'
+
+
 def main(arguments: list[str] | None = None) -> int:
     """``python -m mmnextvit.runtime``; returns the exit code."""
     p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
@@ -1287,10 +1333,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
     p.add_argument('--threads', type=int, help='of the CPU')
+    shape = p.add_mutually_exclusive_group()
+    shape.add_argument('--rect', action='store_true', default=None, help=RECT)
+    shape.add_argument('--square', dest='rect', action='store_false', help=SQUARE)
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
     args = p.parse_args(arguments)
     try:
-        detector = Detector(args.model, device=args.device, threads=args.threads)
+        options = {'device': args.device, 'threads': args.threads, 'rect': args.rect}
+        detector = Detector(args.model, **options)
         if not args.o:
             return print_objects(detector, args.images, args.score_thr, sys.stdout)
         with new_file(args.o) as out:

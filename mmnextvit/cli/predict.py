@@ -42,6 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_amp(parser)
     parser.add_argument('--device', help='cpu, cuda:0, ... (a GPU where there is one)')
     add_threshold(parser, 'minimum score')
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument(
+        '--rect',
+        action='store_true',
+        default=None,
+        help="pad to the smallest rectangle, as YOLOv5's detect.py (the config's way)",
+    )
+    shape.add_argument(
+        '--square', dest='rect', action='store_false', help='pad to a square'
+    )
     parser.add_argument(
         '--feature-maps',
         action='store_true',
@@ -85,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     files = find_files(args.input)
     if args.save_labels:
         check_has_images(files)
-    predictor = Predictor(cfg, args.checkpoint, args.device, args.amp)
+    predictor = Predictor(cfg, args.checkpoint, args.device, args.amp, args.rect)
     used = predictor.find_thresholds(args.score_thr)
     by_class = isinstance(used, list) and dict(zip(predictor.classes, used))
     about = {

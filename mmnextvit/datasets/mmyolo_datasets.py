@@ -1,8 +1,11 @@
-"""MMYOLO's datasets with the checks of `VerifiedDataMixin`."""
+"""MMYOLO's datasets with our checks, and its letterbox as YOLOv5 has it."""
 
+import mmcv
+import numpy as np
 from mmyolo.datasets import YOLOv5CocoDataset, YOLOv5VOCDataset
+from mmyolo.datasets.transforms import LetterResize
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
-from mmyolo.registry import DATASETS
+from mmyolo.registry import DATASETS, TRANSFORMS
 
 from .coco import VerifiedCocoMixin
 from .csv_boxes import VerifiedCSVMixin
@@ -28,3 +31,64 @@ class VerifiedYOLOTxtDataset(VerifiedYOLOTxtMixin, BatchShapePolicyDataset):
 @DATASETS.register_module()
 class VerifiedCSVDataset(VerifiedCSVMixin, BatchShapePolicyDataset):
     """A dataset of boxes in a CSV file with MMYOLO's batch shapes."""
+
+
+@TRANSFORMS.register_module()
+class YOLOv5LetterResize(LetterResize):
+    """The letterbox of YOLOv5's ``detect.py``, of which MMYOLO's differs in details.
+
+    The rectangle's sides are multiples of any stride, and boxes come back to the image
+    by the sizes before they are rounded: with one factor for both sides, and halves of
+    the padding that may be no whole pixels.
+
+    Args:
+        scale: Width and height that the image is fitted into, in pixels.
+        stride: Sides of a rectangle are multiples of it.
+        use_mini_pad: Whether to pad to the smallest rectangle, or to ``scale``.
+        pad_val: Value of the padding.
+        kwargs: Those of MMYOLO's ``LetterResize``.
+    """
+
+    def __init__(
+        self,
+        scale: int | tuple[int, int],
+        stride: int = 32,
+        use_mini_pad: bool = True,
+        pad_val: int = 114,
+        **kwargs: object,
+    ) -> None:
+        super().__init__(scale, dict(img=pad_val), use_mini_pad, **kwargs)
+        self.stride = stride
+
+    def _resize_img(self, results: dict) -> None:
+        image = results['img']
+        before = np.array(image.shape[:2])
+        canvas = np.array(self.scale[::-1])
+        ratio = (canvas / before).min()
+        ratio = ratio if self.allow_scale_up else min(ratio, 1.0)
+        size = np.maximum(np.rint(before * ratio).astype(int), 1)
+        if self.use_mini_pad:
+            canvas = size + (canvas - size) % self.stride
+        if (size != before).any():
+            height, width = size.tolist()
+            image = mmcv.imresize(
+                image,
+                (width, height),
+                interpolation=self.interpolation,
+                backend=self.backend,
+            )
+        top, left = ((canvas - size) // 2).tolist()
+        bottom, right = (canvas - size - (top, left)).tolist()
+        image = mmcv.impad(
+            image,
+            padding=(left, top, right, bottom),
+            pad_val=(self.pad_val['img'],) * image.shape[2],
+        )
+        gain = float((canvas / before).min())
+        vertical, horizontal = (canvas - before * gain) / 2
+        results['img'] = image
+        results['img_shape'] = image.shape
+        results['scale_factor'] = (gain, gain)
+        results['pad_param'] = np.array(
+            [vertical, vertical, horizontal, horizontal], np.float32
+        )

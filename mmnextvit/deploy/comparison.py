@@ -101,8 +101,10 @@ class Comparison:
             total += self.compare_file(file, self.cfg, rounding)
         if self.metadata['input']['dynamic_size'] and not options.efficient_nms:
             height, width = self.metadata['input']['size']
-            size = height + STRIDE, width + 2 * STRIDE
-            file, cfg = Detector(path, imgsz=size), resize_test_pipeline(self.cfg, size)
+            stride = max(STRIDE, *self.metadata['strides'])
+            size = height + stride, width + 2 * stride
+            file = Detector(path, imgsz=size)
+            cfg = resize_test_pipeline(self.cfg, size, rectangles=True)
             total += compare_inputs(file.steps, cfg, self.images)
             total += self.compare_file(file, cfg, rounding)
         return total

@@ -99,7 +99,7 @@ def export(
     reference = load_detector(cfg, checkpoint)
     check_head(reference)
     size = choose_size(cfg, options, say)
-    cfg = resize_test_pipeline(cfg, size)
+    cfg = resize_test_pipeline(cfg, size, options.dynamic_size)
     paths = choose_images(cfg, options)
     metadata = build_metadata(
         cfg,

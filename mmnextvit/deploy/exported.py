@@ -34,28 +34,33 @@ def is_exported(path: str) -> bool:
     return is_folder or Path(path).suffix in SESSIONS
 
 
-def open_exported(path: str | os.PathLike, device: str = 'cpu') -> Detector:
+def open_exported(
+    path: str | os.PathLike, device: str = 'cpu', rect: bool | None = None
+) -> Detector:
     """The runtime's detector, whose errors are those of the commands here.
 
     Args:
         path: Exported file or folder.
         device: As in :class:`~mmnextvit.runtime.Detector`.
+        rect: As there.
 
     Raises:
         MissingFileError: There is no such file.
         MissingPackageError: The format's runtime is not installed.
         UserError: The file is not one that is known here, is damaged, or does not run
-            on the device.
+            on the device, or takes no rectangles.
     """
-    return OpenedDetector(path, device=device)
+    return OpenedDetector(path, device=device, rect=rect)
 
 
 class OpenedDetector(Detector):
     """The runtime's detector, whose errors are those of the commands here."""
 
-    def __init__(self, path: str | os.PathLike, *, device: str) -> None:
+    def __init__(
+        self, path: str | os.PathLike, *, device: str, rect: bool | None = None
+    ) -> None:
         with user_errors():
-            super().__init__(path, device=device)
+            super().__init__(path, device=device, rect=rect)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with user_errors():

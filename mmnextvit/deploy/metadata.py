@@ -4,7 +4,6 @@ It is made of a config and its detector. What a config asks for and exported fil
 not do is an error here.
 """
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +14,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from torch import nn
 
+from ..engine.runner import choose_resizing
 from ..runtime import (
     FORMAT,
     MAX_SIDE,
@@ -33,7 +33,7 @@ PACKAGES = (
     'onnxruntime openvino nncf coremltools'
 )
 # Transforms of MMYOLO's that the runtime follows, and those that leave the image alone.
-RESIZING = ('YOLOv5KeepRatioResize', 'LetterResize')
+RESIZING = ('YOLOv5KeepRatioResize', 'LetterResize', 'YOLOv5LetterResize')
 NEUTRAL = ('LoadImageFromFile', 'LoadVerifiedImage', 'LoadAnnotations', 'PackDetInputs')
 # The keys of a test config that files follow: neither YOLOX's style nor a minimum size.
 TEST_CFG = {'multi_label', 'nms_pre', 'score_thr', 'nms', 'max_per_img'}
@@ -105,16 +105,27 @@ def as_pair(scale: int | Sequence[int]) -> tuple[int, int]:
     return (scale, scale) if isinstance(scale, int) else to_pair(scale)
 
 
-def resize_test_pipeline(cfg: Config, size: Sequence[int]) -> Config:
+def resize_test_pipeline(
+    cfg: Config, size: Sequence[int], rectangles: bool = False
+) -> Config:
     """A copy of a config whose test pipeline gives images of ``size``.
 
     Every image gets that size, not the smallest rectangle around its batch.
+
+    Args:
+        cfg: Config, whose ``predict_resizing`` counts where it has one.
+        size: Height and width.
+        rectangles: Whether images that the config pads to the smallest rectangle around
+            each may be smaller.
     """
-    cfg = copy.deepcopy(cfg)
+    cfg = choose_resizing(cfg)
     steps = find_resizing(cfg)
     for step in steps:
         step['scale'] = tuple(size)[::-1]
-    steps[-1].pop('use_mini_pad', None)  # false, by default
+    if rectangles:
+        cfg.test_dataloader.batch_size = 1  # images of several sizes make no batch
+    else:
+        steps[-1]['use_mini_pad'] = False
     cfg.test_dataloader.dataset.batch_shapes_cfg = None
     return cfg
 
@@ -149,15 +160,16 @@ def describe_resizing(cfg: Config) -> list[ResizeStep]:
                 'others out',
                 file=cfg.filename,
             )
-        steps.append(
-            {
-                'type': 'letterbox',
-                'size': [height, width],
-                'fill': fill,
-                'scale_up': transform.allow_scale_up,
-                'mini_pad': transform.use_mini_pad,
-            }
-        )
+        letterbox: ResizeStep = {
+            'type': 'letterbox',
+            'size': [height, width],
+            'fill': fill,
+            'scale_up': transform.allow_scale_up,
+            'mini_pad': transform.use_mini_pad,
+        }
+        if step['type'].endswith('YOLOv5LetterResize'):
+            letterbox |= {'stride': transform.stride, 'exact': True}
+        steps.append(letterbox)
     return steps
 
 
@@ -249,7 +261,7 @@ def build_metadata(
             'range': [0, 255],
         },
         'normalization': {'mean': mean, 'std': std, 'in_graph': True},
-        'resize': describe_resizing(resize_test_pipeline(cfg, size)),
+        'resize': describe_resizing(resize_test_pipeline(cfg, size, dynamic_size)),
         'nms': {
             'in_graph': nms_in_graph,
             'score_thr': test_cfg.get('score_thr', 0.0),

@@ -13,7 +13,6 @@ than against another one, since rounding decides which of two equal scores wins.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from ..runtime import (
     ResizeStep,
     Thresholds,
     fit,
+    group,
     stack,
     to_image,
 )
@@ -196,7 +196,7 @@ def make_batches(
 ) -> Iterator[np.ndarray]:
     """The network's inputs (B, 3, H, W) for images, as the runtime makes them.
 
-    The last batch is filled up by the last image.
+    A batch that is not full is filled up by its last image.
 
     Args:
         images: H x W x 3, BGR, uint8.
@@ -204,7 +204,7 @@ def make_batches(
     """
     size = metadata['input']['batch'] or 2
     prepared = (fit(image, metadata['resize']) for image in images)
-    while batch := list(islice(prepared, size)):
+    for batch in group(prepared, size):
         yield stack(batch + batch[-1:] * (size - len(batch)), size)
 
 
@@ -387,14 +387,14 @@ def compare_detections(
     drift = Drift()
     prepared = [exported.preprocess(image) for image in images]
     size = exported.metadata['input']['batch'] or 2
-    for start in range(0, len(prepared), size):
-        batch = prepared[start : start + size]
+    following = iter(images)
+    for batch in group(prepared, size):
         inputs = stack(batch, size)
         outputs = exported.session.run(inputs)
         boxes, scores = predict_candidates(detector, inputs)
         for row, (_, layout) in enumerate(batch):
             one = {name: values[row] for name, values in outputs.items()}
-            (theirs,) = detect_by_torch(detector, cfg, [images[start + row]])
+            (theirs,) = detect_by_torch(detector, cfg, [next(following)])
             outcome = Outcome(boxes[row], scores[row], nms, pixels, score)
             drift += outcome.judge(exported.postprocess(one))
             drift += outcome.judge(theirs, "MMYOLO's ", layout)

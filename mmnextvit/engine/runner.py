@@ -5,7 +5,7 @@ import copy
 import ctypes
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def build_array_pipeline(cfg: Config) -> Compose:
     loaders = ('LoadImageFromFile', 'LoadVerifiedImage')
     steps, found = [], False
     for step in cfg.test_dataloader.dataset.pipeline:
-        name = getattr(step['type'], '__name__', step['type']).rpartition('.')[2]
+        name = _name(step)
         if name in loaders:
             step, found = dict(step, type='mmdet.LoadImageFromNDArray'), True
         if name != 'LoadAnnotations':
@@ -83,6 +83,51 @@ def build_array_pipeline(cfg: Config) -> Compose:
     if not found:
         raise UserError('the test pipeline has no LoadImageFromFile', file=cfg.filename)
     return Compose(steps)
+
+
+def choose_resizing(cfg: Config, rect: bool | None = None) -> Config:
+    """A copy of a config whose test pipeline resizes single images to be predicted on.
+
+    Evaluation may resize in another way: YOLOv5's ``val.py`` pads to the shape of a
+    batch, ``detect.py`` to a rectangle around each image. Then the config has
+    ``predict_resizing``, which takes the place of what resizes in the test pipeline.
+
+    Args:
+        cfg: Config.
+        rect: Whether to pad each image to the smallest rectangle around it, whose sides
+            are multiples of the stride, or to a square; the config's way if ``None``.
+
+    Raises:
+        UserError: ``rect`` is given, and nothing in the pipeline pads.
+    """
+    cfg = copy.deepcopy(cfg)
+    chosen = cfg.get('predict_resizing')
+    if chosen:
+        steps = cfg.test_dataloader.dataset.pipeline
+        places = [i for i, step in enumerate(steps) if _name(step).endswith('Resize')]
+        kept = [step for i, step in enumerate(steps) if i not in places]
+        first = places[0] if places else 1  # what loads the image is before
+        kept[first:first] = chosen
+        cfg.test_dataloader.dataset.pipeline = kept
+    if rect is not None:
+        found = [
+            step
+            for step in cfg.test_dataloader.dataset.pipeline
+            if _name(step).endswith('LetterResize')
+        ]
+        if not found:
+            raise UserError(
+                'images are padded to a rectangle or a square (--rect, --square) by '
+                'LetterResize, and the test pipeline has none',
+                file=cfg.filename,
+            )
+        found[-1]['use_mini_pad'] = rect
+    return cfg
+
+
+def _name(step: Mapping) -> str:
+    """The name of a transform's type."""
+    return getattr(step['type'], '__name__', step['type']).rpartition('.')[2]
 
 
 def load_detector(

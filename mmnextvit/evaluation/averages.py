@@ -12,7 +12,16 @@ from terminaltables import AsciiTable
 from ..datasets.coco import NO_MASK
 from ..utils.errors import UserError
 from ..utils.messages import first_few
-from .matching import MATCH_IOU, MAX_DETECTIONS, replay
+from . import yolov5_rules
+from .matching import (
+    COCO_WEIGHTS,
+    MATCH_IOU,
+    MAX_DETECTIONS,
+    TRAPEZOID_WEIGHTS,
+    Found,
+    Objects,
+    replay,
+)
 from .truth import Numbers
 
 # What pycocotools' stats are, in MMDetection's words. The recalls' names are those of
@@ -20,7 +29,9 @@ from .truth import Numbers
 PRECISIONS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 RECALLS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 STATS = (*PRECISIONS, *RECALLS)
-MAP_DETECTIONS = MAX_DETECTIONS  # the mAP counts so many detections of an image
+MAP_DETECTIONS = MAX_DETECTIONS  # COCO's mAP counts so many detections of an image
+# How the 101 recalls weigh in an average precision, by whose rules it is.
+WEIGHTS = {'coco': COCO_WEIGHTS, 'yolov5': TRAPEZOID_WEIGHTS}
 
 
 class Settings(NamedTuple):
@@ -28,14 +39,18 @@ class Settings(NamedTuple):
 
     Attributes:
         max_detections: Three numbers of detections of an image, from small to large;
-            `MAP_DETECTIONS` is one of them.
+            ``map_detections`` is one of them.
         iou_thresholds: From low to high.
         use_mp_eval: Whether MMDetection counts in several processes.
+        map_detections: How many detections of one class in one image the mAP counts.
+        rules: Whose average precision of boxes it is, a key of `WEIGHTS`.
     """
 
     max_detections: Sequence[int]
     iou_thresholds: np.ndarray
     use_mp_eval: bool = False
+    map_detections: int = MAP_DETECTIONS
+    rules: str = 'coco'
 
 
 class Averages(NamedTuple):
@@ -57,7 +72,9 @@ class Averages(NamedTuple):
 
 
 def check_detection_counts(
-    proposal_nums: Sequence[int], metrics: Iterable[str]
+    proposal_nums: Sequence[int],
+    metrics: Iterable[str],
+    map_detections: int = MAP_DETECTIONS,
 ) -> Sequence[int]:
     """Raises where pycocotools would return -1 for what cannot be counted.
 
@@ -67,8 +84,8 @@ def check_detection_counts(
     metrics = set(metrics)
     if not metrics <= {'proposal_fast'} and len(proposal_nums) != 3:
         problem = 'they must be three numbers of detections, as in (100, 300, 1000)'
-    elif metrics & {'bbox', 'segm'} and MAP_DETECTIONS not in proposal_nums:
-        problem = f'the mAP counts {MAP_DETECTIONS} detections: make it one of them'
+    elif metrics & {'bbox', 'segm'} and map_detections not in proposal_nums:
+        problem = f'the mAP counts {map_detections} detections: make it one of them'
     else:
         return sorted(proposal_nums)
     raise UserError(f'proposal_nums of the evaluator are {proposal_nums}: {problem}')
@@ -84,8 +101,8 @@ def evaluate(
     """Counts as pycocotools does.
 
     It matches boxes in Python, where faster_coco_eval does the same in C++: that is
-    taken for up to 100 detections of an image, as ``proposal_nums`` of YOLO's configs
-    has. For the mAP pycocotools takes 100, faster_coco_eval the largest number given.
+    taken where the mAP counts the largest number given, as in YOLO's configs.
+    pycocotools' own mAP is always that of 100 detections, and -1 without that number.
 
     Args:
         truth: With numbers for ids.
@@ -100,7 +117,7 @@ def evaluate(
     iou_type = 'bbox' if metric == 'proposal' else metric
     if iou_type == 'segm':
         check_masks(truth)
-    is_fast = settings.max_detections[-1] == MAP_DETECTIONS
+    is_fast = settings.max_detections[-1] == settings.map_detections
     counter = COCOeval_faster if is_fast else COCOeval
     if settings.use_mp_eval:
         counter = COCOevalMP
@@ -124,19 +141,52 @@ def evaluate(
     evaluation.params.useCats = int(metric != 'proposal')
     evaluation.evaluate()
     evaluation.accumulate()
-    pairs = find_pairs(evaluation) if metric == 'bbox' else np.zeros((0, 2), int)
+    pairs: np.ndarray = np.zeros((0, 2), int)
+    if metric == 'bbox':
+        pairs = find_pairs(evaluation, settings.map_detections)
     evaluation.params.iouThrs = settings.iou_thresholds
     for name in ('precision', 'recall'):
         averaged = evaluation.eval[name][: len(settings.iou_thresholds)]
         evaluation.eval[name] = averaged
     evaluation.summarize()
     precisions = evaluation.eval['precision']
+    by_class = average_by_class(precisions, settings)
+    stats = dict(zip(STATS, map(float, evaluation.stats)))
+    if settings.map_detections != MAP_DETECTIONS:
+        stats['mAP'] = average_classes(by_class[:, 0])
     return Averages(
-        dict(zip(STATS, map(float, evaluation.stats))),
-        average_by_class(precisions, settings),
-        precisions[..., find_map_detections(settings)],
-        pairs,
+        stats, by_class, precisions[..., find_map_detections(settings)], pairs
     )
+
+
+def follow_yolov5(
+    averages: Averages, found: Found, objects: Objects, settings: Settings
+) -> Averages:
+    """The averages by YOLOv5's rules, which know no small, medium and large boxes.
+
+    Those of such boxes keep COCO's precisions, and their recalls weigh as the others'.
+
+    Args:
+        averages: COCO's.
+        found: The detections.
+        objects: All that are annotated.
+        settings: With which COCO's were counted.
+    """
+    precisions = averages.precisions.copy()
+    precisions[..., 0] = yolov5_rules.compute_precisions(
+        found, objects, precisions.shape[2], settings.iou_thresholds
+    )
+    counted = settings._replace(max_detections=[settings.map_detections])
+    by_class = average_by_class(precisions[..., None], counted)
+    means = [average_classes(values) for values in by_class.T]
+    stats = {**averages.stats, **dict(zip(PRECISIONS, means, strict=True))}
+    return averages._replace(stats=stats, by_class=by_class, precisions=precisions)
+
+
+def average_classes(values: np.ndarray) -> float:
+    """The mean of the classes that have objects; -1 if none has."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else -1.0
 
 
 def add_matching_threshold(thresholds: np.ndarray) -> np.ndarray:
@@ -149,11 +199,16 @@ def add_matching_threshold(thresholds: np.ndarray) -> np.ndarray:
 def find_map_detections(settings: Settings) -> int:
     """Which of the numbers of detections is the mAP's."""
     counts = list(settings.max_detections)
-    return counts.index(MAP_DETECTIONS) if MAP_DETECTIONS in counts else -1
+    wanted = settings.map_detections
+    return counts.index(wanted) if wanted in counts else -1
 
 
-def find_pairs(evaluation: COCOeval) -> np.ndarray:
+def find_pairs(evaluation: COCOeval, max_detections: int) -> np.ndarray:
     """Which detections matched which boxes at IoU 0.5, of an evaluation that was run.
+
+    Args:
+        evaluation: Of boxes.
+        max_detections: How many of one class in one image count.
 
     Returns:
         (K, 2), indices: pycocotools' ids less 1.
@@ -176,8 +231,8 @@ def find_pairs(evaluation: COCOeval) -> np.ndarray:
     pairs: list[np.ndarray] = [np.zeros((0, 2), int)]
     for i, found in enumerate(evaluation.evalImgs):
         if found and i // images % len(params.areaRng) == 0:
-            ids = np.array(found['dtIds'][:MAP_DETECTIONS], int)
-            truth = found['dtMatches'][threshold, :MAP_DETECTIONS].astype(int)
+            ids = np.array(found['dtIds'][:max_detections], int)
+            truth = found['dtMatches'][threshold, :max_detections].astype(int)
             pairs.append(np.stack([ids, truth], axis=1)[truth > 0] - 1)
     return np.concatenate(pairs)
 
@@ -202,7 +257,7 @@ def check_masks(truth: COCO) -> None:
 
 
 def average_by_class(precisions: np.ndarray, settings: Settings) -> np.ndarray:
-    """Each class's average precisions, whose means are pycocotools' stats.
+    """Each class's average precisions; by COCO's rules their means are the stats.
 
     Args:
         precisions: pycocotools' precisions, (IoU thresholds, recalls, classes, areas,
@@ -216,11 +271,12 @@ def average_by_class(precisions: np.ndarray, settings: Settings) -> np.ndarray:
     of_map = find_map_detections(settings)
     close = [np.isclose(settings.iou_thresholds, value) for value in (0.5, 0.75)]
     everywhere: np.ndarray = np.ones(len(settings.iou_thresholds), bool)
+    weights = WEIGHTS[settings.rules]
     parts = [(everywhere, 0, of_map), (close[0], 0, -1), (close[1], 0, -1)]
     parts += [(everywhere, area, -1) for area in (1, 2, 3)]
 
     def average(values: np.ndarray) -> float:
-        values = values[values > -1]
+        values = (values * weights)[values > -1]
         return float(values.mean()) if values.size else float('nan')
 
     return np.array(

@@ -48,6 +48,11 @@ class VerifiedCocoMetric(CocoMetric):
 
     Args:
         ann_file: COCO's annotation file, or ``None`` to take the samples' instances.
+        map_detections: How many detections of one class in one image the mAP counts;
+            one of ``proposal_nums``. COCO's is 100; ``val.py`` of YOLOv5 has up to 300.
+        rules: 'coco', or 'yolov5' for the average precisions of boxes that YOLOv5's
+            ``val.py`` gives (:mod:`mmnextvit.evaluation.yolov5_rules`). The rest stays
+            COCO's: matching, recalls and masks.
         kwargs: Those of ``CocoMetric``.
 
     Attributes:
@@ -58,11 +63,17 @@ class VerifiedCocoMetric(CocoMetric):
     Raises:
         MissingFileError: There is no such file.
         UserError: It is no COCO detection data, masks to compare with have other sizes
-            than their images, ``metric_items`` has a wrong name, or ``proposal_nums``
-            do not suit the metrics.
+            than their images, ``metric_items`` has a wrong name, there are no such
+            ``rules``, or ``proposal_nums`` do not suit the metrics.
     """
 
-    def __init__(self, ann_file: str | None = None, **kwargs: object) -> None:
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        map_detections: int = counting.MAP_DETECTIONS,
+        rules: str = 'coco',
+        **kwargs: object,
+    ) -> None:
         super().__init__(**kwargs)
         self.matching: Matching | None = None
         for item in self.metric_items or ():
@@ -72,10 +83,19 @@ class VerifiedCocoMetric(CocoMetric):
                     f'{", ".join(counting.STATS)} '
                     f'{did_you_mean(item, counting.STATS)}'.rstrip()
                 )
+        if rules not in counting.WEIGHTS:
+            raise UserError(
+                f'rules of the evaluator are {rules!r}, and must be one of '
+                f'{", ".join(counting.WEIGHTS)}'
+            )
         self.settings = counting.Settings(
-            counting.check_detection_counts(self.proposal_nums, self.metrics),
+            counting.check_detection_counts(
+                self.proposal_nums, self.metrics, map_detections
+            ),
             np.sort(np.atleast_1d(np.asarray(self.iou_thrs, float))),
             self.use_mp_eval,
+            map_detections,
+            rules,
         )
         self.ann_file = ann_file
         if ann_file is not None:
@@ -177,6 +197,13 @@ class VerifiedCocoMetric(CocoMetric):
             averages = counting.evaluate(
                 truth, entries[iou_type], numbers, metric, self.settings
             )
+            if metric == 'bbox' and self.settings.rules == 'yolov5':
+                averages = counting.follow_yolov5(
+                    averages,
+                    list_found(predictions, numbers.images),
+                    list_objects(truth.dataset['annotations']),
+                    self.settings,
+                )
             self._log(averages, metric, classes)
             if metric == 'bbox':
                 self.matching = self._match(
@@ -223,6 +250,8 @@ class VerifiedCocoMetric(CocoMetric):
             if averages
             else find_no_precisions(objects, classes, thresholds),
             thresholds,
+            counting.WEIGHTS[self.settings.rules],
+            self.settings.map_detections,
         )
 
     def _check_codes(self, content: dict) -> None:

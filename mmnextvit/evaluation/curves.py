@@ -231,7 +231,8 @@ def trace_recalls(matching: Matching) -> RecallCurves:
 def average_precisions(matching: Matching) -> Averages:
     """Average precisions by class, IoU and size, which are those of the metric."""
     precisions = np.where(matching.precisions > -1, matching.precisions, np.nan)
-    both = _with_mean(precisions.mean(axis=1).transpose(1, 0, 2))
+    weighted = precisions * matching.recall_weights[:, None, None]
+    both = _with_mean(weighted.mean(axis=1).transpose(1, 0, 2))
     return Averages(both[..., 0], both.mean(axis=1), both)
 
 

@@ -6,7 +6,7 @@ free. Every number of the report and every best score is counted from it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,10 @@ from ..datasets.values import Identifier
 
 MATCH_IOU = 0.5
 MAX_DETECTIONS = 100  # of one class in one image: those with the highest scores
+# How much each of 101 recalls counts in an average precision, which is the mean of
+# precision times weight: evenly in COCO's, by trapezoids in YOLOv5's.
+COCO_WEIGHTS: np.ndarray = np.ones(101)
+TRAPEZOID_WEIGHTS = np.array([0.505, *[1.01] * 99, 0.505])
 # COCO's sizes, of `Matching.precisions`: from and to, in square pixels.
 AREAS = {
     'all': (0, 1e10),
@@ -45,7 +49,7 @@ class Image(NamedTuple):
 class Detections:
     """Arrays of N detections, ordered by image and then by falling score.
 
-    Those beyond the first 100 of one class in one image are left out, as in the mAP.
+    Those of one class in one image that the mAP does not count are left out.
 
     Attributes:
         image: (N,), index into `Matching.images`.
@@ -97,9 +101,10 @@ class Matching:
         images: In the order of their ids.
         detections: All that were matched, whatever their score.
         truths: All objects of the classes.
-        precisions: (IoU thresholds, 101 recalls, classes, areas), COCO's, of the same
-            evaluation; the areas are `AREAS`; -1 where a class has no such object.
+        precisions: (IoU thresholds, 101 recalls, classes, areas), those of the metric's
+            rules; the areas are `AREAS`; -1 where a class has no such object.
         iou_thresholds: (IoU thresholds,).
+        recall_weights: (101,), how the recalls weigh in an average precision.
     """
 
     classes: tuple[str, ...]
@@ -108,6 +113,7 @@ class Matching:
     truths: Truths
     precisions: np.ndarray
     iou_thresholds: np.ndarray
+    recall_weights: np.ndarray = field(default_factory=COCO_WEIGHTS.copy)
 
 
 class Objects(NamedTuple):
@@ -225,6 +231,8 @@ def build_matching(
     pairs: np.ndarray,
     precisions: np.ndarray,
     iou_thresholds: np.ndarray,
+    recall_weights: np.ndarray = COCO_WEIGHTS,
+    max_detections: int = MAX_DETECTIONS,
 ) -> Matching:
     """A matching from the pairs of an evaluation.
 
@@ -236,10 +244,12 @@ def build_matching(
         pairs: (K, 2), indices of a detection and of the object that it matched.
         precisions: As of `Matching`.
         iou_thresholds: As of `Matching`.
+        recall_weights: As of `Matching`.
+        max_detections: How many of one class in one image the mAP counts.
     """
     of_objects = np.argsort(objects.image, kind='stable')
     of_objects = of_objects[objects.label[of_objects] < len(classes)]
-    of_found = choose_counted(found)
+    of_found = choose_counted(found, max_detections)
     matched = np.full(len(found.image), -1)
     matched[pairs[:, 0]] = invert(of_objects, len(objects.image))[pairs[:, 1]]
     objects = Objects(*(values[of_objects] for values in objects))
@@ -271,6 +281,7 @@ def build_matching(
         ),
         precisions,
         iou_thresholds,
+        recall_weights,
     )
 
 
@@ -297,7 +308,7 @@ def find_no_precisions(
     return np.tile(precisions, (len(iou_thresholds), 101, 1, 1))
 
 
-def choose_counted(found: Found) -> np.ndarray:
+def choose_counted(found: Found, max_detections: int) -> np.ndarray:
     """Indices of the detections that count, by image and then by falling score."""
     order = np.lexsort((-found.score, found.label, found.image))
     group = np.stack([found.image[order], found.label[order]])
@@ -305,7 +316,7 @@ def choose_counted(found: Found) -> np.ndarray:
     starts[1:] = (group[:, 1:] != group[:, :-1]).any(axis=0)
     indices = np.arange(len(order))
     rank = indices - np.maximum.accumulate(np.where(starts, indices, 0))
-    counted = np.sort(order[rank < MAX_DETECTIONS])
+    counted = np.sort(order[rank < max_detections])
     return counted[np.lexsort((-found.score[counted], found.image[counted]))]
 
 

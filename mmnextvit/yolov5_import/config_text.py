@@ -13,6 +13,9 @@ from .notes import Note
 HEAD_MODULES = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
 MAX_NOTES = 15  # that the config lists
 MAX_LINES = 80
+# What YOLOv5's val.py has where MMYOLO's recipe follows COCO's rules.
+VAL_IOU = 0.6  # of NMS
+VAL_RULES = dict(rules='yolov5', map_detections=300, proposal_nums=(1, 10, 300))
 WARMUP_ITERATIONS = 100  # at least; the recipe's 1000 are for COCO
 
 IMG_SCALE = Code('img_scale')
@@ -126,6 +129,7 @@ def _make_model(model: ImportedModel, settings: Settings) -> Iterator[Statement]
         backbone=backbone,
         neck=Extended(scaling, neck),
         bbox_head=_make_head(model, settings),
+        test_cfg=dict(nms=dict(iou_threshold=VAL_IOU)),
     )
     if settings.modules:
         detector['modules'] = list(settings.modules)
@@ -186,6 +190,7 @@ def _make_pipelines(model: ImportedModel, settings: Settings) -> Iterator[Statem
     change = "[{**t, **changed.get(t['type'], {})} for t in "
     yield Assign('train_pipeline', Code(f'{change}_base_.train_pipeline]'))
     yield Assign('test_pipeline', Code(f'{change}_base_.test_pipeline]'))
+    yield _make_predict_resizing(settings)
     meta_keys = "test_pipeline[-1]['meta_keys']"
     yield Assign(meta_keys, Code(f"(*{meta_keys}, 'instances')"), 'For the metric')
     if not hyp.mosaic:
@@ -199,6 +204,20 @@ def _make_pipelines(model: ImportedModel, settings: Settings) -> Iterator[Statem
     if hyp.vertical_flip:
         flip = dict(type=FLIP, prob=hyp.vertical_flip, direction='vertical')
         yield Assign('train_pipeline[-1:-1]', [flip])
+
+
+def _make_predict_resizing(settings: Settings) -> Statement:
+    """What detect.py pads to: val.py pads to the shape of a batch."""
+    resize = dict(
+        type='YOLOv5LetterResize', scale=IMG_SCALE, stride=max(32, *settings.strides)
+    )
+    return Assign('predict_resizing', [resize])
+
+
+def _make_evaluators(settings: Settings) -> Statement:
+    """The evaluators that count as val.py does."""
+    truth = {} if settings.data is None else dict(ann_file=None)
+    return Assign('val_evaluator = test_evaluator', {**truth, **VAL_RULES})
 
 
 def _make_data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
@@ -221,8 +240,7 @@ def _make_data(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     yield Assign('train_dataloader', loader)
     loader = dict(dataset=_make_dataset(settings, 'val', val))
     yield Assign('val_dataloader = test_dataloader', loader)
-    if settings.data is not None:
-        yield Assign('val_evaluator = test_evaluator', dict(ann_file=None))
+    yield _make_evaluators(settings)
 
 
 def _make_dataset(
