@@ -140,7 +140,7 @@ def test_what_stands_for_a_config_and_a_checkpoint(run):
         ('best.pth', UserError, 'best.pth alone does not say .* the folder of a run'),
         ('tiny.py', UserError, r'tiny.py alone does not say both'),
         ('cfg', UserError, 'a config alone does not say both'),
-        ('empty', MissingFileError, 'not the folder of a run'),
+        ('empty', MissingFileError, 'not that of a run'),
         (5, UserError, '5 alone'),
     ],
 )
