@@ -106,7 +106,9 @@ def check_options(group: object, own: Group, key: str) -> None:
         elif name in own:
             check_like(value, own[name], place)
         elif name.startswith('initial_'):  # which a schedule sets when it begins
-            check_like(value, 0, place)
+            # MMYOLO's: Adam has no momentum
+            unset = value == -1 and name.removeprefix('initial_') not in own
+            check_like(value, -1 if unset else 0, place)
         elif not isinstance(value, bool | str | None) and not is_number(value):
             raise make_fault(place, value, 'a setting of this optimizer')
 

@@ -234,6 +234,14 @@ def test_options_of_other_versions_of_torch(run):
 # ------------------------------------------------------------------- what is refused
 
 
+def test_mmyolos_schedule_with_an_optimizer_without_momentum(run):
+    own, content = run
+    content = copy.deepcopy(content)
+    for group in content['optimizer']['param_groups']:
+        group['initial_momentum'] = -1  # as its hook writes it
+    accept(own, content)
+
+
 def deep(levels: int = 5000) -> list:
     value: list = []
     for _ in range(levels):
