@@ -5,6 +5,7 @@ import copy
 import ctypes
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,8 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name or get_device())
         torch.zeros(1, device=device).item()  # 'meta' has no numbers
     except (AssertionError, RuntimeError) as error:
-        reason = str(error).strip().partition('\n')[0]
+        # Of a known device that this torch lacks, a list of all backends follows.
+        reason = re.split(r'\n|\. ', str(error).strip())[0]
         raise UserError(
             f'device {name} (--device) cannot be used here: {reason}. Write cpu, cuda '
             'or cuda:0'

@@ -126,6 +126,10 @@ def test_a_wrong_value(options, message, tmp_path, capfd):
     [
         (['--device', 'cuda:77'], r'device cuda:77 \(--device\)'),
         (['--device', 'gpu'], r'device gpu \(--device\) cannot be used here'),
+        (
+            ['--device', 'ipu'],
+            r"with arguments from the 'IPU' backend. Write cpu, cuda",
+        ),
         (['--device', 'meta'], r'device meta \(--device\)'),
         (
             ['--epochs', '3', '--cfg-options', 'max_epochs=4'],
