@@ -167,7 +167,7 @@ class FinishHook(Hook):
             else:
                 old = getattr(before, name)
                 text = f'holds from here on, in the place of {old or "none"}'
-            runner.logger.info(f'--{name} {value:g} {text}')
+            runner.logger.warning(f'--{name} {value:g} {text}')
         self.account = replace(before, **changes)
 
     def before_train(self, runner: Runner) -> None:

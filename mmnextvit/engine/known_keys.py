@@ -125,6 +125,7 @@ class Doubt(NamedTuple):
 
 CERTAIN = Doubt(0, 0)  # whatever else there is
 LIKELY = Doubt(LIKE, 0)
+TAKEN_OUT = Doubt(2, 0)  # None: an error only where there is no such hook to take out
 UNMENTIONED = Doubt(0.8, 0)  # the keys of some dicts are names of the user's
 SLIGHT = Doubt(2, 0.7)  # never in a file
 
@@ -337,8 +338,9 @@ class _Part:
             for name in names:
                 is_made = isinstance(node[name], dict) and 'type' in node[name]
                 if FREE[last] and not (name in FREE[last] or is_made):
+                    doubt = TAKEN_OUT if node[name] is None else LIKELY
                     problem = f'nothing reads {show(name)}'
-                    yield Unread(f'{key}.{name}', problem, FREE[last], LIKELY)
+                    yield Unread(f'{key}.{name}', problem, FREE[last], doubt)
         elif made or (place and 'type' not in node):
             place += ARGUMENTS.get(last, ())
             if self.name in ('custom_hooks', 'default_hooks'):

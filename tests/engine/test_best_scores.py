@@ -73,6 +73,8 @@ def test_checkpoints_have_the_scores_of_their_weights(run):
     wanted = [{'all': s, 'classes': {'cat': s}} for s in (0.5, 0.38, 0.25, 0.1)]
     assert found == wanted
     assert scores.pop('best_score_epoch_4') == wanted[3]
+    # Other names of the best one and the newest one.
+    assert [scores.pop(name) for name in ('best', 'last')] == [wanted[3]] * 2
     # MMEngine saves an epoch's checkpoint again where the epoch is the best so far.
     own = [scores.pop(f'epoch_{epoch}') for epoch in (1, 2, 3, 4)]
     assert own == [wanted[0], wanted[1], None, wanted[3]]
@@ -98,7 +100,7 @@ def test_storing_changes_nothing_else(run):
 
 
 def test_links_are_followed_within_the_folder_only(run, tmp_path):
-    link, away = run / 'best.pth', tmp_path / 'best.pth'
+    link, away = run / 'link.pth', tmp_path / 'link.pth'
     for path in (link, away):
         os.symlink(run / 'epoch_1.pth', path)
     with pytest.raises(UserError, match='lies in another folder'):
