@@ -6,7 +6,6 @@ would have drawn without the interruption, in any process, whatever was drawn be
 """
 
 import random
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -167,8 +166,6 @@ class PlacedFetch:
         if epoch != self._epoch:
             self._epoch = epoch
             worker = get_worker_info()
-            if worker:  # Ctrl-C goes to all processes: the main one ends its workers
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
             seed_process(
                 *(seed, Stream.KEPT_IMAGES, rank, epoch, worker.id if worker else 0)
             )

@@ -35,6 +35,7 @@ from ..weights.loading import adapt, check
 from .config_faults import check_numbers
 from .config_files import check_config
 from .default_hooks import MMENGINE_HOOKS, settle_hooks
+from .loader_workers import OutliveSignals
 from .loggers import guard_backends
 from .precision import settle_precision
 from .progress import collect_progress
@@ -261,6 +262,8 @@ class ResumableRunner(Runner):
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         if not isinstance(loader.collate_fn, SharedBatches):
             loader.collate_fn = SharedBatches(loader.collate_fn)
+        if not isinstance(loader.worker_init_fn, OutliveSignals):
+            loader.worker_init_fn = OutliveSignals(loader.worker_init_fn)
         return loader
 
     def save_checkpoint(

@@ -30,6 +30,7 @@ class SignalHook(Hook):
         val: Before which image of the first validation.
         pause: Seconds from the signal to another one. Then it hangs.
         record: Where the ids of the data-loader workers are written to before.
+        to_all: Whether these get the signal first, as what `timeout` sends.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class SignalHook(Hook):
         val: int | None = None,
         pause: float | None = None,
         record: str | None = None,
+        to_all: bool = False,
     ) -> None:
+        self.to_all = to_all
         self.number, self.train, self.val = number, train, val
         self.pause, self.record = pause, record
 
@@ -51,6 +54,9 @@ class SignalHook(Hook):
             written = Path(self.record).with_suffix('.part')
             written.write_text(' '.join(str(worker.pid) for worker in workers))
             written.rename(self.record)
+            for worker in workers if self.to_all else ():
+                os.kill(worker.pid, self.number)
+            time.sleep(0.5 * self.to_all)
         if self.number:
             signal.raise_signal(self.number)
         if self.pause is not None:
@@ -133,7 +139,7 @@ def test_no_worker_is_left(tmp_path):
     """After a signal, and after the training was killed."""
     write_random_run(tmp_path, WORKERS=2)
     record = tmp_path / 'workers'
-    process = start(tmp_path, number=15, train=1, record=str(record))
+    process = start(tmp_path, number=15, train=1, record=str(record), to_all=True)
     assert process.wait() == 143
     workers = [int(pid) for pid in record.read_text().split()]
     assert len(workers) == 2 and not any(map(is_running, workers))
