@@ -56,6 +56,8 @@ RUNNER_KEYS = (
     *sorted({*re.findall(r"self\.cfg\.get\(\s*'(\w+)'", inspect.getsource(Runner))}),
     'custom_imports',
     'env_variables',
+    'predict_resizing',
+    'report',
     'runner_type',
     EXTRA,
 )
