@@ -32,6 +32,7 @@ NOISE = re.compile(
     r'deprecat|(upcoming|future) (release|version)|will be removed|'
     r'^Failed to search registry with scope|'
     r'^`(save|resume)_param_scheduler` is True but|'
+    r' is skipped since its requires_grad=False$|'  # a line for each frozen tensor
     r'^Please make sure that the mlflow server is running',  # it may be a file
     re.IGNORECASE,
 )

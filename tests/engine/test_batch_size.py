@@ -1,7 +1,9 @@
 """The search for the largest batch: of a simulated machine, and of a real detector."""
 
+import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 from mmnextvit.apis import find_batch_size
@@ -23,7 +25,7 @@ from mmengine.config import Config
 
 from tests.helpers.commands import fresh_process_state, working_in
 from tests.helpers.forks import fork
-from tests.helpers.tiny_run import write_tiny_run
+from tests.helpers.tiny_run import ROOT, run_command, write_tiny_run
 
 
 class Machine:
@@ -174,15 +176,26 @@ def test_a_tiny_detector(config, monkeypatch, capfd):
 
 @pytest.mark.slow
 def test_memory_of_real_steps(config):
-    cfg = read_config(str(config))
-    with fresh_process_state():
-        trial = Trial(cfg, torch.device('cpu'))
-        steps = [trial.run(size) for size in (1, 16)]
-        assert trial.num_images == 6
-        trial.close()
-    assert steps[1].memory - steps[0].memory > 15 * 3 * 64 * 64 * 4
-    assert steps[1].memory < batch_size.measure_free(torch.device('cpu'))
-    assert all(step.seconds > 0 for step in steps)
+    """In a process of its own: one that has freed memory takes no more for a while."""
+    code = f"""
+import json, torch
+from mmnextvit.cli.arguments import read_config
+from mmnextvit.engine.batch_size import Trial, measure_free
+trial = Trial(read_config({str(config)!r}), torch.device('cpu'))
+steps = [trial.run(size) for size in (1, 16)]
+free = measure_free(torch.device('cpu'))
+pairs = [[step.memory, step.seconds] for step in steps]
+print(json.dumps([pairs, free, trial.num_images]))
+trial.close()
+"""
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    said = run_command(sys.executable, '-c', code, cwd=ROOT, env=env)
+    line = next(line for line in said.splitlines() if line.startswith('[['))
+    steps, free, num_images = json.loads(line)
+    assert num_images == 6
+    (memory_of_1, seconds_of_1), (memory_of_16, seconds_of_16) = steps
+    assert memory_of_16 - memory_of_1 > 15 * 3 * 64 * 64 * 4
+    assert memory_of_16 < free and min(seconds_of_1, seconds_of_16) > 0
 
 
 class Simulated:

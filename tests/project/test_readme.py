@@ -144,7 +144,7 @@ def test_the_predictor_example(tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mmnextvit, 'get_config', {'yolov5_nextvit_s': cfg}.get)
     scope: dict = {}
-    exec(code('python', 'Predictor'), scope)
+    exec(code('python', 'predictor(cv2'), scope)
     assert scope['objects']
     for found in scope['objects']:
         assert found['class'] == 'person' and found['score'] > 0.9
