@@ -6,6 +6,8 @@ from types import ModuleType
 
 from mmnextvit.engine.runner import build_model
 from mmnextvit.utils.errors import UserError
+from mmnextvit.weights.conversion import convert_file
+from mmnextvit.weights.layouts import Numbering
 from mmnextvit.yolov5_import.write_back import describe_model
 
 import pytest
@@ -100,6 +102,24 @@ def test_there_and_back_again(tmp_path, monkeypatch, capfd, lively):
     sizes = theirs.model[-1].anchors * torch.tensor([8, 16, 32]).view(-1, 1, 1)
     wanted = torch.tensor(detector.bbox_head.prior_generator.base_sizes).float()
     torch.testing.assert_close(sizes, wanted, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    'names, layout',
+    [
+        (['backbone.rows.0.conv.weight', 'neck.rows.5.conv.weight'], 'yolov5'),
+        (['model.0.conv.weight', 'model.1.conv.weight'], 'ours'),
+        (['model.0.conv.conv.weight', 'model.1.conv.weight'], 'ours'),
+    ],
+)
+def test_rows_from_the_image_need_their_config(names, layout, tmp_path):
+    """Without it they became model.-4 or rows of the neck."""
+    torch.save({'state_dict': dict.fromkeys(names, torch.ones(2))}, tmp_path / 'a.pth')
+    out = tmp_path / 'b.pth'
+    with pytest.raises(UserError, match='a.pth: its rows begin .* --config'):
+        convert_file(str(tmp_path / 'a.pth'), out, layout)
+    assert not out.exists()
+    convert_file(str(tmp_path / 'a.pth'), out, layout, Numbering(shift=0))
 
 
 def test_rows_of_a_whole_backbone():
