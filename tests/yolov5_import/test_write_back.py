@@ -6,9 +6,10 @@ from types import ModuleType
 
 from mmnextvit.engine.runner import build_model
 from mmnextvit.utils.errors import UserError
+from mmnextvit.weights.contents import Weights
 from mmnextvit.weights.conversion import convert_file
 from mmnextvit.weights.layouts import Numbering
-from mmnextvit.yolov5_import.write_back import describe_model
+from mmnextvit.yolov5_import.write_back import describe_model, make_extras
 
 import pytest
 import torch
@@ -137,6 +138,27 @@ def test_rows_of_a_whole_backbone():
     cfg.model.backbone.arch = dict(depths=[1, 2, 5, 2])
     with pytest.raises(UserError, match='has no name as a row'):
         describe_model(cfg, detector)
+    cfg.model.backbone = dict(type='mmdet.ResNet', depth=18)
+    with pytest.raises(UserError, match='no ResNet'):  # it was written as NextViT
+        describe_model(cfg, detector)
     other = Config.fromfile(ROOT / 'configs' / 'yolov8_nextvit_s.py')
     with pytest.raises(UserError, match='YOLOv5HeadModule'):
         describe_model(other, detector)
+
+
+@pytest.mark.parametrize(
+    'state, message',
+    [
+        (
+            {'neck.weight': torch.ones(3, 2, 1, 1)},
+            r'\(3, 2, 1, 1\), not \(2, 2, 1, 1\)',
+        ),
+        ({'neck.bias': torch.ones(2)}, 'neck.weight is missing'),
+    ],
+)
+def test_weights_of_another_detector_are_refused(state, message):
+    """They were written beside a YAML in which YOLOv5 cannot load them."""
+    detector = nn.Module()
+    detector.neck = nn.Conv2d(2, 2, 1)
+    with pytest.raises(UserError, match=message):
+        make_extras({}, detector, Weights(state, 'ours'), None)
