@@ -30,6 +30,7 @@ from .notes import Note
 
 MAX_OPTION = 100_000  # exclusive
 ADDED = 'ch', 'inplace', 'yaml_file'  # to a YAML by YOLOv5; none says anything here
+COCO_CLASSES = 80  # of the config that ours inherits from
 TRAINED = ('.pt', '.pth')  # what holds weights, and a YAML of its own
 
 Level = Sequence[tuple[float, float]]  # width and height of each anchor
@@ -120,7 +121,7 @@ class Trained:
         names, count = self.metadata.get('classes'), self.num_classes
         if isinstance(names, list) and count in (None, len(names)):
             return tuple(names)
-        return tuple(f'class{i}' for i in range(count)) if count else None
+        return name_classes(count) if count else None
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -238,6 +239,8 @@ def import_model(options: Options) -> Report:
     if options.img_size is None:
         options = replace(options, img_size=trained.img_size or 640)
     classes = data.classes if data else trained.classes
+    if options.weights and not classes and model.num_classes != COCO_CLASSES:
+        classes = name_classes(model.num_classes)
     settings = _make_settings(options, model, hyp, data, classes, notes)
 
     try:
@@ -410,6 +413,11 @@ def order_anchors(anchors: Sequence[Level], strides: Sequence[int]) -> Sequence[
 
 
 # ------------------------------------------------------------------------- weights
+
+
+def name_classes(count: int) -> tuple[str, ...]:
+    """Names of classes of which the number alone is known."""
+    return tuple(f'class{i}' for i in range(count))
 
 
 def read_trained(path: str) -> Trained:

@@ -19,6 +19,7 @@ from mmengine.config import Config
 
 from tests.helpers.commands import run_here
 from tests.helpers.full_disk import limit_file_size
+from tests.helpers.small_yolov5 import small_yolov5
 from tests.helpers.tiny_run import run_tool
 from tests.helpers.yolov5_data import write_yolo_data
 from tests.helpers.yolov5_detectors import import_content, module_names, yolov5_names
@@ -144,6 +145,26 @@ def test_names_that_are_unknown_are_numbers(names, classes, tmp_path):
     call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
     cfg = Config.fromfile(tmp_path / 'x.py')
     assert cfg.test_dataloader.dataset.metainfo.classes == classes
+
+
+def test_a_plain_file_names_its_model_and_classes(tmp_path):
+    """As ``convert_weights --to yolov5`` writes it; without names, they are numbers."""
+    content = small_yolov5()
+    state = yolov5_names(import_content(tmp_path, content)[2].state_dict(), 5)
+    plain = {'state_dict': state, 'yaml': content, 'names': {0: 'a', 2: 'c', 1: 'b'}}
+    torch.save(plain, tmp_path / 'back.pth')
+    call('import_yolov5', tmp_path / 'back.pth', '-o', tmp_path / 'x.py')
+    assert Config.fromfile(tmp_path / 'x.py').classes == ('a', 'b', 'c')
+    del plain['yaml']
+    torch.save(plain, tmp_path / 'bare.pt')
+    file = write_yaml(tmp_path / 'y.yaml', content)
+    argv = ['import_yolov5', file, '--weights', tmp_path / 'bare.pt']
+    call(*argv, '-o', tmp_path / 'y.py')
+    cfg = Config.fromfile(tmp_path / 'y.py')
+    for mode in ('train', 'test'):  # else COCO's 80, which no head of three has
+        metainfo = cfg[f'{mode}_dataloader'].dataset.metainfo
+        assert metainfo.classes == ('class0', 'class1', 'class2')
+    load_detector(cfg, str(tmp_path / 'y.pth'))
 
 
 @pytest.mark.slow
