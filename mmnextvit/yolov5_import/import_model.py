@@ -30,6 +30,7 @@ from .notes import Note
 
 MAX_OPTION = 100_000  # exclusive
 ADDED = 'ch', 'inplace', 'yaml_file'  # to a YAML by YOLOv5; none says anything here
+IMAGE_CHANNELS = 3
 COCO_CLASSES = 80  # of the config that ours inherits from
 TRAINED = ('.pt', '.pth')  # what holds weights, and a YAML of its own
 
@@ -122,6 +123,14 @@ class Trained:
         if isinstance(names, list) and count in (None, len(names)):
             return tuple(names)
         return name_classes(count) if count else None
+
+    @property
+    def channels(self) -> object:
+        """Channels of the images, which YOLOv5 writes into the YAML."""
+        yaml = self.metadata.get('yaml')
+        return (
+            yaml.get('ch', IMAGE_CHANNELS) if isinstance(yaml, dict) else IMAGE_CHANNELS
+        )
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -522,6 +531,13 @@ def _check_widths(receipt: Receipt, trained: Trained, yaml: str) -> None:
     if not reshaped:
         return
     name, (theirs, ours) = next(iter(reshaped.items()))
+    channels = trained.channels
+    if channels != IMAGE_CHANNELS:
+        raise UserError(
+            f'the model is of images of {channels} channels (ch: {channels} of its '
+            f'YAML), and ours have {IMAGE_CHANNELS}',
+            file=trained.source,
+        )
     example = f'{name} is {_join_sides(theirs)}, by the YAML {_join_sides(ours)}'
     if yaml and trained.metadata.get('yaml') and not _are_same_rows(trained, yaml):
         problem = (

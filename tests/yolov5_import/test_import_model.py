@@ -167,6 +167,17 @@ def test_a_plain_file_names_its_model_and_classes(tmp_path):
     load_detector(cfg, str(tmp_path / 'y.pth'))
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_of_other_channels_are_named(channels, tmp_path):
+    """They were called pruned."""
+    content = {**small_yolov5(), 'ch': channels}
+    state = yolov5_names(import_content(tmp_path, content)[2].state_dict(), 5)
+    state['model.0.conv.weight'] = torch.ones(32, channels, 3, 3)
+    write_trained(tmp_path / 'x.pt', content, ['a', 'b', 'c'], state)
+    with pytest.raises(UserError, match=f'images of {channels} channels'):
+        call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
+
+
 @pytest.mark.slow
 def test_a_pretrained_path_matters_without_weights_alone(tmp_path):
     content = document_model('resnet18', '/gone/resnet.pth')
