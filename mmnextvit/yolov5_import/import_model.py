@@ -231,7 +231,12 @@ def import_model(options: Options) -> Report:
         UserError: A file or an option is wrong; the error has file, line and row.
         OSError: The config or the weights cannot be written.
     """
-    if Path(options.model).suffix in TRAINED and not options.weights:
+    if Path(options.model).suffix.lower() in TRAINED:
+        if options.weights:
+            raise UserError(
+                f'{options.model} is no YAML, and holds weights as {options.weights} '
+                'does: give one of them, or the YAML first'
+            )
         options = replace(options, model='', weights=options.model)
     _check_options(options)
     options = replace(options, modules=import_row_files(options.modules))

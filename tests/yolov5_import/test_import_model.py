@@ -178,6 +178,12 @@ def test_images_of_other_channels_are_named(channels, tmp_path):
         call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
 
 
+def test_two_files_of_weights_are_told_apart_from_a_yaml(tmp_path):
+    argv = ['import_yolov5', 'best.pt', '--weights', 'last.pt', '-o', tmp_path / 'x.py']
+    with pytest.raises(UserError, match='best.pt is no YAML, .* as last.pt does'):
+        call(*argv)
+
+
 @pytest.mark.slow
 def test_a_pretrained_path_matters_without_weights_alone(tmp_path):
     content = document_model('resnet18', '/gone/resnet.pth')
