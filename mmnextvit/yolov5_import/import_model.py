@@ -471,7 +471,11 @@ def _read_hyp(options: Options, trained: Trained) -> Hyp:
     try:
         return read_hyp(YAMLFile(Path(trained.source), found, {}))
     except UserError as error:
-        note = Note(Path(trained.source), None, f'opt.hyp: {error.problem}')
+        note = Note(
+            Path(trained.source),
+            None,
+            f'opt.hyp: {error.key}: {error.problem}: our own hyperparameters are taken',
+        )
         return Hyp(notes=(note,))
 
 

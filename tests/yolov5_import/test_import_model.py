@@ -178,6 +178,18 @@ def test_images_of_other_channels_are_named(channels, tmp_path):
         call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
 
 
+def test_hyperparameters_of_weights_that_cannot_be(tmp_path):
+    content = small_yolov5()
+    state = yolov5_names(import_content(tmp_path, content)[2].state_dict(), 5)
+    names = ['a', 'b', 'c']
+    opt = dict(hyp={'lr0': -1, 'box': 0.1})
+    write_trained(tmp_path / 'x.PT', content, names, state, opt=opt)
+    report = call('import_yolov5', tmp_path / 'x.PT', '-o', tmp_path / 'x.py')
+    (note,) = report.notes
+    assert 'opt.hyp: lr0: -1 is out of range' in str(note)
+    assert str(note).endswith('our own hyperparameters are taken')
+
+
 def test_two_files_of_weights_are_told_apart_from_a_yaml(tmp_path):
     argv = ['import_yolov5', 'best.pt', '--weights', 'last.pt', '-o', tmp_path / 'x.py']
     with pytest.raises(UserError, match='best.pt is no YAML, .* as last.pt does'):
