@@ -11,11 +11,11 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ..datasets.anchors import compute_anchors, measure_boxes
-from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
+from ..datasets.data_yaml import SPLITS, Sources, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import get_timm_mean_std
 from ..models.yolov5_row_files import import_row_files
-from ..utils.errors import UserError, find_user_error
+from ..utils.errors import MissingFileError, UserError, find_user_error
 from ..utils.files import atomic_write, check_new_file, require_file
 from ..utils.yaml_reader import YAMLFile, read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
@@ -315,10 +315,17 @@ def _check_options(options: Options) -> None:
 def _read_data(path: str, data_root: str | None) -> Data:
     """What a ``data.yaml`` says, once its images are found."""
     content = read_data_yaml(path)
-    found = [find_sources(path, split, data_root) for split in ('train', 'val')]
+    if data_root and not os.path.isdir(data_root):
+        raise MissingFileError(f'--data-root {data_root} is no folder')
+    found = _find_both(path, data_root)
     places = tuple(note for sources in found for note in sources.notes)
-    # A training may be started in another folder than the import.
-    root = os.path.abspath(data_root) if data_root else os.getcwd() if places else ''
+    root = os.path.abspath(data_root) if data_root else ''
+    # A training may be started in another folder than the import. As data_root this one
+    # is tried earlier, before the folder above the file's.
+    here = os.getcwd()
+    if places and not root:
+        again = _find_both(path, here)
+        root = here if [s.paths for s in again] == [s.paths for s in found] else ''
     known = {'path', 'names', 'nc', *SPLITS}
     notes = (
         Note(Path(path), line, str(key))
@@ -332,6 +339,11 @@ def _read_data(path: str, data_root: str | None) -> Data:
         notes=tuple(notes),
         places=places,
     )
+
+
+def _find_both(path: str, data_root: str | None) -> list[Sources]:
+    """Where the images lie that a model is trained and validated on."""
+    return [find_sources(path, split, data_root) for split in ('train', 'val')]
 
 
 def _make_settings(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmnextvit.cli import call
 from mmnextvit.cli.arguments import read_config
+from mmnextvit.datasets.data_yaml import find_sources
 from mmnextvit.engine.runner import build_dataset, load_detector
-from mmnextvit.utils.errors import UserError
+from mmnextvit.utils.errors import MissingFileError, UserError
 from mmnextvit.utils.yaml_reader import read_yaml
 from mmnextvit.yolov5_import.import_model import build, order_anchors
 from mmnextvit.yolov5_import.model_yaml import read_model
@@ -371,6 +372,31 @@ def test_data_are_looked_for(edit, message, yolo_data, tmp_path):
     assert not (tmp_path / 'new').exists()
     with pytest.raises(UserError, match='its folder is a file'):
         call('import_yolov5', file, '-o', f'{file}/x.py')
+
+
+def test_the_written_config_finds_the_images_that_the_import_found(
+    tmp_path, monkeypatch
+):
+    """Those above the file's folder, though the working folder has a path like it."""
+    for folder in ('data', 'here'):
+        (tmp_path / folder / 'images').mkdir(parents=True)
+    file = tmp_path / 'data' / 'yamls' / 'data.yaml'
+    file.parent.mkdir()
+    file.write_text('train: images\nval: images\nnames: [a, b, c]\n')
+    model = write_yaml(tmp_path / 'm.yaml', small_yolov5())
+    monkeypatch.chdir(tmp_path / 'here')
+    report = call('import_yolov5', model, '-o', 'x.py', '--data', file)
+    assert f'train: images is {tmp_path}/data/images' in report.places
+    dataset = Config.fromfile('x.py').train_dataloader.dataset
+    found = find_sources(file, 'train', dataset.get('data_root'))
+    assert found.paths == [f'{tmp_path}/data/images']
+
+
+def test_a_data_root_that_is_no_folder(yolo_data, tmp_path):
+    file = write_yaml(tmp_path / 'm.yaml', small_yolov5())
+    argv = ['import_yolov5', file, '-o', tmp_path / 'x.py', '--data', yolo_data]
+    with pytest.raises(MissingFileError, match='--data-root gone is no folder'):
+        call(*argv, '--data-root', 'gone')
 
 
 @pytest.mark.slow
