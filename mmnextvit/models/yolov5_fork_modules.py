@@ -25,6 +25,8 @@ from .yolov5_row_rules import (
     register_row,
 )
 
+USUAL_RATIO = 16  # of an attention's inner width, however narrow the map is
+
 # ----------------------------------------------------------------------- attention
 
 
@@ -32,7 +34,7 @@ from .yolov5_row_rules import (
 class SE(nn.Module):
     """Squeeze and excitation (1709.01507): weights of channels from their means."""
 
-    def __init__(self, c1: int, c2: int, ratio: int = 16) -> None:
+    def __init__(self, c1: int, c2: int, ratio: int = USUAL_RATIO) -> None:
         super().__init__()
         hidden = divide_width(c1, ratio)
         self.l1 = nn.Linear(c1, hidden, bias=False)
@@ -65,7 +67,9 @@ class SpatialAttention(nn.Module):
 class CBAM(nn.Module):
     """Weights of channels, then of cells (1807.06521), without a BatchNorm."""
 
-    def __init__(self, c1: int, c2: int, ratio: int = 16, kernel_size: int = 7) -> None:
+    def __init__(
+        self, c1: int, c2: int, ratio: int = USUAL_RATIO, kernel_size: int = 7
+    ) -> None:
         from timm.layers.cbam import ChannelAttn
 
         super().__init__()
@@ -108,6 +112,8 @@ def divide_width(channels: int, ratio: int) -> int:
     """A width divided by a ratio, and at least 1."""
     if ratio < 1:
         raise UserError(f'the ratio is 1 or more, not {ratio}')
+    if ratio > max(channels, USUAL_RATIO):
+        raise UserError(f'the ratio {ratio} leaves nothing of {channels} channels')
     return max(channels // ratio, 1)
 
 

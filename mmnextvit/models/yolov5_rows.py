@@ -29,6 +29,11 @@ MAX_REPEATS = 1000  # in all rows together
 MAX_NUMBER = 1 << 15  # a row's argument, such as a width or a kernel
 MIN_STRIDE, MAX_STRIDE = Fraction(1, 8), Fraction(1024)
 MAX_TEXT = 200  # characters of a row in a message
+# What our modules raise over arguments that do not fit.
+ARGUMENT_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NameError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 UPSAMPLE_MODES = ('nearest', 'nearest-exact', 'bilinear', 'bicubic')
 
 
@@ -250,8 +255,10 @@ def name_row(row: Row) -> Iterator[None]:
     """Turns what a row's module raises about its arguments into a RowError."""
     try:
         yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, NameError,
-            RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+    except Exception as error:
+        # A user's module may raise anything, as an ImportError of what it needs.
+        if not is_own(row.module) and not isinstance(error, ARGUMENT_ERRORS):
+            raise
         text = error if isinstance(error, UserError) else tell(error)
         problem = f'the arguments do not fit {row.module}: {text}'
         if is_own(row.module) and (place := find_place(row.module, error)):

@@ -139,8 +139,15 @@ def _find_state(content: Mapping) -> tuple[Mapping[str, Tensor], dict[str, objec
             return read_yolov5_state(model), read_yolov5_metadata(model)
     for key in ('state_dict', 'model'):
         if _is_state(content.get(key)):
-            return content[key], {}
+            return content[key], read_plain_metadata(content)
     return content, {}
+
+
+def read_plain_metadata(content: Mapping) -> dict[str, object]:
+    """What ``convert_weights --to yolov5`` puts beside the weights."""
+    if not isinstance(content.get('yaml'), dict):
+        return {}
+    return {'yaml': content['yaml'], **_read_names(content.get('names'))}
 
 
 def _is_state(value: object) -> bool:
@@ -208,13 +215,17 @@ def read_yolov5_metadata(model: Record) -> dict[str, object]:
         metadata['yaml'] = model.attribute('yaml')
     if other := _describe_head(head):
         metadata['head'] = other
-    names = model.attribute('names')
+    return metadata | _read_names(model.attribute('names'))
+
+
+def _read_names(names: object) -> dict[str, object]:
+    """The names of the classes as a list or, as of YOLOv5 v7, by their numbers."""
     if isinstance(names, dict):
         numbered = set(names) == set(range(len(names)))  # a row's number to its name
         names = [names[key] for key in sorted(names)] if numbered else None
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
-        metadata['classes'] = check_classes(names)
-    return metadata
+        return {'classes': check_classes(names)}
+    return {}
 
 
 def _describe_head(head: Record) -> str | None:

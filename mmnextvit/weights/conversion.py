@@ -17,6 +17,12 @@ from .layouts import YOLOV5, Numbering, make_formats
 
 # Under which key a file of a layout has its state dict; without one it is the file.
 STATE_KEYS = {'official': 'model', 'ours': 'state_dict', 'yolov5': 'state_dict'}
+# How our names begin where rows begin at the image, by the layouts from and to. Read
+# as a whole backbone, YOLOv5's module 0 then is a convolution or a Focus.
+OF_ROWS: dict[tuple[str, str], tuple[str, ...]] = {
+    ('ours', 'yolov5'): ('backbone.rows.',),
+    ('yolov5', 'ours'): ('backbone.conv.weight', 'backbone.conv.conv.weight'),
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ def convert_file(
     check_writable(target)
     content = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
     weights = extract_weights(content, source, numbering)
+    _check_numbering(weights, layout, numbering, source)
     state = make_formats(numbering)[layout].from_ours(widen_to_float32(weights.state))
     if not state:
         raise UserError(
@@ -72,6 +79,25 @@ def convert_file(
     state.update(extras.pop('state_dict', {}))
     write_state(state, target, layout, classes, extras)
     return Conversion(weights, state)
+
+
+def _check_numbering(
+    weights: Weights, layout: str, numbering: Numbering, source: str
+) -> None:
+    """Checks that modules are numbered as the file's are.
+
+    Raises:
+        UserError: They are numbered behind a whole backbone, and the file's are rows
+            from the image on.
+    """
+    of_rows = OF_ROWS.get((weights.layout, layout), ())
+    if numbering.shift and any(name.startswith(of_rows) for name in weights.state):
+        raise UserError(
+            'its rows begin at the image, and nothing tells which are those of the '
+            'neck: give the config of the detector, as in --config my_config.py (of a '
+            "model of YOLOv5's own, import_yolov5 writes it)",
+            file=source,
+        )
 
 
 def write_state(

@@ -11,11 +11,11 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from ..datasets.anchors import compute_anchors, measure_boxes
-from ..datasets.data_yaml import SPLITS, find_sources, read_data_yaml
+from ..datasets.data_yaml import SPLITS, Sources, find_sources, read_data_yaml
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import get_timm_mean_std
 from ..models.yolov5_row_files import import_row_files
-from ..utils.errors import UserError, find_user_error
+from ..utils.errors import MissingFileError, UserError, find_user_error
 from ..utils.files import atomic_write, check_new_file, require_file
 from ..utils.yaml_reader import YAMLFile, read_yaml
 from ..weights.contents import extract_weights, widen_to_float32
@@ -30,6 +30,8 @@ from .notes import Note
 
 MAX_OPTION = 100_000  # exclusive
 ADDED = 'ch', 'inplace', 'yaml_file'  # to a YAML by YOLOv5; none says anything here
+IMAGE_CHANNELS = 3
+COCO_CLASSES = 80  # of the config that ours inherits from
 TRAINED = ('.pt', '.pth')  # what holds weights, and a YAML of its own
 
 Level = Sequence[tuple[float, float]]  # width and height of each anchor
@@ -120,7 +122,15 @@ class Trained:
         names, count = self.metadata.get('classes'), self.num_classes
         if isinstance(names, list) and count in (None, len(names)):
             return tuple(names)
-        return tuple(f'class{i}' for i in range(count)) if count else None
+        return name_classes(count) if count else None
+
+    @property
+    def channels(self) -> object:
+        """Channels of the images, which YOLOv5 writes into the YAML."""
+        yaml = self.metadata.get('yaml')
+        return (
+            yaml.get('ch', IMAGE_CHANNELS) if isinstance(yaml, dict) else IMAGE_CHANNELS
+        )
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -221,7 +231,12 @@ def import_model(options: Options) -> Report:
         UserError: A file or an option is wrong; the error has file, line and row.
         OSError: The config or the weights cannot be written.
     """
-    if Path(options.model).suffix in TRAINED and not options.weights:
+    if Path(options.model).suffix.lower() in TRAINED:
+        if options.weights:
+            raise UserError(
+                f'{options.model} is no YAML, and holds weights as {options.weights} '
+                'does: give one of them, or the YAML first'
+            )
         options = replace(options, model='', weights=options.model)
     _check_options(options)
     options = replace(options, modules=import_row_files(options.modules))
@@ -238,6 +253,8 @@ def import_model(options: Options) -> Report:
     if options.img_size is None:
         options = replace(options, img_size=trained.img_size or 640)
     classes = data.classes if data else trained.classes
+    if options.weights and not classes and model.num_classes != COCO_CLASSES:
+        classes = name_classes(model.num_classes)
     settings = _make_settings(options, model, hyp, data, classes, notes)
 
     try:
@@ -298,10 +315,17 @@ def _check_options(options: Options) -> None:
 def _read_data(path: str, data_root: str | None) -> Data:
     """What a ``data.yaml`` says, once its images are found."""
     content = read_data_yaml(path)
-    found = [find_sources(path, split, data_root) for split in ('train', 'val')]
+    if data_root and not os.path.isdir(data_root):
+        raise MissingFileError(f'--data-root {data_root} is no folder')
+    found = _find_both(path, data_root)
     places = tuple(note for sources in found for note in sources.notes)
-    # A training may be started in another folder than the import.
-    root = os.path.abspath(data_root) if data_root else os.getcwd() if places else ''
+    root = os.path.abspath(data_root) if data_root else ''
+    # A training may be started in another folder than the import. As data_root this one
+    # is tried earlier, before the folder above the file's.
+    here = os.getcwd()
+    if places and not root:
+        again = _find_both(path, here)
+        root = here if [s.paths for s in again] == [s.paths for s in found] else ''
     known = {'path', 'names', 'nc', *SPLITS}
     notes = (
         Note(Path(path), line, str(key))
@@ -315,6 +339,11 @@ def _read_data(path: str, data_root: str | None) -> Data:
         notes=tuple(notes),
         places=places,
     )
+
+
+def _find_both(path: str, data_root: str | None) -> list[Sources]:
+    """Where the images lie that a model is trained and validated on."""
+    return [find_sources(path, split, data_root) for split in ('train', 'val')]
 
 
 def _make_settings(
@@ -412,6 +441,11 @@ def order_anchors(anchors: Sequence[Level], strides: Sequence[int]) -> Sequence[
 # ------------------------------------------------------------------------- weights
 
 
+def name_classes(count: int) -> tuple[str, ...]:
+    """Names of classes of which the number alone is known."""
+    return tuple(f'class{i}' for i in range(count))
+
+
 def read_trained(path: str) -> Trained:
     """A trained ``.pt``, whose code is not run.
 
@@ -449,7 +483,11 @@ def _read_hyp(options: Options, trained: Trained) -> Hyp:
     try:
         return read_hyp(YAMLFile(Path(trained.source), found, {}))
     except UserError as error:
-        note = Note(Path(trained.source), None, f'opt.hyp: {error.problem}')
+        note = Note(
+            Path(trained.source),
+            None,
+            f'opt.hyp: {error.key}: {error.problem}: our own hyperparameters are taken',
+        )
         return Hyp(notes=(note,))
 
 
@@ -514,6 +552,13 @@ def _check_widths(receipt: Receipt, trained: Trained, yaml: str) -> None:
     if not reshaped:
         return
     name, (theirs, ours) = next(iter(reshaped.items()))
+    channels = trained.channels
+    if channels != IMAGE_CHANNELS:
+        raise UserError(
+            f'the model is of images of {channels} channels (ch: {channels} of its '
+            f'YAML), and ours have {IMAGE_CHANNELS}',
+            file=trained.source,
+        )
     example = f'{name} is {_join_sides(theirs)}, by the YAML {_join_sides(ours)}'
     if yaml and trained.metadata.get('yaml') and not _are_same_rows(trained, yaml):
         problem = (

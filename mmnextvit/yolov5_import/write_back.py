@@ -77,6 +77,14 @@ def _list_backbone_rows(cfg: Config) -> list:
         return to_plain(backbone.rows)
     if 'model_name' in backbone:
         return [[-1, 1, backbone.model_name, [False]]]
+    kind = backbone.get('type')
+    kind = str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+    if kind != 'NextViT':
+        raise UserError(
+            f'the patched YOLOv5 has NextViT and models of timm as a row, no {kind}',
+            file=cfg.filename,
+            key='model.backbone.type',
+        )
     arch = backbone.get('arch', 'small')
     if not isinstance(arch, str):
         raise UserError(
@@ -102,10 +110,14 @@ def make_extras(
         weights: What is converted.
         classes: Names, if they are known.
 
+    Raises:
+        UserError: The weights are not those of the detector.
+
     Returns:
         ``yaml`` and ``names``, and under ``state_dict`` the anchors in cells, (levels,
         anchors, 2), which YOLOv5 has among its weights.
     """
+    _check_shapes(weights, detector)
     priors = detector.bbox_head.prior_generator
     strides = torch.tensor([stride[0] for stride in priors.strides])
     anchors = torch.tensor(priors.base_sizes) / strides.view(-1, 1, 1)
@@ -117,6 +129,24 @@ def make_extras(
         'yaml': dict(yaml),
         'names': dict(enumerate(names)),
     }
+
+
+def _check_shapes(weights: Weights, detector: nn.Module) -> None:
+    """Checks that weights are those of a detector.
+
+    Raises:
+        UserError: The detector has another shape, or not all of them are there.
+    """
+    state = weights.state
+    for name, wanted in detector.state_dict().items():
+        if name.endswith('num_batches_tracked'):
+            continue
+        found = tuple(state[name].shape) if name in state else 'missing'
+        if found != tuple(wanted.shape):
+            raise UserError(
+                f"the weights are not those of the config's detector: {name} is "
+                f'{found}, not {tuple(wanted.shape)}',
+            )
 
 
 def to_plain(value: Any) -> Any:

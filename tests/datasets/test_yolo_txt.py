@@ -358,6 +358,7 @@ def test_landmarks_are_no_polygons(yolo, points):
     seen = ' '.join(['0.45 0.55'] * (points - 1)) + ' -1 -1'
     for i in range(7):
         yolo.write(i, box + seen)
+    yolo.write(1, box + ' -1.0' * (2 * points), box + seen)  # none is known of a face
     with pytest.raises(UserError, match=f'boxes with {points} landmarks') as error:
         yolo.build()
     assert error.value.line == 1 and 'Keep the first five columns' in str(error.value)

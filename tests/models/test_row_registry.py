@@ -222,6 +222,8 @@ GOOD = dict(width='return 16', channels='"same"', more='', forward='x')
         (dict(forward='x[..., ::2, ::2]'), [], 'promises a stride of 1, .*16x16', 8),
         (dict(forward='[x]'), [], 'not one map', 8),
         (dict(forward='x.mean()'), [], 'not one map', 8),
+        (dict(forward='__import__("einops_2")'), [], 'No module named', 14),
+        (dict(forward='open("/gone.npy")'), [], 'No such file', 14),
     ],
 )
 def test_a_wrong_module_names_row_file_and_line(changes, row, message, line, write):

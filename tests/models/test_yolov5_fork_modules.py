@@ -279,6 +279,8 @@ def test_onnx(name):
         ([-1, 1, 'CBAM', [48]], 'row 0: .*first argument is the width.*write 32'),
         ([-1, 1, 'CBAM', [32, 16, 4]], 'row 0: .*kernel is an odd number, not 4'),
         ([-1, 1, 'SE', [32, 0]], 'row 0: .*ratio is 1 or more'),
+        ([-1, 1, 'SE', [32, 64]], 'row 0: .*ratio 64 leaves nothing of 32 channels'),
+        ([-1, 1, 'CBAM', [32, 64]], 'row 0: .*ratio 64 leaves nothing of 32 channels'),
         ([-1, 1, 'InvertedResidual', [32, 1]], 'row 0: .*stride, expansion'),
         ([-1, 1, 'CARAFE', [2]], r'row 0: .*k_enc, k_up, c_mid, scale'),
         ([[-1, -1, -1], 1, 'BiFPN_Concat2', [1]], 'row 0: .*reads 2 maps'),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mmnextvit.cli import call
 from mmnextvit.cli.arguments import read_config
+from mmnextvit.datasets.data_yaml import find_sources
 from mmnextvit.engine.runner import build_dataset, load_detector
-from mmnextvit.utils.errors import UserError
+from mmnextvit.utils.errors import MissingFileError, UserError
 from mmnextvit.utils.yaml_reader import read_yaml
 from mmnextvit.yolov5_import.import_model import build, order_anchors
 from mmnextvit.yolov5_import.model_yaml import read_model
@@ -19,6 +20,7 @@ from mmengine.config import Config
 
 from tests.helpers.commands import run_here
 from tests.helpers.full_disk import limit_file_size
+from tests.helpers.small_yolov5 import small_yolov5
 from tests.helpers.tiny_run import run_tool
 from tests.helpers.yolov5_data import write_yolo_data
 from tests.helpers.yolov5_detectors import import_content, module_names, yolov5_names
@@ -144,6 +146,55 @@ def test_names_that_are_unknown_are_numbers(names, classes, tmp_path):
     call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
     cfg = Config.fromfile(tmp_path / 'x.py')
     assert cfg.test_dataloader.dataset.metainfo.classes == classes
+
+
+def test_a_plain_file_names_its_model_and_classes(tmp_path):
+    """As ``convert_weights --to yolov5`` writes it; without names, they are numbers."""
+    content = small_yolov5()
+    state = yolov5_names(import_content(tmp_path, content)[2].state_dict(), 5)
+    plain = {'state_dict': state, 'yaml': content, 'names': {0: 'a', 2: 'c', 1: 'b'}}
+    torch.save(plain, tmp_path / 'back.pth')
+    call('import_yolov5', tmp_path / 'back.pth', '-o', tmp_path / 'x.py')
+    assert Config.fromfile(tmp_path / 'x.py').classes == ('a', 'b', 'c')
+    del plain['yaml']
+    torch.save(plain, tmp_path / 'bare.pt')
+    file = write_yaml(tmp_path / 'y.yaml', content)
+    argv = ['import_yolov5', file, '--weights', tmp_path / 'bare.pt']
+    call(*argv, '-o', tmp_path / 'y.py')
+    cfg = Config.fromfile(tmp_path / 'y.py')
+    for mode in ('train', 'test'):  # else COCO's 80, which no head of three has
+        metainfo = cfg[f'{mode}_dataloader'].dataset.metainfo
+        assert metainfo.classes == ('class0', 'class1', 'class2')
+    load_detector(cfg, str(tmp_path / 'y.pth'))
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_of_other_channels_are_named(channels, tmp_path):
+    """They were called pruned."""
+    content = {**small_yolov5(), 'ch': channels}
+    state = yolov5_names(import_content(tmp_path, content)[2].state_dict(), 5)
+    state['model.0.conv.weight'] = torch.ones(32, channels, 3, 3)
+    write_trained(tmp_path / 'x.pt', content, ['a', 'b', 'c'], state)
+    with pytest.raises(UserError, match=f'images of {channels} channels'):
+        call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
+
+
+def test_hyperparameters_of_weights_that_cannot_be(tmp_path):
+    content = small_yolov5()
+    state = yolov5_names(import_content(tmp_path, content)[2].state_dict(), 5)
+    names = ['a', 'b', 'c']
+    opt = dict(hyp={'lr0': -1, 'box': 0.1})
+    write_trained(tmp_path / 'x.PT', content, names, state, opt=opt)
+    report = call('import_yolov5', tmp_path / 'x.PT', '-o', tmp_path / 'x.py')
+    (note,) = report.notes
+    assert 'opt.hyp: lr0: -1 is out of range' in str(note)
+    assert str(note).endswith('our own hyperparameters are taken')
+
+
+def test_two_files_of_weights_are_told_apart_from_a_yaml(tmp_path):
+    argv = ['import_yolov5', 'best.pt', '--weights', 'last.pt', '-o', tmp_path / 'x.py']
+    with pytest.raises(UserError, match='best.pt is no YAML, .* as last.pt does'):
+        call(*argv)
 
 
 @pytest.mark.slow
@@ -321,6 +372,31 @@ def test_data_are_looked_for(edit, message, yolo_data, tmp_path):
     assert not (tmp_path / 'new').exists()
     with pytest.raises(UserError, match='its folder is a file'):
         call('import_yolov5', file, '-o', f'{file}/x.py')
+
+
+def test_the_written_config_finds_the_images_that_the_import_found(
+    tmp_path, monkeypatch
+):
+    """Those above the file's folder, though the working folder has a path like it."""
+    for folder in ('data', 'here'):
+        (tmp_path / folder / 'images').mkdir(parents=True)
+    file = tmp_path / 'data' / 'yamls' / 'data.yaml'
+    file.parent.mkdir()
+    file.write_text('train: images\nval: images\nnames: [a, b, c]\n')
+    model = write_yaml(tmp_path / 'm.yaml', small_yolov5())
+    monkeypatch.chdir(tmp_path / 'here')
+    report = call('import_yolov5', model, '-o', 'x.py', '--data', file)
+    assert f'train: images is {tmp_path}/data/images' in report.places
+    dataset = Config.fromfile('x.py').train_dataloader.dataset
+    found = find_sources(file, 'train', dataset.get('data_root'))
+    assert found.paths == [f'{tmp_path}/data/images']
+
+
+def test_a_data_root_that_is_no_folder(yolo_data, tmp_path):
+    file = write_yaml(tmp_path / 'm.yaml', small_yolov5())
+    argv = ['import_yolov5', file, '-o', tmp_path / 'x.py', '--data', yolo_data]
+    with pytest.raises(MissingFileError, match='--data-root gone is no folder'):
+        call(*argv, '--data-root', 'gone')
 
 
 @pytest.mark.slow

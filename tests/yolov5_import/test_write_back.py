@@ -6,7 +6,10 @@ from types import ModuleType
 
 from mmnextvit.engine.runner import build_model
 from mmnextvit.utils.errors import UserError
-from mmnextvit.yolov5_import.write_back import describe_model
+from mmnextvit.weights.contents import Weights
+from mmnextvit.weights.conversion import convert_file
+from mmnextvit.weights.layouts import Numbering
+from mmnextvit.yolov5_import.write_back import describe_model, make_extras
 
 import pytest
 import torch
@@ -102,6 +105,24 @@ def test_there_and_back_again(tmp_path, monkeypatch, capfd, lively):
     torch.testing.assert_close(sizes, wanted, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize(
+    'names, layout',
+    [
+        (['backbone.rows.0.conv.weight', 'neck.rows.5.conv.weight'], 'yolov5'),
+        (['model.0.conv.weight', 'model.1.conv.weight'], 'ours'),
+        (['model.0.conv.conv.weight', 'model.1.conv.weight'], 'ours'),
+    ],
+)
+def test_rows_from_the_image_need_their_config(names, layout, tmp_path):
+    """Without it they became model.-4 or rows of the neck."""
+    torch.save({'state_dict': dict.fromkeys(names, torch.ones(2))}, tmp_path / 'a.pth')
+    out = tmp_path / 'b.pth'
+    with pytest.raises(UserError, match='a.pth: its rows begin .* --config'):
+        convert_file(str(tmp_path / 'a.pth'), out, layout)
+    assert not out.exists()
+    convert_file(str(tmp_path / 'a.pth'), out, layout, Numbering(shift=0))
+
+
 def test_rows_of_a_whole_backbone():
     cfg = Config.fromfile(ROOT / 'configs' / 'yolov5_nextvit_s.py')
     detector = nn.Module()
@@ -117,6 +138,27 @@ def test_rows_of_a_whole_backbone():
     cfg.model.backbone.arch = dict(depths=[1, 2, 5, 2])
     with pytest.raises(UserError, match='has no name as a row'):
         describe_model(cfg, detector)
+    cfg.model.backbone = dict(type='mmdet.ResNet', depth=18)
+    with pytest.raises(UserError, match='no ResNet'):  # it was written as NextViT
+        describe_model(cfg, detector)
     other = Config.fromfile(ROOT / 'configs' / 'yolov8_nextvit_s.py')
     with pytest.raises(UserError, match='YOLOv5HeadModule'):
         describe_model(other, detector)
+
+
+@pytest.mark.parametrize(
+    'state, message',
+    [
+        (
+            {'neck.weight': torch.ones(3, 2, 1, 1)},
+            r'\(3, 2, 1, 1\), not \(2, 2, 1, 1\)',
+        ),
+        ({'neck.bias': torch.ones(2)}, 'neck.weight is missing'),
+    ],
+)
+def test_weights_of_another_detector_are_refused(state, message):
+    """They were written beside a YAML in which YOLOv5 cannot load them."""
+    detector = nn.Module()
+    detector.neck = nn.Conv2d(2, 2, 1)
+    with pytest.raises(UserError, match=message):
+        make_extras({}, detector, Weights(state, 'ours'), None)
