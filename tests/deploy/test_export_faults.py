@@ -181,17 +181,17 @@ def test_signals(
     def write(job, path):
         path.write_text('half of it')
         if place == 'write':
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def compare(*args):
         if place == 'compare':
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return export.Drift(images=1)
 
     monkeypatch.setattr(export, 'write', lambda to, job, path: write(job, path))
     monkeypatch.setattr(Comparison, 'compare', compare)
     monkeypatch.setattr(
-        export, 'compare_map', lambda *args: os.kill(os.getpid(), number)
+        export, 'compare_map', lambda *args: signal.raise_signal(number)
     )
     printed = run_export('--to', 'torchscript', '--half', '--images', 'wide', code=code)
     assert last_line(printed) == f'mmnextvit export: {said}'
