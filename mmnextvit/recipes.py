@@ -87,6 +87,7 @@ SETTINGS: dict[str, Callable[[object], Any]] = {
     'num_images': read_count,
     'num_workers': read_workers,
 }
+RATE = 'optim_wrapper.optimizer.lr'  # what set_rate sets
 DATASETS = ('train', 'val', 'test')
 
 

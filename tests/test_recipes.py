@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import mmnextvit
 from mmnextvit import config_file, fit_recipe
-from mmnextvit.cli.arguments import read_config
 from mmnextvit.datasets.demo_data import make_demo_data
+from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.data_report import DataReportHook
 from mmnextvit.engine.training import make_training_config
 from mmnextvit.recipes import find_changes, fitting, refit

@@ -1,28 +1,15 @@
 """Arguments that commands share, and the config that they name."""
 
 import argparse
-import ast
-import json
 import math
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-from ..recipes import (
-    SETTINGS,
-    check_followed,
-    find_changes,
-    fitting,
-    read_size,
-    refit,
-    set_rate,
-)
-from ..utils.errors import MissingFileError, UserError, naming_file
-from ..utils.files import check_new_file, require_file
-from ..utils.packages import explain_missing_mmyolo
-
-CONFIGS = ('.py', '.yml', '.yaml', '.json')  # what MMEngine reads
+from ..recipes import RATE, read_size
+from ..utils.errors import MissingFileError, UserError
+from ..utils.files import check_new_file, is_folder
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -90,11 +77,11 @@ def parse_arguments(
     args = parser.parse_intermixed_args(argv)
     given = vars(args)
     run = {}
-    if _is_folder(given.get('config')):
+    if is_folder(given.get('config')):
         run = _find_parts(given['config'], with_checkpoint='checkpoint' in given)
     for name, title in WEIGHTS.items():
         value = run.get(name) if given.get(name) is None else given[name]
-        if _is_folder(value) and not _holds_xml(value):
+        if is_folder(value) and not _holds_xml(value):
             value = _find_checkpoint(value, title)
         if name in given:
             run[name] = value
@@ -105,10 +92,6 @@ def parse_arguments(
             'the folder of a run, which would stand for both)'
         )
     return args
-
-
-def _is_folder(path: str | None) -> TypeGuard[str]:
-    return bool(path) and Path(path or '').expanduser().is_dir()
 
 
 def _holds_xml(folder: str) -> bool:
@@ -173,7 +156,6 @@ def add_run(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup
     return folder
 
 
-RATE = 'optim_wrapper.optimizer.lr'
 # The options of add_settings, by the keys of a config that they set.
 SETTING_OPTIONS = {
     'image_size': 'imgsz',
@@ -200,7 +182,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help='images in a batch of each process; auto: as many as fit here',
     )
     parser.add_argument(
-        '--lr', type=to_rate, metavar='RATE', help="the optimizer's learning rate"
+        '--lr', type=to_positive, metavar='RATE', help="the optimizer's learning rate"
     )
 
 
@@ -252,7 +234,7 @@ def to_batch(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f'{error}, and not auto') from error
 
 
-def to_rate(text: str) -> float:
+def to_positive(text: str) -> float:
     """A number above 0, for argparse."""
     try:
         value = float(text)
@@ -325,126 +307,6 @@ def to_share(text: str) -> float:
     return value
 
 
-def to_hours(text: str) -> float:
-    """A time above 0, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text!r} is no number of hours above 0')
-    return value
-
-
-def read_config(
-    path: str,
-    options: Mapping[str, Any] = {},
-    settings: Mapping[str, Any] = {},
-) -> 'Config':
-    """A detector's config file, with changes.
-
-    Where it calls :func:`~mmnextvit.fit_recipe`, or inherits from one that does, the
-    image size, the classes, the epochs and the batch size may be changed by their name
-    alone, by the options as by a config that inherits: what follows from them follows.
-
-    Args:
-        path: The file.
-        options: Values by key, as in ``{'model.backbone.frozen_stages': 1}``. What
-            follows from a variable of the file follows; a key that begins with ``+`` is
-            added, whatever reads it.
-        settings: ``image_size``, ``batch_size``, ``max_epochs`` and the optimizer's
-            learning rate, by their keys, for any config: where it calls no
-            ``fit_recipe``, :func:`~mmnextvit.recipes.refit` changes what follows.
-
-    Raises:
-        UserError: The file cannot be read as a config, or has no ``model``; or nothing
-            reads one of its keys, or one of the options, or follows a setting. What its
-            own code raises goes on, with its traceback.
-        MissingPackageError: It inherits from MMYOLO, which is not installed.
-    """
-    cfg = _read_changed(path, options)
-    wanted = {key: value for key, value in settings.items() if key in SETTINGS}
-    with naming_file(path):
-        if 'recipe' in cfg:
-            cfg.merge_from_dict(wanted)
-            changes = find_changes(cfg)
-            if changes:
-                with fitting(changes):
-                    cfg = _read_changed(path, {**options, **wanted})
-            left = {k: v for k, v in find_changes(cfg).items() if k in wanted}
-            if left:  # it was dumped, and calls it no more
-                _change(cfg, refit(cfg, left))
-        elif wanted:
-            cfg = _read_changed(path, options, wanted)
-        if RATE in settings:
-            _change(cfg, set_rate(cfg, settings[RATE]))
-    check_followed(cfg)
-    return cfg
-
-
-def _change(cfg: 'Config', changes: Mapping[str, Any]) -> None:
-    """Gives keys of a config other values, as wholes."""
-    for key, value in changes.items():
-        cfg[key] = value
-
-
-def _read_changed(
-    path: str, options: Mapping[str, Any], settings: Mapping[str, Any] = {}
-) -> 'Config':
-    """A config file with settings and options, and with all that follows from them."""
-    from ..engine.config_files import read_changed
-
-    def adjust(cfg: 'Config') -> None:
-        if settings:
-            _change(cfg, refit(cfg, settings))
-
-    return read_changed(lambda: _read_file(path), options, adjust)
-
-
-def _read_file(path: str) -> 'Config':
-    """A detector's config file as it is."""
-    from mmengine.config import Config
-
-    require_file(path, 'config')
-    if Path(path).suffix not in CONFIGS:
-        problem = f'this is no config: its name must end in {" or ".join(CONFIGS)}'
-        raise UserError(problem, file=path)
-    if Path(path).suffix == '.py':
-        try:
-            ast.parse(Path(path).read_bytes(), path)
-        except SyntaxError as error:
-            problem = f'the file is not Python: {error.msg}'
-            raise UserError(problem, file=path, line=error.lineno) from error
-        except ValueError as error:  # NUL bytes
-            raise UserError(f'the file is not Python: {error}', file=path) from error
-    try:
-        with explain_missing_mmyolo():
-            cfg = Config.fromfile(path)
-    except UserError as error:  # of the YAML, or of fit_recipe
-        error.file = error.file or path
-        raise
-    except UnicodeDecodeError as error:
-        raise UserError(f'the file is not text in UTF-8: {error}', file=path) from error
-    except json.JSONDecodeError as error:
-        problem = f'the file is not JSON: {error.msg}'
-        raise UserError(problem, file=path, line=error.lineno) from error
-    except AttributeError as error:
-        if Path(path).suffix == '.py':
-            raise
-        problem = 'the file, or one of its _base_, holds no keys and values'
-        raise UserError(problem, file=path) from error
-    except RecursionError as error:
-        problem = 'its _base_ files inherit from each other in a circle'
-        raise UserError(problem, file=path) from error
-    if not isinstance(cfg.get('model'), dict):
-        raise UserError(
-            'the file has no model, so it is not the config of a detector: inherit '
-            'from one with _base_ or write model = dict(...)',
-            file=path,
-        )
-    return cfg
-
-
 def load_config(args: argparse.Namespace, settings: Mapping[str, Any] = {}) -> 'Config':
     """The config with the command line's changes.
 
@@ -453,8 +315,10 @@ def load_config(args: argparse.Namespace, settings: Mapping[str, Any] = {}) -> '
         settings: What :func:`read_settings` gave of it.
 
     Raises:
-        UserError: As :func:`read_config`.
+        UserError: As :func:`~mmnextvit.engine.configs.read_config`.
     """
+    from ..engine.configs import read_config
+
     cfg = read_config(args.config, args.cfg_options, settings)
     if 'run_folder' in args:
         cfg.work_dir = str(args.run_folder)  # wherever it was when it was trained

@@ -9,8 +9,6 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from .arguments import read_config
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
@@ -30,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Converts the file, and prints what was read and written."""
+    from ..engine.configs import read_config
     from ..engine.runner import build_model
     from ..utils.messages import show
     from ..weights.conversion import convert_file

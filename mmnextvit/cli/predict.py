@@ -29,8 +29,8 @@ from contextlib import closing
 
 from ..labels.choices import parse_formats
 from ..utils.errors import UserError
-from ..utils.files import check_folder, check_new_folder
-from .arguments import add_amp, add_detector, add_threshold, load_config, require_file
+from ..utils.files import check_folder, check_new_folder, require_file
+from .arguments import add_amp, add_detector, add_threshold, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

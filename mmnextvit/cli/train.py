@@ -12,8 +12,8 @@ from .arguments import (
     load_config,
     read_settings,
     to_count,
-    to_hours,
     to_name,
+    to_positive,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--hours',
-        type=to_hours,
+        type=to_positive,
         metavar='N',
         help='end, with a last phase of falling rate, within so many hours, as in 1.5',
     )

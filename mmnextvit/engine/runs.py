@@ -10,7 +10,7 @@ from ..utils.files import read_short_text
 from ..utils.messages import first_few
 
 BEST_FILE, LAST_FILE = 'best.pth', 'last.pth'
-CONFIGS = ('.py', '.json', '.yml', '.yaml')  # what MMEngine dumps a config as
+CONFIGS = ('.py', '.yml', '.yaml', '.json')  # what MMEngine reads, and dumps
 NAMED = 'last_checkpoint'  # MMEngine's file that names the newest checkpoint
 
 
@@ -72,11 +72,6 @@ def find_run_checkpoint(path: str | os.PathLike) -> Path:
     if checkpoint is None:
         raise describe_missing(folder, folder, None)
     return checkpoint
-
-
-def is_folder(path: str | os.PathLike) -> bool:
-    """Whether a path, or an address, is a folder; an empty name is none."""
-    return bool(os.fspath(path)) and Path(path).expanduser().is_dir()
 
 
 def check_is_folder(path: str | os.PathLike) -> Path:

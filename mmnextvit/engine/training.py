@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..utils.errors import UserError
-from ..utils.files import check_is_file, require_file
+from ..utils.files import check_is_file, is_folder, require_file
 from .checkpoints import (
     INTERRUPTED,
     LAST,
@@ -27,7 +27,6 @@ from .runs import (
     check_is_folder,
     describe_missing,
     find_run_checkpoint,
-    is_folder,
     list_places,
 )
 

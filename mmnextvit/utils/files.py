@@ -9,8 +9,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard, TypeVar
 
 from .errors import FULL, MissingFileError, UserError
+
+Name = TypeVar('Name', bound=str | os.PathLike)
 
 SHORT = 5000  # bytes of a file that holds a path or a number
 PICKLES = ('.pkl', '.pickle')  # what MMEngine's `dump` writes as pickle
@@ -27,8 +30,7 @@ def require_file(path: str, what: str) -> str:
     if not path:  # as where a script's variable is not set
         raise MissingFileError(f'{what}: its name is empty. Give a file')
     if '://' not in path and not Path(path).expanduser().is_file():
-        is_folder = Path(path).expanduser().is_dir()
-        problem = 'is a folder, not a file' if is_folder else 'does not exist'
+        problem = 'is a folder, not a file' if is_folder(path) else 'does not exist'
         raise MissingFileError(f'{what} {path} {problem}')
     return path
 
@@ -143,6 +145,11 @@ def make_numbered_folder(path: Path) -> Path:
         except FileExistsError:
             continue
     raise UserError(f'{path} to {folder} exist all: remove some')
+
+
+def is_folder(path: Name | None) -> TypeGuard[Name]:
+    """Whether a path is a folder; an empty name, an address and ``None`` are none."""
+    return bool(path) and Path(path or '').expanduser().is_dir()
 
 
 def check_is_file(path: str | os.PathLike) -> None:

@@ -3,7 +3,8 @@
 import argparse
 
 from mmnextvit import config_file
-from mmnextvit.cli.arguments import check_new_config, read_config, to_share
+from mmnextvit.cli.arguments import check_new_config, to_share
+from mmnextvit.engine.configs import read_config
 from mmnextvit.utils.errors import UserError
 
 import pytest

@@ -3,7 +3,7 @@
 import re
 
 from mmnextvit import apis
-from mmnextvit.cli.arguments import read_config
+from mmnextvit.engine.configs import read_config
 
 import pytest
 from mmengine.config import Config

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from mmnextvit.apis import find_batch_size
-from mmnextvit.cli.arguments import read_config
 from mmnextvit.engine import batch_size
 from mmnextvit.engine.batch_size import (
     OutOfMemory,
@@ -17,6 +16,7 @@ from mmnextvit.engine.batch_size import (
     find_largest,
     read_free_memory,
 )
+from mmnextvit.engine.configs import read_config
 from mmnextvit.utils.errors import UserError
 
 import pytest
@@ -179,7 +179,7 @@ def test_memory_of_real_steps(config):
     """In a process of its own: one that has freed memory takes no more for a while."""
     code = f"""
 import json, torch
-from mmnextvit.cli.arguments import read_config
+from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.batch_size import Trial, measure_free
 trial = Trial(read_config({str(config)!r}), torch.device('cpu'))
 steps = [trial.run(size) for size in (1, 16)]

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mmnextvit import config_file
-from mmnextvit.cli.arguments import read_config
 from mmnextvit.engine.config_files import check_config
+from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.runner import RunConfig
 from mmnextvit.utils.errors import UserError
 

@@ -8,7 +8,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from mmnextvit.cli.arguments import read_config
+from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.runner import build_dataset
 from mmnextvit.folder_import import new, recognition
 from mmnextvit.utils import files

@@ -4,8 +4,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from mmnextvit.cli.arguments import read_config
 from mmnextvit.datasets.samples import list_samples
+from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.runner import build_dataset
 
 from mmengine.config import Config

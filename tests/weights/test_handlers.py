@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import mmnextvit
-from mmnextvit.cli.arguments import read_config
+from mmnextvit.engine.configs import read_config
 from mmnextvit.utils.errors import UserError
 
 import numpy as np

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from mmnextvit.cli import call
-from mmnextvit.cli.arguments import read_config
 from mmnextvit.datasets.data_yaml import find_sources
+from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.runner import build_dataset, load_detector
 from mmnextvit.utils.errors import MissingFileError, UserError
 from mmnextvit.utils.yaml_reader import read_yaml
