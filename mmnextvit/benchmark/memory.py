@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..engine.batch_size import read_status
 from .backbones import SUITES, Peak, Settings, prepare
 
 STEPS = 3  # that are made before the peak is read
@@ -42,13 +44,7 @@ def measure_peak_here(suite: str, name: str, settings: Settings) -> Peak:
 
 def read_memory(key: str) -> float:
     """MB of this process, by a key of Linux's ``/proc/self/status``; elsewhere NaN."""
-    status = Path('/proc/self/status')
-    lines = (
-        status.read_text(encoding='utf-8').splitlines()
-        if status.is_file()
-        else [f'{key} nan']
-    )
-    return next(float(x.split()[1]) for x in lines if x.startswith(key)) / 1024
+    return (read_status(key) or math.nan) / 2**20
 
 
 def measure_allocated(step: Callable[[], object]) -> float:

@@ -315,14 +315,14 @@ def measure_used(device: torch.device) -> int:
     """Bytes that this process has now."""
     if device.type == 'cuda':
         return torch.cuda.memory_reserved()
-    return _read_status('VmRSS')
+    return read_status('VmRSS')
 
 
 def measure_peak(device: torch.device) -> int:
     """Bytes at the peak since :func:`_reset_peak`."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_reserved()
-    if peak := _read_status('VmHWM'):
+    if peak := read_status('VmHWM'):
         return peak
     import resource  # not on Windows, and needed on macOS alone
 
@@ -343,8 +343,8 @@ def _empty_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _read_status(name: str) -> int:
-    """Bytes of a line of Linux's ``/proc/self/status``; 0 elsewhere."""
+def read_status(name: str) -> int:
+    """Bytes of this process, by a key of Linux's ``/proc/self/status``; elsewhere 0."""
     with suppress(OSError):
         return _read_kibibytes(
             Path('/proc/self/status').read_text(encoding='utf-8'), name
