@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.helpers.source_code import parse
 
 FILES = [
     path
@@ -18,7 +19,7 @@ FILES = [
 
 def list_calls_without_encoding(source: str) -> Iterator[int]:
     """Lines that open text, or read or write it, in the locale's encoding."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if not isinstance(node, ast.Call):
             continue
         words = {keyword.arg for keyword in node.keywords}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.helpers.source_code import parse
 from tests.helpers.warm_python import run_python
 
 PACKAGE = ROOT / 'mmnextvit'
@@ -69,7 +70,7 @@ def imported(source: str, package: str) -> Iterator[str]:
                 yield node
                 yield from nodes(node)
 
-    for node in nodes(ast.parse(source)):
+    for node in nodes(parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -18,6 +18,8 @@ from mmengine.config import Config
 from mmengine.fileio import dump, load
 from mmengine.registry import init_default_scope
 
+from tests.helpers.source_code import parse
+
 MARK = 'hostile_code_ran'
 
 
@@ -179,7 +181,7 @@ ALLOWED = {
 
 def list_dangerous_calls(source: str) -> set[str]:
     """The calls in a module that are of :data:`BUILTINS` or :data:`DANGEROUS`."""
-    calls = (n.func for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call))
+    calls = (n.func for n in ast.walk(parse(source)) if isinstance(n, ast.Call))
     texts = {ast.unparse(function) for function in calls}
     return {t for t in texts if t in BUILTINS or t.rpartition('.')[2] in DANGEROUS}
 
