@@ -36,8 +36,8 @@ from .engine.runner import (
     load_detector,
     read_test_metainfo,
 )
-from .engine.runs import find_run, find_run_checkpoint
 from .models.fold import fold_batchnorms, set_memory_format
+from .runs import find_run, find_run_checkpoint
 from .runtime import (
     MAX_BATCH,
     BestScores,

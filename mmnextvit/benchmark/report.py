@@ -15,6 +15,7 @@ from .timing import measure_matrix_rate
 
 if TYPE_CHECKING:
     from .loops import LoopCost
+    from .waits import Wait
 
 Cells = list[str]
 
@@ -148,14 +149,26 @@ def make_loops_table(
     return Table(f'Loops, {name}, {show_shape(shape)}', columns, rows)
 
 
-def make_startup_table(result: Startup, arch: str) -> Table:
-    """The result of :func:`~.startup.measure_startup`."""
+def make_startup_table(
+    result: Startup, arch: str, waits: Sequence['Wait'] = ()
+) -> Table:
+    """The result of :func:`~.startup.measure_startup`.
+
+    Args:
+        result: It.
+        arch: Of the backbone.
+        waits: The result of :func:`~.waits.measure_waits`.
+    """
     libraries = next(iter(IMPORTS))
     ratio = f'{result.package / result.libraries:.2f}'
     rows = [
         [f'import {libraries}', f'{result.libraries:.2f}', ''],
         [f'import mmnextvit, {libraries}', f'{result.package:.2f}', ratio],
         [f"NextViT('{arch}')", f'{result.build:.2f}', ''],
+        *(
+            [wait.what, f'{wait.seconds:.2f}', f'{wait.ratio:.2f} of {wait.base}']
+            for wait in waits
+        ),
     ]
     return Table('Startup', ('measured', 's', 'ratio'), rows)
 

@@ -2,21 +2,55 @@
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..recipes import RATE, read_size
+from ..runs import find_run, find_run_checkpoint, find_run_config, is_first_process
 from ..utils.errors import MissingFileError, UserError
-from ..utils.files import check_new_file, is_folder
+from ..utils.files import check_new_file, is_folder, require_file
+from ..utils.messages import escape
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
+class Changes(Mapping[str, Any]):
+    """The values of ``--cfg-options`` by key, as MMEngine reads them.
+
+    It does so when the first value is asked for: to import it takes seconds.
+
+    Args:
+        words: Each is KEY=VALUE.
+    """
+
+    def __init__(self, words: Sequence[str] = ()) -> None:
+        self.words = tuple(words)
+        self._keys = dict.fromkeys(word.partition('=')[0] for word in words)
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        from mmengine.config import DictAction
+
+        read = argparse.Namespace(values={})
+        DictAction((), 'values')(argparse.ArgumentParser(), read, self.words)
+        return read.values
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 class ConfigOptions(argparse.Action):
-    """MMEngine's ``DictAction``, imported at its use so that help comes at once."""
+    """Gathers the words of ``--cfg-options``, which may be there several times."""
 
     def __call__(
         self,
@@ -25,13 +59,11 @@ class ConfigOptions(argparse.Action):
         values: str | Sequence[Any] | None,  # a list, by nargs='+'
         option_string: str | None = None,
     ) -> None:
-        from mmengine.config import DictAction
-
         for value in values or ():
             if '=' not in value:
                 parser.error(f'{option_string}: {value!r} is not KEY=VALUE')
-        action = DictAction(self.option_strings, self.dest, nargs=self.nargs)
-        action(parser, namespace, values, option_string)
+        before: Changes = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, Changes([*before.words, *(values or ())]))
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +126,36 @@ def parse_arguments(
     return args
 
 
+# What the first lines call what a command works on, as the summary of a run goes on.
+TITLES = {
+    'config': 'config',
+    'checkpoint': 'weights',
+    'input': 'images',
+    'to': 'format',
+}
+
+
+def begin(args: argparse.Namespace) -> None:
+    """Says what a command works on, before it imports what takes seconds.
+
+    Of several processes the first one says so.
+
+    Args:
+        args: What was parsed.
+
+    Raises:
+        MissingFileError: The config or the checkpoint does not exist.
+    """
+    given = vars(args)
+    require_file(args.config, 'config')
+    if 'checkpoint' in given and not is_folder(args.checkpoint):
+        require_file(args.checkpoint, 'checkpoint')
+    if is_first_process(given.get('launcher', 'none')):
+        for name, title in TITLES.items():
+            if name in given:
+                print(f'{title:9} {escape(given[name])}', flush=True)
+
+
 def _holds_xml(folder: str) -> bool:
     """Whether a folder is one that was exported."""
     return any(Path(folder).expanduser().glob('*.xml'))
@@ -101,8 +163,6 @@ def _holds_xml(folder: str) -> bool:
 
 def _find_parts(folder: str, with_checkpoint: bool) -> dict[str, Any]:
     """What a run's folder stands for where a config is expected."""
-    from ..engine.runs import find_run, find_run_config
-
     if not with_checkpoint:
         return dict(config=str(find_run_config(folder)), run_folder=Path(folder))
     run = find_run(folder)
@@ -121,8 +181,6 @@ def _find_checkpoint(folder: str, title: str) -> str:
     Raises:
         MissingFileError: It is neither that nor an exported folder.
     """
-    from ..engine.runs import find_run_checkpoint
-
     try:
         return str(find_run_checkpoint(folder))
     except MissingFileError as error:
@@ -137,7 +195,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         '--cfg-options',
         nargs='+',
         action=ConfigOptions,
-        default={},
+        default=Changes(),
         metavar='KEY=VALUE',
         help='change the config, as in model.backbone.frozen_stages=1 data_root=x/ '
         'custom_hooks.0.momentum=0.1; +KEY=VALUE adds a key, whatever reads it',
@@ -195,7 +253,7 @@ def read_settings(args: argparse.Namespace) -> dict[str, Any]:
         UserError: ``--cfg-options`` sets the same.
     """
     given = {key: getattr(args, option) for key, option in SETTING_OPTIONS.items()}
-    for key in given.keys() & args.cfg_options:
+    for key in given.keys() & {*args.cfg_options}:
         if given[key] is not None:
             option = f'--{SETTING_OPTIONS[key]}'
             raise UserError(f'{option} and --cfg-options {key} say the same: give one')

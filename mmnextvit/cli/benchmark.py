@@ -30,7 +30,7 @@ SUITES = {
         "a detector's iterations and validation beside their parts; needs --config, "
         'and --checkpoint of trained weights'
     ),
-    'startup': 'importing the package, building the model',
+    'startup': "importing the package, building the model, commands' first lines",
 }
 
 
@@ -154,8 +154,12 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
         return report.make_growth_table(growth, settings.arch)
     if suite == 'startup':
         from ..benchmark.startup import measure_startup
+        from ..benchmark.waits import measure_waits
 
-        return report.make_startup_table(measure_startup(settings), settings.arch)
+        waits = measure_waits(settings.rounds)
+        return report.make_startup_table(
+            measure_startup(settings), settings.arch, waits
+        )
     from ..benchmark.loops import measure_loops
 
     with tempfile.TemporaryDirectory() as folder:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..deploy.formats import FORMATS, check_format
 from ..utils.errors import UserError
-from ..utils.files import require_file
-from .arguments import add_detector, load_config
+from .arguments import add_detector, begin, load_config
 
 if TYPE_CHECKING:
     from ..deploy.export import Report
@@ -53,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> 'Report':
     size, batch = parse_size(args.imgsz), parse_batch(args.batch)
+    begin(args)
 
     from ..deploy.export import Options, export
 
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> 'Report':
         overwrite=args.force,
         out=args.out,
     )
-    cfg = load_config(args)
-    require_file(args.checkpoint, 'checkpoint')
-    report = export(cfg, args.checkpoint, options, partial(print, flush=True))
+    report = export(
+        load_config(args), args.checkpoint, options, partial(print, flush=True)
+    )
     print(report)
     return report
 

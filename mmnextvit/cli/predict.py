@@ -29,8 +29,8 @@ from contextlib import closing
 
 from ..labels.choices import parse_formats
 from ..utils.errors import UserError
-from ..utils.files import check_folder, check_new_folder, require_file
-from .arguments import add_amp, add_detector, add_threshold, load_config
+from ..utils.files import check_folder, check_new_folder
+from .arguments import add_amp, add_detector, add_threshold, begin, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +76,11 @@ def to_formats(text: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    # Importing takes seconds.
     if args.out_dir:
         check_new_folder(args.out_dir)
     else:
         check_folder('predictions')
+    begin(args)
 
     from ..apis import Predictor
     from ..datasets.sources import check_has_images, find_files
@@ -88,9 +88,7 @@ def run(args: argparse.Namespace) -> None:
     from ..engine.prediction import open_results, predict_files
 
     cfg = load_config(args)
-    if not is_exported(args.checkpoint):
-        require_file(args.checkpoint, 'checkpoint')
-    elif args.feature_maps:
+    if args.feature_maps and is_exported(args.checkpoint):
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
     if args.save_labels:

@@ -8,7 +8,14 @@ score of --score-thr, by class.
 import argparse
 
 from ..utils.files import PICKLES, check_folder, check_new_file
-from .arguments import add_amp, add_detector, add_run, add_threshold, load_config
+from .arguments import (
+    add_amp,
+    add_detector,
+    add_run,
+    add_threshold,
+    begin,
+    load_config,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, float]:
-    # Importing takes seconds.
     if args.out:
         check_new_file(args.out, '--out', PICKLES)
     if args.show_dir:
         check_folder(args.show_dir, '--show-dir')
     if args.work_dir:
         check_folder(args.work_dir, '--work-dir')
+    begin(args)
 
     from ..apis import test
 

@@ -3,12 +3,15 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from ..runs import is_first_process
+from ..utils.files import check_folder
 from .arguments import (
     AUTO,
     add_amp,
     add_config,
     add_run,
     add_settings,
+    begin,
     load_config,
     read_settings,
     to_count,
@@ -69,11 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> 'Runner':
-    from ..apis import find_batch_size, train
-
     if args.name is not None:
         args.work_dir = f'./work_dirs/{args.name}'
+    if args.work_dir and is_first_process(args.launcher):
+        check_folder(args.work_dir, '--work-dir')
     settings = read_settings(args)
+    begin(args)
+
+    from ..apis import find_batch_size, train
+
     cfg = load_config(args, settings)
     if args.batch == AUTO:
         asked = dict(resume=args.resume, amp=args.amp, device=args.device)

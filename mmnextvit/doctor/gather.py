@@ -40,12 +40,12 @@ from ..datasets.images import (
 )
 from ..datasets.samples import list_samples
 from ..datasets.voc import VerifiedVOCMixin
-from ..engine.checkpoints import find_checkpoint_folder
 from ..engine.config_faults import check_numbers, explain_build_error
 from ..engine.config_files import check_config
 from ..engine.data_report import list_class_counts
 from ..engine.precision import computes_in_bfloat16
 from ..engine.runner import build_model
+from ..runs import find_checkpoint_folder
 from ..utils.errors import UserError, find_user_error
 from ..utils.files import require_file
 from ..utils.messages import tell

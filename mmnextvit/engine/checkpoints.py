@@ -17,12 +17,12 @@ import mmengine.hooks
 import mmengine.runner
 import mmengine.runner.checkpoint
 import mmengine.runner.runner
-from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..runs import BEST_FILE, LAST_FILE
 from ..utils.errors import MissingFileError, UserError
 from ..utils.files import (
     atomic_write,
@@ -32,7 +32,6 @@ from ..utils.files import (
 )
 from ..utils.messages import shorten
 from ..weights.reader import read_checkpoint
-from .runs import BEST_FILE, LAST_FILE
 
 write_checkpoint = mmengine.runner.checkpoint.save_checkpoint  # MMEngine's
 LAST = 'last_checkpoint'  # file in a work dir that names its last checkpoint
@@ -316,34 +315,6 @@ def check_parts(checkpoint: dict, source: str) -> None:
             f'{source} holds no state of the optimizer, as files of the best weights '
             f'do not: {ADVICE}'
         )
-
-
-def find_checkpoint_folder(cfg: Config) -> Path | None:
-    """Where a config has its checkpoints saved; ``None`` if it is no local folder."""
-    hooks = cfg.get('default_hooks') or {}
-    return place_checkpoints(
-        cfg.work_dir, (hooks.get('checkpoint') or {}).get('out_dir')
-    )
-
-
-def place_checkpoints(
-    work_dir: str | os.PathLike, out_dir: str | os.PathLike | None
-) -> Path | None:
-    """Where MMEngine's ``CheckpointHook`` saves.
-
-    Args:
-        work_dir: The folder of the run.
-        out_dir: What the hook was given; a folder of the run's name is made in it.
-
-    Returns:
-        The folder; ``None`` if it is no local one.
-    """
-    absolute = os.path.abspath(work_dir)  # as the runner has it
-    if out_dir is None or os.fspath(out_dir) == absolute:
-        return Path(work_dir)
-    if '://' in os.fspath(out_dir):
-        return None
-    return Path(out_dir, os.path.basename(absolute))
 
 
 class Whole(NamedTuple):

@@ -19,12 +19,12 @@ from ..recipes import (
     refit,
     set_rate,
 )
+from ..runs import CONFIGS
 from ..utils.errors import UserError, naming_file
 from ..utils.files import require_file
 from ..utils.messages import show
 from ..utils.packages import explain_missing_mmyolo
 from .config_files import read_changed
-from .runs import CONFIGS
 
 
 def open_config(source: Config | str | os.PathLike | Any) -> Config:

@@ -11,17 +11,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..runs import find_checkpoint_folder, is_first_process
 from ..utils.errors import UserError
 from ..utils.files import missing_folders, remove_empty_folders
-from .checkpoints import find_checkpoint_folder
 
 FILE = '.training.lock'  # in a work dir, for as long as a training writes there
 HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # what a lock of another fails with
-RANKS = {  # where a launcher says which of its processes this one is
-    'pytorch': 'RANK',
-    'slurm': 'SLURM_PROCID',
-    'mpi': 'OMPI_COMM_WORLD_RANK',
-}
 
 _held: set[Path] = set()  # by this process, which its own locks do not stop
 
@@ -42,8 +37,7 @@ def training_lock(cfg: Config) -> Iterator[None]:
         UserError: Another training is there, or the folder is a file.
         OSError: A folder cannot be written to.
     """
-    variable = RANKS.get(cfg.get('launcher', 'none'))
-    if variable and os.environ.get(variable, '0') != '0':
+    if not is_first_process(cfg.get('launcher', 'none')):
         yield
         return
     work_dir, checkpoints = Path(cfg.work_dir), find_checkpoint_folder(cfg)

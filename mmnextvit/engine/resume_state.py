@@ -16,13 +16,13 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
+from ..runs import place_checkpoints
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import shorten, show
 from .checkpoints import (
     check_training_state,
     find_ema,
     name_of,
-    place_checkpoints,
 )
 from .optimizer_state import check_optimizer
 from .state_checks import (

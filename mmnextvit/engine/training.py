@@ -6,13 +6,21 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..runs import (
+    BEST_FILE,
+    LAST_FILE,
+    check_is_folder,
+    describe_missing,
+    find_checkpoint_folder,
+    find_run_checkpoint,
+    list_places,
+)
 from ..utils.errors import UserError
 from ..utils.files import check_is_file, is_folder, require_file
 from .checkpoints import (
     INTERRUPTED,
     LAST,
     LAST_VALIDATION,
-    find_checkpoint_folder,
     find_last_checkpoint,
     find_own_name,
     list_checkpoints,
@@ -21,14 +29,6 @@ from .checkpoints import (
 from .hooks import CheckpointFitHook
 from .loops import resumable
 from .precision import FORCE, Amp
-from .runs import (
-    BEST_FILE,
-    LAST_FILE,
-    check_is_folder,
-    describe_missing,
-    find_run_checkpoint,
-    list_places,
-)
 
 # What a run's config has already, which is that of a training.
 OURS = 'BestScoresHook', 'FinishHook', 'ResumeHook', 'TrainingStateHook'

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import Runner
 
-from ..engine.runs import find_run_checkpoint
+from ..runs import find_run_checkpoint
 from ..utils.messages import tell
 from .report import NAME, write_report
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,7 +105,11 @@ def test_every_command_is_a_module_and_a_script():
 
 
 @pytest.mark.slow
-def test_nothing_heavy_is_imported_for_help():
+def test_nothing_heavy_is_imported_for_help_and_first_lines(tmp_path):
+    """Nor before it is seen that a file is missing."""
+    for name in ('run/x.py', 'run/best.pth', 'y.py', 'empty/y.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('here')
     code = """
 import sys
 from mmnextvit.cli import COMMANDS, main
@@ -117,14 +122,50 @@ for argv in [*asked, ['compute_anchors', '--huh']]:
         pass
 heavy = {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmyolo', 'timm', 'numpy', 'cv2', 'yaml'}
 print('imported:', sorted(heavy & set(sys.modules)))
+# What the commands import next.
+sys.modules.update({'mmnextvit.apis': None, 'mmnextvit.deploy.export': None})
+for command in sys.argv[1:]:
+    print('>', command)
+    try:
+        main(None, command.split())
+    except (SystemExit, ImportError):
+        pass
+print('>')
+print('imported:', sorted(heavy & set(sys.modules)))
 import mmnextvit.runtime
 print('imported:', sorted(heavy & set(sys.modules)))
 """
+    run = 'config    run/x.py\nweights   run/best.pth\n'
+    ways = {
+        'train y.py --cfg-options data_root=x --work-dir new': 'config    y.py\n',
+        'train run --resume': 'config    run/x.py\n',
+        'test run': run,
+        'predict run images': f'{run}images    images\n',
+        'export run --to onnx': f'{run}format    onnx\n',
+        'train no.py': '',
+        'train empty': '',
+        'train y.py --work-dir y.py': '',
+        'train y.py --lr 1 --cfg-options optim_wrapper.optimizer.lr=2': '',
+        'predict y.py no.pth images': '',
+        'predict empty images': '',
+        'test y.py no.onnx': '',
+        'export y.py no.pth --to onnx': '',
+    }
     result = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, '-c', code, *ways],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
     )
     said = [line for line in result.stdout.splitlines() if 'imported:' in line]
-    assert said == ['imported: []', "imported: ['cv2', 'numpy']"], result.stderr
+    assert said == ['imported: []'] * 2 + ["imported: ['cv2', 'numpy']"], result.stderr
+    told = dict(re.findall('^> (.*)\n((?:[^>].*\n)*)', result.stdout, re.MULTILINE))
+    assert told == ways
+    reasons = 'does not exist|not that of a run|is a file|say the same'
+    refused = re.findall(f'^mmnextvit .*(?:{reasons})', result.stderr, re.MULTILINE)
+    assert len(refused) == list(ways.values()).count(''), result.stderr
+    assert not (tmp_path / 'new').exists()
 
 
 # A command's arguments

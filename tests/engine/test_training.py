@@ -9,12 +9,12 @@ from types import SimpleNamespace
 from mmnextvit.engine.bad_loss import describe_last_checkpoint
 from mmnextvit.engine.checkpoints import (
     check_sums,
-    find_checkpoint_folder,
     find_last_checkpoint,
 )
 from mmnextvit.engine.interrupt import remove_interrupted
 from mmnextvit.engine.resume import read_last_validation
 from mmnextvit.engine.training import find_checkpoint_to_resume, make_training_config
+from mmnextvit.runs import find_checkpoint_folder
 from mmnextvit.utils.errors import UserError
 from mmnextvit.weights.reader import read_checkpoint
 

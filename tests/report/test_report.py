@@ -5,8 +5,8 @@ import json
 import shutil
 from types import SimpleNamespace
 
-from mmnextvit.engine.runs import find_run
 from mmnextvit.report import after_training
+from mmnextvit.runs import find_run
 from mmnextvit.utils.errors import Terminated
 
 import pytest

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmnextvit.engine.runs import Run, find_run, find_run_checkpoint
+from mmnextvit.runs import Run, find_run, find_run_checkpoint
 from mmnextvit.utils.errors import UserError
 
 import pytest

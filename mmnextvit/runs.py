@@ -1,17 +1,28 @@
-"""The folder of a run: which config and which checkpoint it stands for."""
+"""The folder of a run: which config and which checkpoint it stands for.
+
+Nothing heavy is imported, so that a command says at once what a folder lacks.
+"""
 
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..utils.errors import MissingFileError, UserError
-from ..utils.files import read_short_text
-from ..utils.messages import first_few
+from .utils.errors import MissingFileError, UserError
+from .utils.files import read_short_text
+from .utils.messages import first_few
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 BEST_FILE, LAST_FILE = 'best.pth', 'last.pth'
 CONFIGS = ('.py', '.yml', '.yaml', '.json')  # what MMEngine reads, and dumps
 NAMED = 'last_checkpoint'  # MMEngine's file that names the newest checkpoint
+RANKS = {  # where a launcher says which of its processes this one is
+    'pytorch': 'RANK',
+    'slurm': 'SLURM_PROCID',
+    'mpi': 'OMPI_COMM_WORLD_RANK',
+}
 
 
 class Run(NamedTuple):
@@ -26,6 +37,11 @@ class Run(NamedTuple):
     folder: Path
     config: Path
     checkpoint: Path
+
+
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the first of those that a launcher started, or alone."""
+    return os.environ.get(RANKS.get(launcher, ''), '0') == '0'
 
 
 def find_run(path: str | os.PathLike) -> Run:
@@ -153,13 +169,39 @@ def list_places(folder: Path, config: Path | None = None) -> Iterator[Path]:
         return
     from mmengine.config import Config
 
-    from .checkpoints import find_checkpoint_folder
-
     cfg = Config.fromfile(configs[0])
     cfg.work_dir = str(folder)
     place = find_checkpoint_folder(cfg)
     if place is not None and place != folder and place.is_dir():
         yield place
+
+
+def find_checkpoint_folder(cfg: 'Config') -> Path | None:
+    """Where a config has its checkpoints saved; ``None`` if it is no local folder."""
+    hooks = cfg.get('default_hooks') or {}
+    return place_checkpoints(
+        cfg.work_dir, (hooks.get('checkpoint') or {}).get('out_dir')
+    )
+
+
+def place_checkpoints(
+    work_dir: str | os.PathLike, out_dir: str | os.PathLike | None
+) -> Path | None:
+    """Where MMEngine's ``CheckpointHook`` saves.
+
+    Args:
+        work_dir: The folder of the run.
+        out_dir: What the hook was given; a folder of the run's name is made in it.
+
+    Returns:
+        The folder; ``None`` if it is no local one.
+    """
+    absolute = os.path.abspath(work_dir)  # as the runner has it
+    if out_dir is None or os.fspath(out_dir) == absolute:
+        return Path(work_dir)
+    if '://' in os.fspath(out_dir):
+        return None
+    return Path(out_dir, os.path.basename(absolute))
 
 
 def describe_missing(
