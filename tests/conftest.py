@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from mmengine.registry import init_default_scope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 ROOT = Path(__file__).parents[1]
+
+# Tests compute alike on all machines, and measure none: what decides has its own tests.
+os.environ.setdefault('MMNEXTVIT_MEMORY_FORMAT', 'channels_last')
+os.environ.setdefault('MMNEXTVIT_RECOMPUTE_NORMS', '1')
 
 # A whole Next-ViT with every kind of block, small enough for many tests.
 TINY = dict(

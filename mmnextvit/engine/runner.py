@@ -28,6 +28,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..models.way import describe_way, settle_way
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
@@ -153,8 +154,10 @@ def load_detector(
         :func:`~mmnextvit.weights.contents.read_best_scores`.
 
     Raises:
-        UserError: The checkpoint cannot be read, or does not fit.
+        UserError: The checkpoint cannot be read, or does not fit, or ``env_cfg`` asks
+            for a memory format that there is not.
     """
+    settle_way(cfg.get('env_cfg') or {}, torch.device(device))
     model = build_model(cfg)
     model.cfg = cfg  # MMDetection's API reads it
     content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
@@ -210,8 +213,14 @@ class ResumableRunner(Runner):
     """MMEngine's runner, whose checkpoints say where in an epoch and a step it was.
 
     ``ResumeHook`` brings a runner back there. The workers of its data loaders end with
-    an error where the shared memory is full.
+    an error where the shared memory is full. All processes compute in the way that the
+    first one finds fastest.
     """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        super().setup_env(env_cfg)
+        self._device = torch.device(get_device())
+        self._way = settle_way(env_cfg, self._device)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -221,6 +230,7 @@ class ResumableRunner(Runner):
                 # In every locale, whatever the names of the classes are.
                 stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         quieten(logger)
+        logger.info(describe_way(self._way, self._device))
         return logger
 
     def build_visualizer(self, *args: Any, **kwargs: Any) -> Visualizer:

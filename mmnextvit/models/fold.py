@@ -14,8 +14,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# The faster format by type of device, where it was measured; others keep theirs.
-MEMORY_FORMATS = {'cpu': torch.channels_last}
+from .way import FORMATS, find_way
 
 
 def can_fold(norm: nn.Module) -> bool:
@@ -96,7 +95,7 @@ def fold_batchnorms(model: nn.Module) -> nn.Module:
 
 
 def copy_folded(model: nn.Module) -> nn.Module:
-    """A folded copy of a model in its device's memory format.
+    """A folded copy of a model in the faster memory format on its device.
 
     It gives what the model gives in eval mode.
 
@@ -115,7 +114,7 @@ def copy_folded(model: nn.Module) -> nn.Module:
 
 
 def set_memory_format(model: nn.Module) -> nn.Module:
-    """Gives 2-d convolutions their device's format of ``MEMORY_FORMATS``, in place.
+    """Gives 2-d convolutions the format of inference on their device, in place.
 
     Values and shapes stay, and gradients; maps follow the format of the weights. To
     train in it, call this before anything else holds the parameters: MMYOLO's EMA
@@ -131,22 +130,20 @@ def set_memory_format(model: nn.Module) -> nn.Module:
         return model
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            device = module.weight.device.type
-            if device in MEMORY_FORMATS:
-                module.to(memory_format=MEMORY_FORMATS[device])
+            way = find_way(module.weight.device)
+            module.to(memory_format=FORMATS[way.inference])
     return model
 
 
 def in_faster_format(x: Tensor) -> Tensor:
-    """Maps in their device's format of ``MEMORY_FORMATS``, which convolutions pass on.
+    """Maps in the faster format on their device, which convolutions pass on.
 
     Weights stay: an optimizer, an average or DistributedDataParallel may hold on to
     their memory. Compilers and exporters choose a format by themselves.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return x
-    device = x.device.type
-    return x.to(memory_format=MEMORY_FORMATS.get(device, torch.preserve_format))
+    return x.to(memory_format=find_way(x.device).get_format())
 
 
 def fold_before(norm: nn.Module, *layers: nn.Conv2d | nn.Linear) -> nn.Module:

@@ -299,8 +299,10 @@ class NextViT(BaseModule):
         height, width = x.shape[-2:]
         check_image_size(height, width, num_stages=self.out_indices[-1] + 1)
         wanted = [self.stage_out_idx[i] for i in self.out_indices]
-        given, x = x, in_faster_format(x)
-        converted = x is not given
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        given = torch.channels_last if last else torch.contiguous_format
+        before, x = x, in_faster_format(x)
+        converted = x is not before
         outs = []
         for i, part in enumerate((self.stem, *self.features), start=-1):
             x = checkpoint_block(part, x) if self.with_cp else part(x)
@@ -309,7 +311,9 @@ class NextViT(BaseModule):
         if hasattr(self, 'norm'):
             outs[-1] = self.norm(outs[-1])
         # mmcv's compiled ops read any map as if it were contiguous.
-        return tuple(y.contiguous() if converted else y for y in outs)
+        if converted:
+            return tuple(y.contiguous(memory_format=given) for y in outs)
+        return tuple(outs)
 
     def train(self, mode: bool = True) -> 'NextViT':
         """Sets the training mode; frozen parts and ``norm_eval`` stay in eval."""

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .way import find_way
+
 
 def checkpoint_block(block: nn.Module, x: Tensor) -> Tensor:
     """``block(x)``, whose inner maps are computed again in the backward pass.
@@ -83,7 +85,8 @@ def compute_norm_act_conv(
     Gradients and running statistics are those of the plain layers; second derivatives
     raise torch's error. The plain layers are called in eval mode, without gradients,
     for other types such as SyncBatchNorm, where one has hooks, and under
-    ``torch.compile``, which decides itself what to keep.
+    ``torch.compile``, which decides itself what to keep, and where the device is faster
+    so.
 
     Args:
         x: Map (B, C, H, W); it is kept, so nothing may write into it.
@@ -104,6 +107,7 @@ def compute_norm_act_conv(
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+        and find_way(x.device).recompute_norms
         and not any(map(has_hooks, (norm, act, conv)))
     ):
         norm.num_batches_tracked.add_(1)
