@@ -1,11 +1,14 @@
 """Boxes of several kinds on an image, each with a short text."""
 
+import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 
@@ -18,6 +21,7 @@ class Mark(NamedTuple):
         text: What is written at it.
         dashed: Whether its line is dashed.
         width: Of its line in pixels.
+        font_size: Of the text in pixels; that of all if ``None``.
     """
 
     box: Sequence[float] | np.ndarray
@@ -25,12 +29,14 @@ class Mark(NamedTuple):
     text: str = ''
     dashed: bool = False
     width: int = 2
+    font_size: int | None = None
 
 
 @cache
 def load_font(size: int) -> ImageFont.FreeTypeFont:
     """matplotlib's own font, which has the letters of most alphabets."""
-    return ImageFont.truetype(font_manager.findfont('DejaVu Sans'), size)
+    path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
+    return ImageFont.truetype(str(path), size)
 
 
 def draw_marks(
@@ -43,7 +49,8 @@ def draw_marks(
 
     Args:
         image: (H, W, 3), RGB, uint8.
-        marks: In pixels of ``image``; later ones cover earlier ones.
+        marks: In pixels of ``image``; later ones cover earlier ones. What lies beyond
+            the image's border is drawn at the border.
         side: Pixels that the longer side is resized to.
         font_size: Of the texts, in pixels.
 
@@ -55,14 +62,64 @@ def draw_marks(
     size = max(1, round(width * scale)), max(1, round(height * scale))
     shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
     drawing = ImageDraw.Draw(shown)
-    scaled = [(mark, [float(v) * scale for v in mark.box]) for mark in marks]
-    for mark, box in scaled:
+    last = np.array(size * 2) - 1
+    boxes = [np.clip(np.multiply(mark.box, scale), 0, last).tolist() for mark in marks]
+    for mark, box in zip(marks, boxes):
         _draw_box(drawing, box, mark)
-    font = load_font(font_size)
-    for mark, (left, top, _, bottom) in scaled:
+    fonts = [load_font(mark.font_size or font_size) for mark in marks]
+    corners = place_texts(marks, boxes, fonts, size)
+    for mark, corner, font in zip(marks, corners, fonts):
         if mark.text:
-            _draw_text(drawing, size, left, top, bottom, mark, font)
+            _draw_text(drawing, corner, mark, font)
     return np.asarray(shown)
+
+
+def measure_text(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """Width and height of a text with its background, in pixels."""
+    x1, y1, x2, y2 = font.getbbox(text)
+    return int(x2 - x1) + 4, int(y2 - y1) + 4
+
+
+def place_texts(
+    marks: Sequence[Mark],
+    boxes: Sequence[Sequence[float]],
+    fonts: Sequence[ImageFont.FreeTypeFont],
+    size: tuple[int, int],
+) -> list[tuple[int, int]]:
+    """Where the text of each mark goes, so that it covers other texts least.
+
+    That is above the box if there is space, else inside it or below. Later marks choose
+    first. What is taken is noted by pixel, so that each text costs the same, however
+    many there are.
+
+    Args:
+        marks: With their texts.
+        boxes: x1, y1, x2, y2 of each, inside the image.
+        fonts: Of each.
+        size: Width and height of the image.
+
+    Returns:
+        The left upper corner of each, x and y.
+    """
+    taken: np.ndarray = np.zeros(size[::-1], bool)
+    corners = []
+    for mark, (x1, y1, x2, y2), font in list(zip(marks, boxes, fonts))[::-1]:
+        width, height = measure_text(mark.text, font)
+        rows, columns = (y1 - height, y1, y2 - height, y2), (x1, x2 - width)
+        least, corner, place = math.inf, (0, 0), taken[:0]
+        for y, x in product(rows, columns):
+            top = int(min(max(y, 0), max(size[1] - height, 0)))
+            left = int(min(max(x, 0), max(size[0] - width, 0)))
+            area = taken[top : top + height, left : left + width]
+            covered = np.count_nonzero(area)
+            if covered < least:
+                least, corner, place = covered, (left, top), area
+            if not covered:
+                break
+        if mark.text:
+            place[:] = True
+        corners.append(corner)
+    return corners[::-1]
 
 
 def _draw_box(drawing: ImageDraw.ImageDraw, box: list[float], mark: Mark) -> None:
@@ -95,20 +152,15 @@ def _draw_dashes(
 
 def _draw_text(
     drawing: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    left: float,
-    top: float,
-    bottom: float,
+    corner: tuple[int, int],
     mark: Mark,
     font: ImageFont.FreeTypeFont,
 ) -> None:
-    """Writes a text above a box, or below it where there is no space above."""
-    x1, y1, x2, y2 = font.getbbox(mark.text)
-    width, height = x2 - x1 + 4, y2 - y1 + 4
-    x = min(max(left, 0), max(size[0] - width, 0))
-    y = top - height if top >= height else min(bottom, size[1] - height)
-    drawing.rectangle([x, y, x + width, y + height], fill=mark.colour)
+    """Writes a text on a background of its mark's colour."""
+    (x, y), (width, height) = corner, measure_text(mark.text, font)
+    left, top, *_ = font.getbbox(mark.text)
+    drawing.rectangle([x, y, x + width - 1, y + height - 1], fill=mark.colour)
     red, green, blue = ImageColor.getrgb(mark.colour)[:3]
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
     ink = '#000000' if bright else '#ffffff'
-    drawing.text((x + 2 - x1, y + 2 - y1), mark.text, fill=ink, font=font)
+    drawing.text((x + 2 - left, y + 2 - top), mark.text, fill=ink, font=font)
