@@ -76,7 +76,7 @@ def draw_detections(
             colours[label],
             text,
             width=width,
-            font_size=round(np.clip(min(side) / 4, smallest, largest)),
+            font_size=3 * round(np.clip(min(side) / 4, smallest, largest) / 3),
         )
         for box, label, text, side in zip(
             boxes, labels, texts, np.abs(boxes[:, 2:] - boxes[:, :2])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+MARGIN = 2  # pixels around a text
 
 
 class Mark(NamedTuple):
@@ -60,64 +62,76 @@ def draw_marks(
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    shown = Image.fromarray(image)
+    if size != shown.size:
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
     drawing = ImageDraw.Draw(shown)
     last = np.array(size * 2) - 1
     boxes = [np.clip(np.multiply(mark.box, scale), 0, last).tolist() for mark in marks]
     for mark, box in zip(marks, boxes):
         _draw_box(drawing, box, mark)
-    fonts = [load_font(mark.font_size or font_size) for mark in marks]
-    corners = place_texts(marks, boxes, fonts, size)
-    for mark, corner, font in zip(marks, corners, fonts):
+    texts = [render_text(mark.text, mark.font_size or font_size) for mark in marks]
+    corners = place_texts(boxes, [text.size for text in texts], size)
+    for mark, text, corner in zip(marks, texts, corners):
         if mark.text:
-            _draw_text(drawing, corner, mark, font)
+            _draw_text(shown, drawing, text, corner, mark.colour)
     return np.asarray(shown)
 
 
-def measure_text(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
-    """Width and height of a text with its background, in pixels."""
-    x1, y1, x2, y2 = font.getbbox(text)
-    return int(x2 - x1) + 4, int(y2 - y1) + 4
+@lru_cache(maxsize=4096)
+def render_text(text: str, size: int) -> Image.Image:
+    """A text with a margin, white on black, in grey (mode ``L``).
+
+    Many are drawn more than once, and rendering takes most of a drawing's time.
+
+    Args:
+        text: Of one line; an empty one has no size.
+        size: Of its font in pixels.
+    """
+    if not text:
+        return Image.new('L', (0, 0))
+    font = load_font(size)
+    x1, y1, x2, y2 = map(int, font.getbbox(text))
+    rendered = Image.new('L', (x2 - x1 + 2 * MARGIN, y2 - y1 + 2 * MARGIN))
+    at = MARGIN - x1, MARGIN - y1
+    ImageDraw.Draw(rendered).text(at, text, fill=255, font=font)
+    return rendered
 
 
 def place_texts(
-    marks: Sequence[Mark],
     boxes: Sequence[Sequence[float]],
-    fonts: Sequence[ImageFont.FreeTypeFont],
-    size: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
+    image_size: tuple[int, int],
 ) -> list[tuple[int, int]]:
-    """Where the text of each mark goes, so that it covers other texts least.
+    """Where the text of each box goes, so that it covers other texts least.
 
-    That is above the box if there is space, else inside it or below. Later marks choose
+    That is above the box if there is space, else inside it or below. Later ones choose
     first. What is taken is noted by pixel, so that each text costs the same, however
     many there are.
 
     Args:
-        marks: With their texts.
         boxes: x1, y1, x2, y2 of each, inside the image.
-        fonts: Of each.
-        size: Width and height of the image.
+        sizes: Width and height of each text.
+        image_size: Width and height of the image.
 
     Returns:
         The left upper corner of each, x and y.
     """
-    taken: np.ndarray = np.zeros(size[::-1], bool)
+    taken: np.ndarray = np.zeros(image_size[::-1], bool)
     corners = []
-    for mark, (x1, y1, x2, y2), font in list(zip(marks, boxes, fonts))[::-1]:
-        width, height = measure_text(mark.text, font)
+    for (x1, y1, x2, y2), (width, height) in reversed(list(zip(boxes, sizes))):
         rows, columns = (y1 - height, y1, y2 - height, y2), (x1, x2 - width)
         least, corner, place = math.inf, (0, 0), taken[:0]
         for y, x in product(rows, columns):
-            top = int(min(max(y, 0), max(size[1] - height, 0)))
-            left = int(min(max(x, 0), max(size[0] - width, 0)))
+            top = int(min(max(y, 0), max(image_size[1] - height, 0)))
+            left = int(min(max(x, 0), max(image_size[0] - width, 0)))
             area = taken[top : top + height, left : left + width]
             covered = np.count_nonzero(area)
             if covered < least:
                 least, corner, place = covered, (left, top), area
             if not covered:
                 break
-        if mark.text:
-            place[:] = True
+        place[:] = True
         corners.append(corner)
     return corners[::-1]
 
@@ -151,16 +165,15 @@ def _draw_dashes(
 
 
 def _draw_text(
+    shown: Image.Image,
     drawing: ImageDraw.ImageDraw,
+    text: Image.Image,
     corner: tuple[int, int],
-    mark: Mark,
-    font: ImageFont.FreeTypeFont,
+    colour: str,
 ) -> None:
-    """Writes a text on a background of its mark's colour."""
-    (x, y), (width, height) = corner, measure_text(mark.text, font)
-    left, top, *_ = font.getbbox(mark.text)
-    drawing.rectangle([x, y, x + width - 1, y + height - 1], fill=mark.colour)
-    red, green, blue = ImageColor.getrgb(mark.colour)[:3]
+    """Writes a rendered text on a background of its mark's colour."""
+    (x, y), (width, height) = corner, text.size
+    drawing.rectangle([x, y, x + width - 1, y + height - 1], fill=colour)
+    red, green, blue = ImageColor.getrgb(colour)[:3]
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
-    ink = '#000000' if bright else '#ffffff'
-    drawing.text((x + 2 - left, y + 2 - top), mark.text, fill=ink, font=font)
+    shown.paste('#000000' if bright else '#ffffff', corner, text)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mmnextvit.visualization.detections import draw_detections, list_colours
-from mmnextvit.visualization.marks import Mark, load_font, measure_text, place_texts
+from mmnextvit.visualization.marks import place_texts, render_text
 
 import numpy as np
 import pytest
@@ -51,13 +51,12 @@ def test_scores_are_written_in_percent():
         GREY, instances(box, [0], scores=scores), CLASSES, COLOURS
     )
     without = draw_detections(GREY, instances(box, [0]), CLASSES, COLOURS)
-    font = load_font(12)
     widths = [
         np.flatnonzero((drawn[:58] != 128).any((0, 2))).max() - 50
         for drawn in (with_score, without)
     ]
     for width, text in zip(widths, ('cat: 93.2', 'cat')):
-        assert width == pytest.approx(measure_text(text, font)[0], abs=2)
+        assert width == pytest.approx(render_text(text, 12).width, abs=2)
 
 
 def test_colours_of_all_palettes():
@@ -83,10 +82,8 @@ def test_texts_cover_each_other_less_than_at_the_corners_of_boxes(count):
     corners = random.uniform(0, 350, (count, 2))
     boxes = np.hstack([corners, corners + random.uniform(20, 140, (count, 2))])
     boxes = boxes.clip(0, 399)
-    font = load_font(11)
-    marks = [Mark(box, '#ff0000', 'cat: 93.2') for box in boxes]
-    sizes = [measure_text('cat: 93.2', font)] * count
-    placed = place_texts(marks, boxes.tolist(), [font] * count, (400, 400))
+    sizes = [render_text('cat: 93.2', 11).size] * count
+    placed = place_texts(boxes.tolist(), sizes, (400, 400))
     for (x, y), (width, height) in zip(placed, sizes):
         assert 0 <= x <= 400 - width and 0 <= y <= 400 - height
     inside = boxes[:, :2].astype(int).tolist()
@@ -95,12 +92,10 @@ def test_texts_cover_each_other_less_than_at_the_corners_of_boxes(count):
 
 
 def test_a_text_stands_above_its_box_or_inside():
-    font = load_font(11)
-    marks = [Mark([0, 0, 0, 0], '#ff0000', 'cat')]
-    width, height = measure_text('cat', font)
-    (above,) = place_texts(marks, [[40, 60, 90, 90]], [font], (100, 100))
+    width, height = size = render_text('cat', 11).size
+    (above,) = place_texts([[40, 60, 90, 90]], [size], (100, 100))
     assert above == (40, 60 - height)
-    (inside,) = place_texts(marks, [[95, 2, 99, 90]], [font], (100, 100))
+    (inside,) = place_texts([[95, 2, 99, 90]], [size], (100, 100))
     assert inside == (100 - width, 0)
 
 
