@@ -5,13 +5,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import cv2
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
@@ -41,6 +40,7 @@ from .runs import find_run, find_run_checkpoint
 from .runtime import (
     MAX_BATCH,
     BestScores,
+    Layout,
     MinScores,
     Objects,
     Threshold,
@@ -49,12 +49,19 @@ from .runtime import (
 from .utils.errors import MissingFileError, UserError
 from .utils.files import require_file
 from .utils.messages import shorten
+from .visualization.detections import draw_detections, list_colours
 from .visualization.feature_maps import collect_feature_maps
 from .visualization.predictions import keep_high
 
 Source: TypeAlias = (
     Config | str | os.PathLike | Any
 )  # or what has a work_dir, as a Runner
+
+
+class Prepared(NamedTuple):
+    """An image that is ready for the network; see :meth:`Predictor.prepare`."""
+
+    inputs: Any
 
 
 class Network(Protocol):
@@ -72,10 +79,16 @@ class Network(Protocol):
     best_scores: BestScores | None
     file: str
 
+    def prepare(self, image: np.ndarray) -> Any:
+        """An image (H, W, 3), BGR, uint8, as :meth:`detect` takes it.
+
+        Several threads may do so while another one detects.
+        """
+
     def detect(
-        self, images: Iterable[np.ndarray], min_score: float
+        self, prepared: Iterable[Any], min_score: float
     ) -> Iterator[DetDataSample]:
-        """The detections in each image (H, W, 3), BGR, uint8.
+        """The detections in each image, as :meth:`prepare` made it.
 
         There are all from a score on, and there may be lower ones.
         """
@@ -125,11 +138,14 @@ class CheckpointNetwork:
         self.model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
         self.pipeline = build_array_pipeline(choose_resizing(cfg, rect))
 
+    def prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """The image as the test pipeline makes it."""
+        return self.pipeline(dict(img=image, img_id=0))
+
     def detect(
-        self, images: Iterable[np.ndarray], min_score: float
+        self, prepared: Iterable[Any], min_score: float
     ) -> Iterator[DetDataSample]:
         """Images that come out of the pipeline alike go through the network at once."""
-        prepared = map(self._prepare, images)
         for _, alike in groupby(prepared, lambda one: one['inputs'].shape):
             while batch := list(islice(alike, MAX_BATCH)):
                 yield from self._run(batch)
@@ -137,15 +153,11 @@ class CheckpointNetwork:
     def detect_with_maps(
         self, image: np.ndarray
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
-        one = self._prepare(image)
+        one = self.prepare(image)
         resized = one['inputs'].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
         with collect_feature_maps(self.model) as maps:
             (sample,) = self._run([one])
         return sample, cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), maps
-
-    def _prepare(self, image: np.ndarray) -> dict[str, Any]:
-        """The image as the test pipeline makes it."""
-        return self.pipeline(dict(img=image, img_id=0))
 
     def _run(self, batch: Sequence[dict[str, Any]]) -> list[DetDataSample]:
         device = next(self.model.parameters()).device.type
@@ -178,10 +190,13 @@ class ExportedNetwork:
         self.best_scores = self.detector.metadata.get('best_scores')
         self.file = path
 
+    def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Layout]:
+        return self.detector.preprocess(image)
+
     def detect(
-        self, images: Iterable[np.ndarray], min_score: float
+        self, prepared: Iterable[Any], min_score: float
     ) -> Iterator[DetDataSample]:
-        for detections in self.detector.detect(images, min_score):
+        for detections in self.detector.detect_prepared(prepared, min_score):
             yield DetDataSample(pred_instances=to_instances(detections))
 
     def detect_with_maps(
@@ -285,10 +300,7 @@ class Predictor:
     ) -> None:
         self.network = open_network(source, checkpoint, device, amp, rect)
         self.classes = self.network.classes
-        self.visualizer = DetLocalVisualizer()
-        self.visualizer.dataset_meta = dict(
-            classes=self.classes, palette=self.network.palette
-        )
+        self.colours = list_colours(self.network.palette, len(self.classes))
 
     @property
     def model(self) -> torch.nn.Module | None:
@@ -320,9 +332,22 @@ class Predictor:
             return list(map(self.list_objects, samples))
         return self.list_objects(self.detect(images, score_thr))
 
-    def detect(self, image: Input, score_thr: Threshold = 0.3) -> DetDataSample:
+    def prepare(self, image: Input) -> Prepared:
+        """An image that is ready for the network, which :meth:`detect` takes as well.
+
+        Threads may prepare the next images while this one is detected in.
+
+        Raises:
+            BrokenImageError: It cannot be used.
+        """
+        return Prepared(self.network.prepare(load_input(image)))
+
+    def detect(
+        self, image: Input | Prepared, score_thr: Threshold = 0.3
+    ) -> DetDataSample:
         """The same as MMDetection's data sample, with ``pred_instances``."""
-        (sample,) = self._detect([load_input(image)], score_thr)
+        prepared = image if isinstance(image, Prepared) else self.prepare(image)
+        (sample,) = self._detect([prepared.inputs], score_thr)
         return sample
 
     def detect_all(
@@ -331,7 +356,8 @@ class Predictor:
         """As :meth:`detect`, for a list of images."""
         if not images:
             raise UserError('the list of images is empty: there is nothing to predict')
-        return list(self._detect(load_inputs(images), score_thr))
+        prepared = map(self.network.prepare, load_inputs(images))
+        return list(self._detect(prepared, score_thr))
 
     def detect_with_maps(
         self, image: Input, score_thr: Threshold = 0.3
@@ -361,10 +387,10 @@ class Predictor:
             return find_thresholds(score_thr, self.network.best_scores, self.classes)
 
     def _detect(
-        self, images: Iterable[np.ndarray], score_thr: Threshold
+        self, prepared: Iterable[Any], score_thr: Threshold
     ) -> Iterator[DetDataSample]:
         thresholds = self.find_thresholds(score_thr)
-        for sample in self.network.detect(images, float(np.min(thresholds))):
+        for sample in self.network.detect(prepared, float(np.min(thresholds))):
             sample.pred_instances = keep_high(sample.pred_instances, thresholds)
             yield sample
 
@@ -378,10 +404,10 @@ class Predictor:
 
     def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
         """The image (H, W, 3), BGR, uint8, with the detections of a sample."""
-        self.visualizer.add_datasample(
-            '', image[..., ::-1], sample, draw_gt=False, pred_score_thr=0
-        )
-        return self.visualizer.get_image()[..., ::-1]
+        found = sample.pred_instances.cpu()
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        drawn = draw_detections(rgb, found, self.classes, self.colours)
+        return cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
 
 
 def load_inputs(images: Sequence[Input]) -> Iterator[np.ndarray]:

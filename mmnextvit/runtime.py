@@ -15,9 +15,12 @@ import os
 import re
 import sys
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextlib import suppress as suppress_errors
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby, islice
@@ -46,6 +49,7 @@ MAX_SIDE = 1 << 14  # pixels, of the network's input
 MAX_PIXELS = 1 << 28  # of all images in a batch, which take 3 GiB
 MAX_IMAGE_PIXELS = 178_956_970  # of one image, as Pillow has it: 0.5 GiB
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
+MAX_THREADS = 8  # beside the network: to read images and to write what is found
 
 # What tells packages to send nothing and to look for no update, and the modules that
 # others send with.
@@ -66,6 +70,8 @@ Threshold = float | str  # a minimum score, 0 to 1, or BEST
 MinScores = float | list[float]  # a minimum score, or one for each label
 Size = tuple[int, int]  # height, width
 Number = TypeVar('Number', int, float)
+Given = TypeVar('Given')
+Made = TypeVar('Made')
 
 
 class DetectorError(ValueError):
@@ -381,6 +387,61 @@ def parse_metadata(text: Any, path: str | os.PathLike) -> Metadata:
             f'{path} has metadata that cannot be: {error}. Export the checkpoint again'
         ) from error
     return metadata
+
+
+# ---------------------------------------------------------------------- threads
+
+
+@contextmanager
+def open_threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads for the block; what they have not begun at its end is not done.
+
+    Args:
+        count: How many; as many as the machine has cores if ``None``, up to
+            `MAX_THREADS`.
+    """
+    threads = ThreadPoolExecutor(count or min(os.cpu_count() or 1, MAX_THREADS))
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def map_ahead(
+    threads: ThreadPoolExecutor,
+    call: Callable[[Given], Made],
+    items: Iterable[Given],
+    ahead: int | None = None,
+) -> Iterator[Made]:
+    """What ``call`` makes of each item, in order, made by threads ahead of its use.
+
+    Where ``items`` raises, or Ctrl-C comes while this waits, what was begun before is
+    given first.
+
+    Args:
+        threads: They make it.
+        call: May raise, which then takes the place of what it would have made.
+        items: Are taken in the thread that uses the results.
+        ahead: How many results there may be, made or being made, that are not used
+            yet; as many as there are threads if ``None``.
+    """
+    limit = ahead or threads._max_workers
+    begun: deque[Future[Made]] = deque()
+    source = iter(items)
+    end: BaseException | None = None
+    while end is None:
+        try:
+            begun.append(threads.submit(call, next(source)))
+            if len(begun) == limit:
+                wait([begun[0]])
+        except BaseException as error:
+            end = error
+        if len(begun) == limit:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+    if not isinstance(end, StopIteration):
+        raise end
 
 
 # ----------------------------------------------------------------------- images
@@ -1243,16 +1304,26 @@ class Detector:
         if single or isinstance(images, (str, os.PathLike)):
             raise TypeError('detect() takes a list of images: detect([image])')
         thresholds = self.find_thresholds(score_thr)
-        size, detections = self.metadata['input']['batch'], []
-        prepared = map(self.preprocess, images)
+        return list(self._detect(map(self.preprocess, images), thresholds))
+
+    def detect_prepared(
+        self,
+        prepared: Iterable[tuple[np.ndarray, Layout]],
+        score_thr: Threshold | None = None,
+    ) -> Iterator[Detections]:
+        """As :meth:`detect`, of what :meth:`preprocess` has made in another thread."""
+        return self._detect(prepared, self.find_thresholds(score_thr))
+
+    def _detect(
+        self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
+    ) -> Iterator[Detections]:
+        size = self.metadata['input']['batch']
         for batch in group(prepared, size or MAX_BATCH):
             outputs = self.run(stack(batch, size or len(batch)))
             for row, (_, layout) in enumerate(batch):
                 one = {name: values[row] for name, values in outputs.items()}
                 boxes, scores, labels = self.postprocess(one, thresholds)
-                boxes = to_image(boxes, layout)
-                detections.append(Detections(boxes, scores, labels))
-        return detections
+                yield Detections(to_image(boxes, layout), scores, labels)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The network's outputs by name, checked; see :func:`check_outputs`.
@@ -1389,18 +1460,32 @@ def print_objects(
 ) -> int:
     """Prints a line of JSON for each image; returns the exit code.
 
-    What is wrong with an image is printed, and the others go on.
+    What is wrong with an image is printed, and the others go on. Threads read the next
+    images while the network works.
     """
     code = 0
-    for file in images:
-        try:
-            line = {'file': file, 'objects': detector(file, score_thr)}
-        except ImageError as error:
-            print(error, file=sys.stderr)
-            code = 1
-        else:
+    files = list(images)
+    with open_threads() as threads:
+        prepared = map_ahead(threads, partial(try_to_prepare, detector), files)
+        for file, one in zip(files, prepared, strict=True):
+            if isinstance(one, ImageError):
+                print(one, file=sys.stderr)
+                code = 1
+                continue
+            (found,) = detector.detect_prepared([one], score_thr)
+            line = {'file': file, 'objects': Objects(*found, detector.classes)}
             print(json.dumps(line), file=out, flush=True)
     return code
+
+
+def try_to_prepare(
+    detector: Detector, file: str
+) -> tuple[np.ndarray, Layout] | ImageError:
+    """An image as :meth:`Detector.preprocess` makes it, or what is wrong with it."""
+    try:
+        return detector.preprocess(file)
+    except ImageError as error:
+        return error
 
 
 if __name__ == '__main__':

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mmnextvit import predictors
-from mmnextvit.datasets.images import BrokenImageError
+from mmnextvit.datasets.images import BrokenImageError, read_image
+from mmnextvit.engine.prediction import predict_files
 from mmnextvit.engine.runner import build_model
 from mmnextvit.predictors import Predictor
 from mmnextvit.runtime import MAX_BATCH, Detector, Objects
@@ -196,6 +197,30 @@ def test_images_of_one_shape_go_through_together(run, monkeypatch):
         np.testing.assert_allclose(
             np.sort(objects.scores), np.sort(alone.scores), atol=1e-4
         )
+
+
+@pytest.mark.slow
+def test_files_give_what_images_give_one_by_one(run, tmp_path):
+    """Bit for bit, though other threads read, prepare and draw them."""
+    predictor = run.predictor
+    paths = sorted(run.image.parent.iterdir()) * 3
+    found = list(
+        predict_files(
+            *(predictor, paths, tmp_path, 0.0),
+            show_progress=False,
+            prepare=predictor.prepare,
+        )
+    )
+    assert [entry['file'] for entry in found] == list(map(str, paths))
+    for path, entry in zip(paths, found):
+        image = read_image(str(path))
+        sample = predictor.detect(image, 0.0)
+        again = predictor.detect(predictor.prepare(image), 0.0)
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(sample.pred_instances[key], again.pred_instances[key])
+        assert entry['objects'] == predictor.list_objects(sample) != []
+        content = cv2.imencode(path.suffix, predictor.draw(image, sample))[1]
+        assert (tmp_path / entry['drawn']).read_bytes() == content.tobytes()
 
 
 @pytest.mark.slow

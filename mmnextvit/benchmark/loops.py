@@ -4,8 +4,10 @@ Everything is measured in consecutive iterations: a loader that fills its queue 
 something else is timed would seem to cost nothing.
 """
 
+import tempfile
 from collections.abc import Generator
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -16,9 +18,12 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..datasets.images import read_image
 from ..deploy.metadata import resize_test_pipeline
-from ..engine.runner import build_runner
+from ..engine.prediction import predict_files
+from ..engine.runner import build_dataset, build_runner
 from ..models.fold import copy_folded
+from ..predictors import CheckpointNetwork, Predictor
 from ..utils.errors import UserError
 from .backbones import Contestant, Settings, build_network, train_step
 from .timing import read_clock, time_call, time_in_turn
@@ -46,6 +51,13 @@ class Detection(NamedTuple):
 
     predict: list[float]  # network, decoding and NMS
     forward: list[float]  # the network alone
+
+
+class Prediction(NamedTuple):
+    """Seconds an image, an entry for each round, in deploy mode."""
+
+    files: list[float]  # from files to drawings: read, resize, detect, draw, write
+    forward: list[float]  # the network alone, over the same images one by one
 
 
 class LoopCost(NamedTuple):
@@ -83,7 +95,6 @@ def measure_loops(cfg: Config, settings: Settings) -> tuple[list[LoopCost], torc
     val = measure_validation(cfg, max(rounds // 3, 1))
     size = settings.size or 640
     detect = measure_detection(cfg, size, rounds)
-
     iteration, forward = median(train.iterations), 'its forward pass'
     alone = median(train.model) + median(train.loader)
     costs = [
@@ -102,6 +113,10 @@ def measure_loops(cfg: Config, settings: Settings) -> tuple[list[LoopCost], torc
             *(forward, median(detect.forward)),
         ),
     ]
+    if cfg.get('load_from'):  # which `predict` loads by itself
+        predict = measure_prediction(cfg, max(rounds // 3, 1))
+        files, forwards = median(predict.files), median(predict.forward)
+        costs.append(('predict, an image', files, forward, forwards))
     return [LoopCost(*cost) for cost in costs], train.shape
 
 
@@ -245,6 +260,43 @@ def measure_detection(cfg: Config, size: int, rounds: int) -> Detection:
             predict.append(time_call(partial(network, **data, mode='predict')))
             forward.append(time_call(partial(network._forward, data['inputs'])))
     return Detection(predict[2:], forward[2:])
+
+
+def measure_prediction(cfg: Config, rounds: int, count: int = 100) -> Prediction:
+    """Times ``predict`` on files, without its start, and the network, in turn.
+
+    Args:
+        cfg: As for :func:`measure_validation`.
+        rounds: Number of measurements; one more comes before.
+        count: How many of the validation images to take, at most.
+    """
+    predictor = Predictor(cfg, cfg.load_from)
+    network = predictor.network
+    assert isinstance(network, CheckpointNetwork)
+    infos = build_dataset(cfg, 'val').load_data_list()[:count]
+    paths = [Path(info['img_path']) for info in infos]
+
+    def predict() -> None:
+        with tempfile.TemporaryDirectory(dir=cfg.work_dir) as folder:
+            found = predict_files(
+                *(predictor, paths, Path(folder)),
+                show_progress=False,
+                prepare=predictor.prepare,
+            )
+            for _ in found:
+                pass
+
+    def forward(path: Path) -> float:
+        batch = pseudo_collate([network.prepare(read_image(str(path)))])
+        with torch.inference_mode():
+            inputs = network.model.data_preprocessor(batch, False)['inputs']
+            return time_call(partial(network.model._forward, inputs))
+
+    files, forwards = [], []
+    for _ in range(1 + rounds):
+        files.append(time_call(predict) / len(paths))
+        forwards.append(sum(map(forward, paths)) / len(paths))
+    return Prediction(files[1:], forwards[1:])
 
 
 def repeat_batches(loader: DataLoader) -> Generator[tuple[int, dict], None, None]:

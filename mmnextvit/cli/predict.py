@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> None:
         found = predict_files(
             *(predictor, files, results.folder, args.score_thr, args.feature_maps),
             with_labels=bool(args.save_labels),
+            prepare=predictor.prepare,
         )
         with closing(found):
             for one in found:

@@ -5,10 +5,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby, islice, repeat
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
@@ -19,12 +23,14 @@ from torch import Tensor
 
 from ..datasets.images import BrokenImageError
 from ..datasets.sources import count_frames, is_video, read_frame_rate, read_frames
-from ..labels.doubts import Doubt, describe_doubt, format_doubts, rank_doubts
+from ..labels.doubts import Doubt, describe_doubt, format_doubts
 from ..labels.images import is_of_image
 from ..labels.outlines import outline_mask
 from ..labels.write import write_labels
+from ..runtime import map_ahead, open_threads
 from ..utils.errors import Terminated, UserError
 from ..utils.files import (
+    atomic_write,
     atomic_write_text,
     check_new_folder,
     make_numbered_folder,
@@ -32,12 +38,14 @@ from ..utils.files import (
     remove_empty_folders,
 )
 from ..utils.messages import tell
-from ..visualization.writers import open_drawing, write_feature_maps
+from ..visualization.writers import Write, open_drawing, write_feature_maps
 
 if TYPE_CHECKING:
     from ..runtime import MinScores, Threshold
 
 BOX_FORMAT = "x1, y1, x2, y2 in pixels, from the image's top left corner"
+MAX_HELD = 1 << 20  # bytes of entries in memory
+AHEAD = 4  # frames of a video that wait for the network, or to be drawn
 Entry = dict[str, Any]
 
 
@@ -71,6 +79,56 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class Entries(Sequence[Entry]):
+    """Entries of ``predictions.json``: in memory as long as they are few, then on disk.
+
+    They are read back in order, one by one, so that the memory does not grow with the
+    number of images.
+
+    Args:
+        folder: Where the file without a name is made, once there are many.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        file = SpooledTemporaryFile(MAX_HELD, 'w+', encoding='utf-8', dir=folder)  # noqa: SIM115
+        weakref.finalize(self, file.close)
+        self._file = file
+        self._count = 0
+
+    def append(self, entry: Entry) -> None:
+        """Adds an entry.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        self._file.write(f'{json.dumps(entry)}\n')
+        self._count += 1
+
+    def read_lines(self) -> Iterator[str]:
+        """Each entry as JSON. None may be added meanwhile."""
+        self._file.seek(0)
+        try:
+            for line in islice(self._file, self._count):
+                yield line.rstrip('\n')
+        finally:
+            self._file.seek(0, os.SEEK_END)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(json.loads, self.read_lines())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else False
+
+    def __repr__(self) -> str:
+        return f'Entries({list(self)})'
+
+
 @dataclass
 class Predictions:
     """Predictions on files.
@@ -80,7 +138,7 @@ class Predictions:
         unreadable: Why a file could not be read, by its path.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: Entries = field(default_factory=Entries)
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def add(self, found: Entry | Unreadable) -> None:
@@ -92,9 +150,11 @@ class Predictions:
 
     def summarize(self) -> str:
         """How many objects there are in how many files."""
-        objects = sum(len(entry['objects']) for entry in self.entries)
-        files = len({entry['file'] for entry in self.entries})
-        return f'{objects} objects in {files} files'
+        objects, files = 0, set()
+        for entry in self.entries:
+            objects += len(entry['objects'])
+            files.add(entry['file'])
+        return f'{objects} objects in {len(files)} files'
 
 
 @dataclass(frozen=True)
@@ -128,20 +188,25 @@ class Results:
         Raises:
             OSError: It cannot be written, or stands there and is not to be replaced.
         """
-        entries = self.predictions.entries
-        if partial:  # a video that was not drawn to its end has no drawing
-            entries = [
-                {k: v for k, v in entry.items() if k != 'drawn' or self._has(v)}
-                for entry in entries
-            ]
-        content = {
-            **({'partial': partial} if partial else {}),
-            **self.about,
-            'box_format': BOX_FORMAT,
-            'predictions': entries,
-            'unreadable': self.predictions.unreadable,
-        }
-        atomic_write_text(self.json, json.dumps(content), overwrite)
+        about = {**({'partial': partial} if partial else {}), **self.about}
+        before = json.dumps({**about, 'box_format': BOX_FORMAT, 'predictions': []})
+        after = json.dumps({'unreadable': self.predictions.unreadable})
+        with (
+            atomic_write(self.json, overwrite) as scratch,
+            scratch.open('w', encoding='utf-8') as file,
+        ):
+            file.write(before[: -len(']}')])
+            for number, line in enumerate(self._list_lines(bool(partial))):
+                file.write(f', {line}' if number else line)
+            file.write(f'], {after[1:]}')
+
+    def _list_lines(self, partial: bool) -> Iterator[str]:
+        """The entries as JSON; a video that was not drawn to its end has no drawing."""
+        for line in self.predictions.entries.read_lines():
+            entry = json.loads(line) if partial else {}
+            if 'drawn' in entry and not self._has(entry.pop('drawn')):
+                line = json.dumps(entry)
+            yield line
 
     def write_labels(self) -> None:
         """Writes ``labels`` and ``doubts.csv``, each whole, if they are wanted.
@@ -161,7 +226,7 @@ class Results:
         if not (self.label_formats and entries):
             return []
         images = sum(map(is_of_image, entries))
-        first = rank_doubts(entries)[0]
+        first = max(entries, key=lambda entry: entry['doubt'])
         frame = f' frame {first["frame"]}' if 'frame' in first else ''
         name = f'{first["file"]}{frame}'
         lines = [
@@ -237,7 +302,8 @@ def open_results(
     """
     made = [] if path is None else missing_folders(Path(path))
     folder = make_new_folder(path)
-    results = Results(folder, about, label_formats)
+    found = Predictions(Entries(folder))
+    results = Results(folder, about, label_formats, found)
     try:
         results.write('the run has not ended, or was killed', overwrite=False)
         try:
@@ -282,6 +348,136 @@ def add_outlines(objects: Iterable[dict], sample: DetDataSample) -> list[dict]:
     ]
 
 
+class Shot(NamedTuple):
+    """An image, or a frame of a video, on its way from a file to what is written.
+
+    Attributes:
+        path: The file.
+        name: Path of what is drawn, in ``drawn`` and ``feature_maps``.
+        number: Of the frame; ``None`` for an image.
+        image: (H, W, 3), BGR, uint8; ``None`` before it is read.
+        prepared: What the predictor detects in.
+        sample: What it found, on the CPU.
+    """
+
+    path: Path
+    name: str
+    number: int | None = None
+    image: np.ndarray | None = None
+    prepared: Any = None
+    sample: DetDataSample | None = None
+
+    @property
+    def drawn(self) -> Path:
+        """File of what is drawn, in the folder of the results."""
+        drawn = Path('drawn', self.name)
+        if is_video(self.path) and drawn.suffix.lower() != '.mp4':
+            drawn = drawn.with_name(f'{drawn.name}.mp4')
+        return drawn
+
+
+@dataclass(frozen=True)
+class Task:
+    """How files are predicted on: what is done with each image, step by step.
+
+    Only :meth:`detect` is for the thread that the network works in.
+
+    Attributes:
+        predictor: What predicts.
+        out_dir: Folder to write into.
+        score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
+        with_maps: Whether to draw the feature maps of the (first) image.
+        with_labels: Whether the entries have what labels are written from.
+        prepare: Makes of an image what ``predictor.detect`` takes.
+    """
+
+    predictor: FramePredictor
+    out_dir: Path
+    score_thr: 'Threshold'
+    with_maps: bool = False
+    with_labels: bool = False
+    prepare: Callable[[np.ndarray], Any] | None = None
+
+    def read(self, shot: Shot) -> Shot:
+        """Reads an image, and prepares it for the network."""
+        (image,) = read_frames(shot.path)
+        return self.use(shot, image)
+
+    def use(self, shot: Shot, image: np.ndarray, number: int | None = None) -> Shot:
+        """A shot with its image, prepared for the network."""
+        prepared = self.prepare(image) if self.prepare else image
+        return shot._replace(image=image, prepared=prepared, number=number)
+
+    def detect(self, shot: Shot) -> Shot:
+        """Has the network look at an image, and draws its feature maps if wanted."""
+        assert shot.image is not None
+        # Doubts are about lower scores, too.
+        min_score = 0 if self.with_labels else self.score_thr
+        if self.draws_maps(shot):
+            found = self.predictor.detect_with_maps(shot.image, min_score)
+            sample, seen, maps = found
+            write_feature_maps(self.out_dir / 'feature_maps' / shot.name, seen, maps)
+        else:
+            sample = self.predictor.detect(shot.prepared, min_score)
+        return shot._replace(sample=sample.cpu(), prepared=None)
+
+    def draws_maps(self, shot: Shot) -> bool:
+        """Whether the feature maps of an image or frame are drawn."""
+        return self.with_maps and not shot.number
+
+    def write(self, shot: Shot) -> Entry:
+        """Draws an image, and writes that."""
+        with open_drawing(self.out_dir / shot.drawn) as write:
+            return self.draw(write, shot)
+
+    def draw(self, write: Write, shot: Shot) -> Entry:
+        """Draws an image, and makes its entry in ``predictions.json``."""
+        image, sample = shot.image, shot.sample
+        assert image is not None and sample is not None
+        extra: Entry = {}
+        if self.draws_maps(shot):
+            extra = {'feature_maps': str(Path('feature_maps', shot.name))}
+        if self.with_labels:
+            sample, doubt = keep_sure(self.predictor, sample, self.score_thr)
+            height, width = image.shape[:2]
+            extra |= dict(width=width, height=height, **doubt._asdict())
+        objects = self.predictor.list_objects(sample)
+        write(self.predictor.draw(image, sample))
+        return {
+            'file': str(shot.path),
+            **({} if shot.number is None else {'frame': shot.number}),
+            'drawn': str(shot.drawn),
+            'objects': add_outlines(objects, sample) if self.with_labels else objects,
+            **extra,
+        }
+
+
+def predict_images(task: Task, shots: Iterable[Shot]) -> Iterator[Entry | Unreadable]:
+    """Predicts on images; threads read the next ones and draw the last ones meanwhile.
+
+    Args:
+        task: What is done with them.
+        shots: Images that are not read yet.
+
+    Yields:
+        What was found on each, or why there is nothing, in the order of the images.
+    """
+    with open_threads() as threads:
+        read = map_ahead(threads, partial(survive, task.read), shots)
+        seen = map(partial(survive, task.detect), read)
+        yield from map_ahead(threads, partial(survive, task.write), seen)
+
+
+def survive(call: Callable[[Shot], Any], shot: Shot | Unreadable) -> Any:
+    """A step on a shot, or why it cannot be made; what failed before stays that."""
+    if isinstance(shot, Unreadable):
+        return shot
+    try:
+        return call(shot)
+    except Exception as error:
+        return Unreadable(str(shot.path), explain_failure(error, shot.path))
+
+
 def predict_file(
     predictor: FramePredictor,
     path: Path,
@@ -290,17 +486,21 @@ def predict_file(
     score_thr: 'Threshold',
     with_maps: bool = False,
     with_labels: bool = False,
+    prepare: Callable[[np.ndarray], Any] | None = None,
 ) -> Iterator[Entry]:
-    """Predicts on an image, or on a video frame by frame, and draws.
+    """Predicts on a video frame by frame, or on an image, and draws.
+
+    A thread reads the next frames, and another one draws the last ones, meanwhile.
 
     Args:
-        predictor: What predicts.
-        path: Image or video.
+        predictor: As of :class:`Task`, and so are the others.
+        path: Video or image.
         name: Path of what is drawn, in ``drawn`` and ``feature_maps`` of ``out_dir``.
         out_dir: Folder to write into.
-        score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
-        with_maps: Whether to draw the feature maps of the (first) image.
+        score_thr: Minimum score.
+        with_maps: Whether to draw feature maps.
         with_labels: Whether the entries have what labels are written from.
+        prepare: Makes of a frame what ``predictor.detect`` takes.
 
     Yields:
         The entry in ``predictions.json`` of the image, or of each frame.
@@ -309,36 +509,25 @@ def predict_file(
         BrokenImageError: It cannot be read.
         UserError: The predictor has no feature maps.
     """
-    video = is_video(path)
-    min_score = 0 if with_labels else score_thr  # doubts are about lower ones, too
-    drawn = Path('drawn', name)
-    if video and drawn.suffix.lower() != '.mp4':
-        drawn = drawn.with_name(f'{drawn.name}.mp4')
-    with open_drawing(
-        out_dir / drawn, read_frame_rate(path) if video else None
-    ) as write:
-        for number, frame in enumerate(read_frames(path)):
-            extra: Entry = {}
-            if with_maps and number == 0:
-                folder = Path('feature_maps', name)
-                sample, seen, maps = predictor.detect_with_maps(frame, min_score)
-                write_feature_maps(out_dir / folder, seen, maps)
-                extra = {'feature_maps': str(folder)}
-            else:
-                sample = predictor.detect(frame, min_score)
-            if with_labels:
-                sample, doubt = keep_sure(predictor, sample, score_thr)
-                height, width = frame.shape[:2]
-                extra |= dict(width=width, height=height, **doubt._asdict())
-            objects = predictor.list_objects(sample)
-            write(predictor.draw(frame, sample))
-            yield {
-                'file': str(path),
-                **({'frame': number} if video else {}),
-                'drawn': str(drawn),
-                'objects': add_outlines(objects, sample) if with_labels else objects,
-                **extra,
-            }
+    task = Task(predictor, out_dir, score_thr, with_maps, with_labels, prepare)
+    shot, video = Shot(path, name), is_video(path)
+    frames = enumerate(read_frames(path))
+
+    def read_next(_: None) -> Shot | None:
+        for number, frame in frames:
+            return task.use(shot, frame, number if video else None)
+        return None
+
+    # One thread each, since frame follows frame.
+    with (
+        open_drawing(out_dir / shot.drawn, read_frame_rate(path) if video else None)
+        as write,
+        open_threads(1) as reading,
+        open_threads(1) as writing,
+    ):  # fmt: skip
+        read = iter(map_ahead(reading, read_next, repeat(None), AHEAD).__next__, None)
+        seen = map(task.detect, read)
+        yield from map_ahead(writing, partial(task.draw, write), seen, AHEAD)
 
 
 def explain_failure(error: Exception, path: Path) -> str:
@@ -368,6 +557,7 @@ def predict_files(
     with_maps: bool = False,
     show_progress: bool = True,
     with_labels: bool = False,
+    prepare: Callable[[np.ndarray], Any] | None = None,
 ) -> Generator[Entry | Unreadable, None, None]:
     """Predicts on images and videos; files that cannot be read are left out.
 
@@ -380,23 +570,34 @@ def predict_files(
         with_maps: As of :func:`predict_file`.
         show_progress: Whether to show a progress bar.
         with_labels: As of :func:`predict_file`.
+        prepare: As of :class:`Task`; it is called by other threads.
 
     Yields:
-        As :func:`predict_file`, or what could not be read.
+        As :func:`predict_file`, or what could not be read, in the order of the files.
+        A drawing is complete when its image's entry comes.
     """
+    options = out_dir, score_thr, with_maps, with_labels, prepare
     root = os.path.commonpath([path.parent for path in files])
+    shots = (Shot(path, os.path.relpath(path, root)) for path in files)
     total = sum(map(count_frames, files))
     with Progress(disable=not show_progress) as progress:
-        task = progress.add_task('Predicting', total=total)
-        for path in files:
-            name = os.path.relpath(path, root)
-            try:
-                for entry in predict_file(
-                    *(predictor, path, name, out_dir, score_thr),
-                    *(with_maps, with_labels),
-                ):
-                    yield entry
-                    progress.advance(task)
-            except Exception as error:
-                yield Unreadable(str(path), explain_failure(error, path))
-                progress.advance(task)
+        bar = progress.add_task('Predicting', total=total)
+        for videos, some in groupby(shots, lambda shot: is_video(shot.path)):
+            if videos:
+                found = predict_videos(predictor, some, *options)
+            else:
+                found = predict_images(Task(predictor, *options), some)
+            for one in found:
+                yield one
+                progress.advance(bar)
+
+
+def predict_videos(
+    predictor: FramePredictor, shots: Iterable[Shot], *options: Any
+) -> Iterator[Entry | Unreadable]:
+    """Predicts on one video after the other; options as of :func:`predict_file`."""
+    for path, name, *_ in shots:
+        try:
+            yield from predict_file(predictor, path, name, *options)
+        except Exception as error:
+            yield Unreadable(str(path), explain_failure(error, path))

@@ -79,17 +79,18 @@ def _describe_range(thresholds: np.ndarray) -> str:
     return f'between {low / 2:.2f} and {(1 + low) / 2:.2f}'
 
 
-def rank_doubts(entries: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Entries of ``predictions.json`` by falling doubt."""
-    return sorted(entries, key=lambda entry: -entry['doubt'])
-
-
 def format_doubts(entries: Iterable[Mapping[str, Any]]) -> str:
-    """A CSV table of the images and frames, what the model doubts most first."""
+    """A CSV table of the images and frames, what the model doubts most first.
+
+    Args:
+        entries: Of ``predictions.json``; each is used once, and its objects not kept.
+    """
+    rows = [
+        (escape(e['file']), e.get('frame', ''), e['doubt'], e['reason'])
+        for e in entries
+    ]
     text = io.StringIO()
     table = csv.writer(text, lineterminator='\n')
     table.writerow(COLUMNS)
-    for entry in rank_doubts(entries):
-        file = escape(entry['file'])
-        table.writerow([file, entry.get('frame', ''), entry['doubt'], entry['reason']])
+    table.writerows(sorted(rows, key=lambda row: -row[2]))
     return text.getvalue()

@@ -3,7 +3,8 @@
 import json
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import yaml
@@ -21,66 +22,88 @@ class Layout(NamedTuple):
 
     Attributes:
         image_folder: Where it has the images; empty for the folder itself.
-        texts: Content of each other file, by its path with slashes.
+        texts: The path, with slashes, and the content, in parts, of each other file.
+            They are made as they are written, so that many take no more memory.
     """
 
     image_folder: str
-    texts: dict[str, str]
+    texts: Iterable[tuple[str, Iterable[str]]]
 
 
-def format_coco(images: Sequence[LabelledImage], classes: Sequence[str]) -> Layout:
+def format_coco(images: Iterable[LabelledImage], classes: Sequence[str]) -> Layout:
     """COCO's JSON, under the name that CVAT gives it and wants."""
-    annotations: list[dict] = []
-    for number, image in enumerate(images, start=1):
-        for found in image.objects:
-            x1, y1, x2, y2 = found.box
-            width, height = round(x2 - x1, 2), round(y2 - y1, 2)
-            area = sum(map(compute_area, found.polygons)) or width * height
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=number,
-                    category_id=found.label + 1,
-                    bbox=[x1, y1, width, height],
-                    area=round(area, 2),
-                    segmentation=list(found.polygons),
-                    iscrowd=0,
-                    score=found.score,
-                )
-            )
-    content = dict(
+    categories = [
+        dict(id=number, name=name, supercategory='')
+        for number, name in enumerate(classes, start=1)
+    ]
+    about = dict(
         info=dict(description='predictions of mmnextvit'),
         licenses=[],
-        categories=[
-            dict(id=number, name=name, supercategory='')
-            for number, name in enumerate(classes, start=1)
-        ],
-        images=[
-            dict(id=number, file_name=i.name, width=i.width, height=i.height)
-            for number, i in enumerate(images, start=1)
-        ],
-        annotations=annotations,
+        categories=categories,
     )
-    texts = {'annotations/instances_default.json': json.dumps(content)}
-    return Layout('images', texts)
+    infos = (
+        dict(id=number, file_name=i.name, width=i.width, height=i.height)
+        for number, i in enumerate(images, start=1)
+    )
+    parts = chain(
+        [f'{json.dumps(about)[:-1]}, "images": ['],
+        _join_json(infos),
+        ['], "annotations": ['],
+        _join_json(_list_annotations(images)),
+        [']}'],
+    )
+    return Layout('images', [('annotations/instances_default.json', parts)])
 
 
-def format_yolo(images: Sequence[LabelledImage], classes: Sequence[str]) -> Layout:
+def _join_json(values: Iterable[dict]) -> Iterator[str]:
+    """What stands between the brackets of a list in JSON."""
+    for number, value in enumerate(values):
+        yield f'{", " if number else ""}{json.dumps(value)}'
+
+
+def _list_annotations(images: Iterable[LabelledImage]) -> Iterator[dict]:
+    """COCO's annotations, of all images."""
+    objects = (
+        (image_id, found)
+        for image_id, image in enumerate(images, start=1)
+        for found in image.objects
+    )
+    for number, (image_id, found) in enumerate(objects, start=1):
+        x1, y1, x2, y2 = found.box
+        width, height = round(x2 - x1, 2), round(y2 - y1, 2)
+        area = sum(map(compute_area, found.polygons)) or width * height
+        yield dict(
+            id=number,
+            image_id=image_id,
+            category_id=found.label + 1,
+            bbox=[x1, y1, width, height],
+            area=round(area, 2),
+            segmentation=list(found.polygons),
+            iscrowd=0,
+            score=found.score,
+        )
+
+
+def format_yolo(images: Iterable[LabelledImage], classes: Sequence[str]) -> Layout:
     """YOLO's label files, a ``data.yaml``, and a ``classes.txt`` for other tools.
 
     Label Studio looks for that beside ``images``, labelImg beside the labels.
     """
     names = ''.join(f'{name}\n' for name in classes)
     data = dict(train='images', val='images', names=dict(enumerate(classes)))
-    texts = {
-        'data.yaml': yaml.safe_dump(data, allow_unicode=True, sort_keys=False),
-        'classes.txt': names,
-        'labels/classes.txt': names,
-    }
-    for image in images:
-        lines = (f'{_format_line(image, found)}\n' for found in image.objects)
-        texts[f'labels/{image.stem}.txt'] = ''.join(lines)
-    return Layout('images', texts)
+    about = [
+        ('data.yaml', [yaml.safe_dump(data, allow_unicode=True, sort_keys=False)]),
+        ('classes.txt', [names]),
+        ('labels/classes.txt', [names]),
+    ]
+    labels = (
+        (
+            f'labels/{image.stem}.txt',
+            [f'{_format_line(image, found)}\n' for found in image.objects],
+        )
+        for image in images
+    )
+    return Layout('images', chain(about, labels))
 
 
 def _format_line(image: LabelledImage, found: LabelledObject) -> str:
@@ -95,11 +118,12 @@ def _format_line(image: LabelledImage, found: LabelledObject) -> str:
     return ' '.join([str(found.label), *(f'{f:.{DIGITS}f}' for f in fractions)])
 
 
-def format_voc(images: Sequence[LabelledImage], classes: Sequence[str]) -> Layout:
+def format_voc(images: Iterable[LabelledImage], classes: Sequence[str]) -> Layout:
     """Pascal VOC's XML files, which hold boxes alone."""
-    texts = {
-        f'Annotations/{image.stem}.xml': _format_xml(image, classes) for image in images
-    }
+    texts = (
+        (f'Annotations/{image.stem}.xml', [_format_xml(image, classes)])
+        for image in images
+    )
     return Layout('JPEGImages', texts)
 
 
@@ -136,11 +160,10 @@ def _count_pixels(image: LabelledImage, found: LabelledObject) -> dict[str, int]
     return dict(xmin=max(xmin, 1), ymin=max(ymin, 1), xmax=xmax, ymax=ymax)
 
 
-def format_labelme(images: Sequence[LabelledImage], classes: Sequence[str]) -> Layout:
+def format_labelme(images: Iterable[LabelledImage], classes: Sequence[str]) -> Layout:
     """LabelMe's JSON, a file beside each image."""
-    return Layout(
-        '', {f'{image.stem}.json': _format_json(image, classes) for image in images}
-    )
+    texts = ((f'{image.stem}.json', [_format_json(image, classes)]) for image in images)
+    return Layout('', texts)
 
 
 def _format_json(image: LabelledImage, classes: Sequence[str]) -> str:
@@ -179,7 +202,8 @@ def _make_shape(
     )
 
 
-Format = Callable[[Sequence[LabelledImage], Sequence[str]], Layout]
+# The images are gone through more than once.
+Format = Callable[[Iterable[LabelledImage], Sequence[str]], Layout]
 FORMATS: dict[str, Format] = dict(
     zip(NAMES, (format_coco, format_yolo, format_voc, format_labelme), strict=True)
 )

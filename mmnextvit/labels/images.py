@@ -1,7 +1,9 @@
 """The images that labels are written for: their files, names and objects."""
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,29 +59,35 @@ def is_of_image(entry: Mapping[str, Any]) -> bool:
     return 'frame' not in entry
 
 
-def list_images(
-    entries: Iterable[Mapping[str, Any]], classes: Sequence[str]
-) -> list[LabelledImage]:
-    """The images among the entries of ``predictions.json``.
+@dataclass(frozen=True)
+class LabelledImages:
+    """The images among the entries of ``predictions.json``, made anew each time.
 
     Frames of videos have no file that labels could belong to, and are left out.
 
-    Args:
+    Attributes:
         entries: With ``width`` and ``height``, and objects that may have ``polygons``.
         classes: Names of the classes, by number.
     """
-    entries = list(filter(is_of_image, entries))
-    names = name_images([entry['file'] for entry in entries])
-    return [
-        LabelledImage(
-            path=entry['file'],
-            name=name,
-            width=entry['width'],
-            height=entry['height'],
-            objects=tuple(_list_objects(entry, classes)),
-        )
-        for entry, name in zip(entries, names)
-    ]
+
+    entries: Sequence[Mapping[str, Any]]
+    classes: Sequence[str]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Their files' names among the labels."""
+        return name_images([e['file'] for e in self.entries if is_of_image(e)])
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        names = self.names  # which reads the entries, too
+        for entry, name in zip(filter(is_of_image, self.entries), names):
+            yield LabelledImage(
+                path=entry['file'],
+                name=name,
+                width=entry['width'],
+                height=entry['height'],
+                objects=tuple(_list_objects(entry, self.classes)),
+            )
 
 
 def _list_objects(

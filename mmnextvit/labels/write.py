@@ -2,13 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..utils.files import atomic_write
 from .formats import FORMATS, Layout
-from .images import LabelledImage, is_of_image, list_images
+from .images import LabelledImage, LabelledImages, is_of_image
 
 
 def write_labels(
@@ -34,18 +34,19 @@ def write_labels(
     """
     if not any(map(is_of_image, entries)):
         return
-    images = list_images(entries, classes)
+    images = LabelledImages(entries, classes)
     with atomic_write(folder) as scratch:
         for name in dict.fromkeys(formats):
             write_layout(scratch / name, images, FORMATS[name](images, classes))
 
 
-def write_layout(folder: Path, images: Sequence[LabelledImage], layout: Layout) -> None:
+def write_layout(folder: Path, images: Iterable[LabelledImage], layout: Layout) -> None:
     """Writes the files of a format, and puts the images to them."""
-    for name, text in layout.texts.items():
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding='utf-8')
+    for name, parts in layout.texts:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open('w', encoding='utf-8') as file:
+            file.writelines(parts)
     for image in images:
         _put_image(image.path, folder / layout.image_folder / image.name)
 

@@ -1,12 +1,17 @@
 """Boxes of several kinds on an image, each with a short text."""
 
+import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
+from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+MARGIN = 2  # pixels around a text
 
 
 class Mark(NamedTuple):
@@ -18,6 +23,7 @@ class Mark(NamedTuple):
         text: What is written at it.
         dashed: Whether its line is dashed.
         width: Of its line in pixels.
+        font_size: Of the text in pixels; that of all if ``None``.
     """
 
     box: Sequence[float] | np.ndarray
@@ -25,12 +31,14 @@ class Mark(NamedTuple):
     text: str = ''
     dashed: bool = False
     width: int = 2
+    font_size: int | None = None
 
 
 @cache
 def load_font(size: int) -> ImageFont.FreeTypeFont:
     """matplotlib's own font, which has the letters of most alphabets."""
-    return ImageFont.truetype(font_manager.findfont('DejaVu Sans'), size)
+    path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
+    return ImageFont.truetype(str(path), size)
 
 
 def draw_marks(
@@ -43,7 +51,8 @@ def draw_marks(
 
     Args:
         image: (H, W, 3), RGB, uint8.
-        marks: In pixels of ``image``; later ones cover earlier ones.
+        marks: In pixels of ``image``; later ones cover earlier ones. What lies beyond
+            the image's border is drawn at the border.
         side: Pixels that the longer side is resized to.
         font_size: Of the texts, in pixels.
 
@@ -53,16 +62,78 @@ def draw_marks(
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    shown = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
+    shown = Image.fromarray(image)
+    if size != shown.size:
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
     drawing = ImageDraw.Draw(shown)
-    scaled = [(mark, [float(v) * scale for v in mark.box]) for mark in marks]
-    for mark, box in scaled:
+    last = np.array(size * 2) - 1
+    boxes = [np.clip(np.multiply(mark.box, scale), 0, last).tolist() for mark in marks]
+    for mark, box in zip(marks, boxes):
         _draw_box(drawing, box, mark)
-    font = load_font(font_size)
-    for mark, (left, top, _, bottom) in scaled:
+    texts = [render_text(mark.text, mark.font_size or font_size) for mark in marks]
+    corners = place_texts(boxes, [text.size for text in texts], size)
+    for mark, text, corner in zip(marks, texts, corners):
         if mark.text:
-            _draw_text(drawing, size, left, top, bottom, mark, font)
+            _draw_text(shown, drawing, text, corner, mark.colour)
     return np.asarray(shown)
+
+
+@lru_cache(maxsize=4096)
+def render_text(text: str, size: int) -> Image.Image:
+    """A text with a margin, white on black, in grey (mode ``L``).
+
+    Many are drawn more than once, and rendering takes most of a drawing's time.
+
+    Args:
+        text: Of one line; an empty one has no size.
+        size: Of its font in pixels.
+    """
+    if not text:
+        return Image.new('L', (0, 0))
+    font = load_font(size)
+    x1, y1, x2, y2 = map(int, font.getbbox(text))
+    rendered = Image.new('L', (x2 - x1 + 2 * MARGIN, y2 - y1 + 2 * MARGIN))
+    at = MARGIN - x1, MARGIN - y1
+    ImageDraw.Draw(rendered).text(at, text, fill=255, font=font)
+    return rendered
+
+
+def place_texts(
+    boxes: Sequence[Sequence[float]],
+    sizes: Sequence[tuple[int, int]],
+    image_size: tuple[int, int],
+) -> list[tuple[int, int]]:
+    """Where the text of each box goes, so that it covers other texts least.
+
+    That is above the box if there is space, else inside it or below. Later ones choose
+    first. What is taken is noted by pixel, so that each text costs the same, however
+    many there are.
+
+    Args:
+        boxes: x1, y1, x2, y2 of each, inside the image.
+        sizes: Width and height of each text.
+        image_size: Width and height of the image.
+
+    Returns:
+        The left upper corner of each, x and y.
+    """
+    taken: np.ndarray = np.zeros(image_size[::-1], bool)
+    corners = []
+    for (x1, y1, x2, y2), (width, height) in reversed(list(zip(boxes, sizes))):
+        rows, columns = (y1 - height, y1, y2 - height, y2), (x1, x2 - width)
+        least, corner, place = math.inf, (0, 0), taken[:0]
+        for y, x in product(rows, columns):
+            top = int(min(max(y, 0), max(image_size[1] - height, 0)))
+            left = int(min(max(x, 0), max(image_size[0] - width, 0)))
+            area = taken[top : top + height, left : left + width]
+            covered = np.count_nonzero(area)
+            if covered < least:
+                least, corner, place = covered, (left, top), area
+            if not covered:
+                break
+        place[:] = True
+        corners.append(corner)
+    return corners[::-1]
 
 
 def _draw_box(drawing: ImageDraw.ImageDraw, box: list[float], mark: Mark) -> None:
@@ -94,21 +165,15 @@ def _draw_dashes(
 
 
 def _draw_text(
+    shown: Image.Image,
     drawing: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    left: float,
-    top: float,
-    bottom: float,
-    mark: Mark,
-    font: ImageFont.FreeTypeFont,
+    text: Image.Image,
+    corner: tuple[int, int],
+    colour: str,
 ) -> None:
-    """Writes a text above a box, or below it where there is no space above."""
-    x1, y1, x2, y2 = font.getbbox(mark.text)
-    width, height = x2 - x1 + 4, y2 - y1 + 4
-    x = min(max(left, 0), max(size[0] - width, 0))
-    y = top - height if top >= height else min(bottom, size[1] - height)
-    drawing.rectangle([x, y, x + width, y + height], fill=mark.colour)
-    red, green, blue = ImageColor.getrgb(mark.colour)[:3]
+    """Writes a rendered text on a background of its mark's colour."""
+    (x, y), (width, height) = corner, text.size
+    drawing.rectangle([x, y, x + width - 1, y + height - 1], fill=colour)
+    red, green, blue = ImageColor.getrgb(colour)[:3]
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
-    ink = '#000000' if bright else '#ffffff'
-    drawing.text((x + 2 - x1, y + 2 - y1), mark.text, fill=ink, font=font)
+    shown.paste('#000000' if bright else '#ffffff', corner, text)

@@ -1,6 +1,6 @@
 """Images of a detector's predictions beside the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.structures.mask import BaseInstanceMasks
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -21,22 +20,19 @@ from torch.nn.functional import interpolate
 
 from ..datasets.images import load_image
 from ..utils.files import atomic_write
+from .detections import draw_detections, list_colours
 from .sheets import draw_contact_sheet
 
 
-class PairVisualizer(DetLocalVisualizer):
-    """MMDetection's visualizer, which returns what it draws.
+class PairVisualizer:
+    """Draws the truth and the predictions on an image beside each other.
 
-    From its ``get_image`` matplotlib would draw the image anew, a third of the time.
+    Attributes:
+        dataset_meta: ``classes``, and maybe a ``palette``, of a data set.
     """
 
-    def __init__(self, name: str = 'visualizer', **kwargs: object) -> None:
-        super().__init__(name, **kwargs)
-        self._images: list[np.ndarray] = []
-
-    def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
-        """Takes the image that ``add_datasample`` has drawn."""
-        self._images.append(image)
+    def __init__(self) -> None:
+        self.dataset_meta: Mapping[str, Any] = {}
 
     def draw(
         self, image: np.ndarray, sample: DetDataSample, score_thr: float
@@ -48,8 +44,15 @@ class PairVisualizer(DetLocalVisualizer):
             sample: Boxes, and maybe masks, in pixels of ``image``.
             score_thr: Minimum score of a prediction that is drawn.
         """
-        self.add_datasample('', image, sample, pred_score_thr=score_thr)
-        return self._images.pop()
+        sample = sample.cpu()
+        classes = self.dataset_meta['classes']
+        colours = list_colours(self.dataset_meta.get('palette'), len(classes))
+        found = keep_high(sample.pred_instances, score_thr)
+        halves = [
+            draw_detections(image, instances, classes, colours)
+            for instances in (sample.gt_instances, found)
+        ]
+        return np.hstack(halves)
 
 
 def scale_instances(
@@ -71,6 +74,13 @@ def scale_instances(
         masks = torch.as_tensor(masks).float()[None]  # 1 N H W
         instances.masks = interpolate(masks, size)[0].bool()
     return instances
+
+
+def with_truth(sample: DetDataSample) -> None:
+    """Gives a sample of an image without annotations a truth without objects."""
+    if 'bboxes' not in sample.get('gt_instances', ()):
+        nothing = torch.zeros(0, dtype=torch.long)
+        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=nothing)
 
 
 def draw_pair(
@@ -96,9 +106,7 @@ def draw_pair(
     scale = max(1.0, min_side / max(image.shape[:2]))
     image = cv2.resize(image, None, fx=scale, fy=scale)
     sample = sample.cpu().clone()
-    if 'bboxes' not in sample.gt_instances:  # images without annotations
-        nothing = torch.zeros(0, dtype=torch.long)
-        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=nothing)
+    with_truth(sample)
     size = image.shape[:2]
     sample.gt_instances = scale_instances(sample.gt_instances, scale, size)
     sample.pred_instances = scale_instances(sample.pred_instances, scale, size)
@@ -161,17 +169,16 @@ class DrawTestHook(Hook):
         data_batch: dict | None = None,
         outputs: Sequence[DetDataSample] = (),
     ) -> None:
+        visualizer = PairVisualizer()
+        visualizer.dataset_meta = runner.visualizer.dataset_meta
         for sample in outputs:
             sample = sample.clone()  # metrics and other hooks get all of it
             sample.pred_instances = keep_high(sample.pred_instances, self.score_thr)
-            name = Path(sample.img_path).name
-            runner.visualizer.add_datasample(
-                name,
-                read_drawn(sample),
-                sample,
-                pred_score_thr=0,
-                out_file=str(Path(self.out_dir, name)),
-            )
+            with_truth(sample)
+            pair = visualizer.draw(read_drawn(sample), sample, score_thr=0)
+            path = Path(self.out_dir, Path(sample.img_path).name)
+            with atomic_write(path) as scratch:
+                mmcv.imwrite(pair[..., ::-1], str(scratch))
 
 
 @HOOKS.register_module()

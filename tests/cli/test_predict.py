@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mmnextvit.apis import Predictor
+from mmnextvit.benchmark.loops import measure_prediction
 from mmnextvit.engine.runner import build_dataset
 from mmnextvit.weights.receipt import fit
 
@@ -290,6 +291,18 @@ def test_what_is_drawn(trained, monkeypatch):
     rows, columns = np.nonzero(changed)
     assert abs(columns.max() - 150) <= 3 and abs(rows.max() - 80) <= 3
     assert abs(columns.min() - 50) <= 3
+
+
+def test_predict_beside_its_forward_passes(trained, monkeypatch):
+    """A row of the benchmark, which leaves no drawings."""
+    monkeypatch.chdir(trained.folder)
+    cfg = Config.fromfile('tiny.py')
+    cfg.load_from, cfg.work_dir = CHECKPOINT, 'work_dirs'
+    before = sorted(Path('work_dirs').iterdir())
+    measured = measure_prediction(cfg, rounds=2, count=3)
+    assert len(measured.files) == len(measured.forward) == 2
+    assert min(*measured.files, *measured.forward) > 0
+    assert sorted(Path('work_dirs').iterdir()) == before
 
 
 def test_another_arch(trained):

@@ -3,10 +3,15 @@
 import json
 import multiprocessing
 import os
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mmnextvit.engine import prediction
 from mmnextvit.engine.prediction import (
+    Entries,
     Predictions,
     Unreadable,
     make_new_folder,
@@ -360,3 +365,246 @@ def test_faults_of_no_single_image_end_the_run(source, tmp_path, error):
                 Faulty(), [source / 'a.png'], tmp_path / 'out', show_progress=False
             )
         )
+
+
+# What threads do beside the network
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> list[Path]:
+    """Twelve images, whose width tells them apart; the sixth is broken."""
+    folder = tmp_path / 'many'
+    folder.mkdir()
+    for number in range(12):
+        image = np.zeros((8, 20 + number, 3), np.uint8)
+        cv2.imwrite(f'{folder}/{number:02}.png', image)
+    (folder / '05.png').write_bytes(b'nothing')
+    return sorted(folder.iterdir())
+
+
+def find_in(files: list[Path], out: Path, **kwargs) -> Iterator:
+    kwargs = dict(predictor=GreyPredictor(), show_progress=False) | kwargs
+    return predict_files(files=files, out_dir=out, **kwargs)
+
+
+def test_order_and_results_are_those_of_one_by_one(many, tmp_path):
+    """Though some images take longer to read, and others to draw."""
+
+    class Uneven(GreyPredictor):
+        def draw(self, image, sample):
+            time.sleep(0.02 * (image.shape[1] % 3 == 0))
+            return super().draw(image, sample)
+
+    def prepare(image: np.ndarray) -> np.ndarray:
+        time.sleep(0.02 * (image.shape[1] % 3 == 1))
+        return image
+
+    found = list(find_in(many, tmp_path / 'a', predictor=Uneven(), prepare=prepare))
+    assert isinstance(found.pop(5), Unreadable)
+    whole = [path for path in many if path.name != '05.png']
+    alone = [
+        entry
+        for path in whole
+        for entry in predict_file(GreyPredictor(), path, path.name, tmp_path / 'b', 0.3)
+    ]
+    assert found == alone
+    assert [one['objects'][0]['box'][2] for one in found] == [
+        20 + int(path.stem) for path in whole
+    ]
+    for path in whole:
+        a, b = ((tmp_path / x / 'drawn' / path.name).read_bytes() for x in 'ab')
+        assert a == b
+
+
+def test_the_next_image_is_read_and_the_last_one_drawn_beside_the_network(
+    many, tmp_path
+):
+    """Each of the three waits for another one: in turn, none would ever go on."""
+    prepared, drawing = (threading.Semaphore(0) for _ in range(2))
+    del many[5]
+    here = threading.current_thread()
+
+    class Waiting(GreyPredictor):
+        def detect(self, image, score_thr):
+            assert threading.current_thread() is here
+            if image.shape[1] == 20:  # the second is prepared meanwhile
+                assert all(prepared.acquire(timeout=60) for _ in range(2))
+            if image.shape[1] == 22:  # and the first is drawn
+                assert drawing.acquire(timeout=60)
+            return super().detect(image, score_thr)
+
+        def draw(self, image, sample):
+            drawing.release()
+            return super().draw(image, sample)
+
+    def prepare(image: np.ndarray) -> np.ndarray:
+        prepared.release()
+        return image
+
+    threads = prediction.open_threads
+    prediction.open_threads = lambda: threads(2)
+    try:
+        found = find_in(many, tmp_path / 'o', predictor=Waiting(), prepare=prepare)
+        assert len(list(found)) == 11
+    finally:
+        prediction.open_threads = threads
+
+
+@pytest.mark.parametrize('slow', ['detect', 'draw'])
+def test_few_images_are_held_at_once(slow, many, tmp_path, monkeypatch):
+    """However slow the network is, or the disk that is written to."""
+    del many[5]
+    monkeypatch.setattr('mmnextvit.runtime.MAX_THREADS', 2)
+    lock, prepared, detected, drawn, held = threading.Lock(), [], [], [], []
+
+    def note(done: list, name: str) -> None:
+        time.sleep(0.02 * (name == slow))
+        with lock:
+            done.append(name)
+            # Read and not yet looked at; looked at and not yet drawn
+            held.append((len(prepared) - len(detected), len(detected) - len(drawn)))
+
+    class Slow(GreyPredictor):
+        def detect(self, image, score_thr):
+            note(detected, 'detect')
+            return super().detect(image, score_thr)
+
+        def draw(self, image, sample):
+            note(drawn, 'draw')
+            return super().draw(image, sample)
+
+    def prepare(image: np.ndarray) -> np.ndarray:
+        note(prepared, 'prepare')
+        return image
+
+    list(find_in(many, tmp_path / 'out', predictor=Slow(), prepare=prepare))
+    assert len(prepared) == len(detected) == len(drawn) == 11
+    read, waiting = (max(column) for column in zip(*held))
+    assert read <= 2 + 1 and waiting <= 2 + 1  # and the one that is looked at
+
+
+@pytest.mark.parametrize('count', [1, 4, 8])
+def test_a_signal_leaves_an_entry_for_each_whole_drawing(count, many, tmp_path):
+    """Of all that the network has seen, also what was not drawn when it came."""
+    out = tmp_path / 'out'
+    del many[5]
+
+    class Slow(GreyPredictor):
+        frames = 0
+
+        def detect(self, image, score_thr):
+            self.frames += 1
+            if self.frames > count:
+                raise KeyboardInterrupt
+            return super().detect(image, score_thr)
+
+        def draw(self, image, sample):
+            time.sleep(0.02)
+            return super().draw(image, sample)
+
+    with pytest.raises(KeyboardInterrupt), open_results(out, {}) as results:
+        for one in find_in(many, out, predictor=Slow()):
+            results.predictions.add(one)
+    names = [path.name for path in many[:count]]
+    entries = read_json(out)['predictions']
+    assert [Path(entry['file']).name for entry in entries] == names
+    assert all(entry['drawn'] == f'drawn/{n}' for entry, n in zip(entries, names))
+    assert files(out) == {'predictions.json', *(f'drawn/{name}' for name in names)}
+
+
+def test_who_stops_asking_finds_whole_drawings(many, tmp_path):
+    out, before = tmp_path / 'out', threading.active_count()
+    found = find_in(many, out)
+    next(found)
+    found.close()
+    assert threading.active_count() == before
+    names = {f'drawn/{path.name}' for path in many}
+    assert 'drawn/00.png' in files(out) and files(out) < names
+    assert all(cv2.imread(str(out / name)) is not None for name in files(out))
+
+
+def test_a_fault_of_a_drawing_comes_in_its_place(many, tmp_path):
+    """A full disk ends the run; what was found before is kept."""
+
+    class Full(GreyPredictor):
+        def draw(self, image, sample):
+            if image.shape[1] == 23:
+                raise OSError(28, 'No space left on device')
+            return super().draw(image, sample)
+
+    found = find_in(many, tmp_path / 'out', predictor=Full())
+    names = []
+    with pytest.raises(OSError, match='No space left'):
+        for one in found:
+            names.append(Path(one['file']).name)
+    assert names == ['00.png', '01.png', '02.png']
+
+
+def test_frames_of_a_video_are_read_ahead_and_drawn_in_order(source, tmp_path):
+    seen = []
+
+    class Numbering(GreyPredictor):
+        def draw(self, image, sample):
+            time.sleep(0.02 * (len(seen) == 0))
+            seen.append(sample.number)
+            return super().draw(image, sample)
+
+        def detect(self, image, score_thr):
+            sample = super().detect(image[1], score_thr)
+            sample.set_metainfo(dict(number=image[0]))
+            return sample
+
+    numbers = iter(range(100))
+    prepare: Callable = lambda image: (next(numbers), image)  # noqa: E731
+    found = find_in(
+        [source / 'film.avi'],
+        tmp_path / 'out',
+        predictor=Numbering(),
+        prepare=prepare,
+    )
+    assert [entry['frame'] for entry in found] == seen == [0, 1, 2]
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, monkeypatch):
+    """Also where a hundred objects are found on each."""
+
+    class Crowded(GreyPredictor):
+        def list_objects(self, sample):
+            return super().list_objects(sample) * 100
+
+    image = tmp_path / 'a.png'
+    cv2.imwrite(str(image), np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(prediction, 'MAX_HELD', 1 << 14)
+
+    peaks = []
+    tracemalloc.start()
+    try:
+        for count in (10, 10, 60):  # the first warms up
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            with open_results(tmp_path / f'{count}{len(peaks)}', {}) as results:
+                for one in find_in(
+                    [image] * count, results.folder, predictor=Crowded()
+                ):
+                    results.predictions.add(one)
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+            assert (
+                results.predictions.summarize() == f'{count * 100} objects in 1 files'
+            )
+    finally:
+        tracemalloc.stop()
+    # The objects of 50 images take 1.5 MB as Python has them.
+    assert peaks[2] < peaks[1] + 300_000
+    assert len(read_json(results.folder)['predictions']) == 60
+
+
+def test_entries_go_to_disk_and_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, 'MAX_HELD', 100)
+    entries = Entries(tmp_path)
+    rows = [dict(file=f'{i}\n"é', objects=[dict(score=i / 7)]) for i in range(20)]
+    for number, row in enumerate(rows):
+        entries.append(row)
+        assert len(entries) == number + 1 and entries[number] == row
+    assert list(entries) == list(entries) == rows and entries == rows
+    assert entries != rows[:-1] and not Entries()
+    assert not [*tmp_path.iterdir()]  # the file has no name
