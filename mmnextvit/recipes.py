@@ -17,6 +17,7 @@ from .tuning import (
     DIVISOR,
     KEY,
     READERS,
+    SHARE,
     build_average,
     build_model,
     build_optimizer,
@@ -78,6 +79,7 @@ SETTINGS: dict[str, Callable[[object], Any]] = {
     'max_epochs': read_count,
     'num_images': read_count,
     'num_workers': read_workers,
+    'oversample': SHARE,
     KEY: read_tuning,
 }
 RATE = 'optim_wrapper.optimizer.lr'  # what set_rate sets
@@ -120,8 +122,10 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
             - ``num_images``: images to train with, which bounds the warm-up.
             - ``image_size``: a side, or width and height, in pixels; ``max_epochs``;
               ``batch_size``, of a process; ``num_workers`` of the data loaders;
-              ``tuning``, some values of a recipe for small data, or the name of another
-              one, such as ``'detector'``. Those that are left out are the recipe's.
+              ``oversample``, the share of the images below which a class is rare, whose
+              images then come several times in an epoch; ``tuning``, some values of a
+              recipe for small data, or the name of another one, such as
+              ``'detector'``. Those that are left out are the recipe's.
 
             Other keys that the recipe has too are merged on top of the result, as in
             any config that inherits: they win. The rest is the file's own business.
@@ -814,6 +818,8 @@ def _fit_data(
             workers = recipe['num_workers']
         loader.update(num_workers=workers, persistent_workers=workers > 0)
     if split == 'train':
+        if 'oversample' in recipe:
+            loader['dataset']['oversample'] = recipe['oversample']
         return {key: dict(loader, batch_size=recipe['batch_size'])}
     # The metric takes the truth from the samples, of whatever format the dataset is.
     loader['dataset']['pipeline'] = _add_truth(loader['dataset']['pipeline'])
