@@ -60,9 +60,8 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize('seed', SEEDS)
 @pytest.mark.parametrize('name', RECIPES)
 def test_ten_times_the_rate(name, seed, folder):
-    rate = (
-        FASTER * Config.fromfile(config_file(RECIPES[name])).optim_wrapper.optimizer.lr
-    )
+    usual = Config.fromfile(config_file(RECIPES[name])).optim_wrapper.optimizer.lr
+    rate = FASTER * usual
     weights = dict(type='Pretrained', checkpoint='backbone.pth')
     init = weights if name == 'pretrained' else None
     values = dict(BASE=RECIPES[name], ARCH=TINY, INIT=init, SEED=seed)
