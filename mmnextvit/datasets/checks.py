@@ -218,6 +218,8 @@ class VerifiedDataMixin(DetDataset):
             `REMARKS`: what this process and the data loader's workers met. Empty until
             the data are loaded. `DataReportHook` reports them.
         box_faults: File names or places of the boxes that are dropped, by fault.
+        distinct: Indices of samples, one for each image; all of them, but for
+            ``oversample``.
 
     Raises:
         MissingFileError: The annotation file, the list or images are missing.
@@ -253,6 +255,7 @@ class VerifiedDataMixin(DetDataset):
         self.image_list = image_list
         self.box_faults: dict[str, list[str]] = defaultdict(list)
         self.marks = make_marks(0)
+        self.distinct: Sequence[int] = ()
         super().__init__(*args, pipeline=pipeline, **kwargs)
 
     @property
@@ -273,12 +276,14 @@ class VerifiedDataMixin(DetDataset):
         if self._fully_initialized:
             return
         super().full_init()
+        self.distinct = range(len(self))
         if self.oversample:
-            images = len(self)
-            self.get_subset_(ClassBalancedDataset(self, self.oversample).repeat_indices)
+            repeated = ClassBalancedDataset(self, self.oversample).repeat_indices
+            self.get_subset_(repeated)
+            self.distinct = np.unique(repeated, return_index=True)[1].tolist()
             print_log(
-                f'{self.ann_file}: with oversample={self.oversample:g} the {images} '
-                f'images come {len(self)} times in an epoch',
+                f'{self.ann_file}: with oversample={self.oversample:g} an epoch has '
+                f'{len(self)} samples of {len(self.distinct)} images',
                 logger='current',
             )
         self.marks = make_marks(len(self))

@@ -9,6 +9,7 @@ from mmnextvit import config_file
 from mmnextvit.datasets.mmyolo_datasets import VerifiedCocoDataset
 from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.runner import build_dataset
+from mmnextvit.engine.terminal import describe_data
 from mmnextvit.utils.errors import UserError
 
 import cv2
@@ -82,6 +83,9 @@ def test_images_come_as_often_as_the_formula_says(folder, share):
     assert [counts[i] for i in range(len(IMAGES))] == count_by_hand(share)
     assert all(len(marks) == len(dataset) for marks in dataset.marks.values())
     assert {len(i['instances']) for i in infos} == {0, 1, 2, 3}
+    once = [Path(infos[i]['img_path']).stem for i in dataset.distinct]
+    assert once == [str(i) for i in range(len(IMAGES))]
+    assert describe_data(dataset).startswith('20 images, 24 boxes')
 
 
 def test_rare_classes_are_drawn_more_often(folder):
