@@ -2,6 +2,8 @@
 
 Reads the logs of work dirs, those of resumed runs too, draws mAP and training loss by
 epoch, and prints a table: means over the last validations, and seconds an iteration.
+With --worst it puts the pictures of the worst images, as the runs' reports have them
+(mmnextvit report), into one: a row for each run.
 """
 
 import argparse
@@ -11,8 +13,12 @@ from statistics import mean, median
 
 from mmnextvit.utils.files import atomic_write
 
+import cv2
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.ticker import MaxNLocator
+
+SIDE = 320  # pixels of a picture of the worst images
 
 
 def read(work_dir: str) -> tuple[dict, dict, list]:
@@ -31,11 +37,31 @@ def read(work_dir: str) -> tuple[dict, dict, list]:
     return found, losses, times
 
 
+def draw_worst(work_dirs: list[str], count: int) -> np.ndarray:
+    """The first of the worst images in the reports of runs, (H, W, 3), BGR."""
+    rows = []
+    for work_dir in work_dirs:
+        files = sorted(Path(work_dir).glob('**/worst_*.jpg'))[:count]
+        if not files:
+            raise FileNotFoundError(f'{work_dir} holds no report with its worst images')
+        row = np.full((SIDE, SIDE * count, 3), 255, np.uint8)
+        for place, file in enumerate(files):
+            picture = cv2.imread(str(file))
+            scale = SIDE / max(picture.shape[:2])
+            picture = cv2.resize(picture, None, fx=scale, fy=scale)
+            height, width = picture.shape[:2]
+            row[:height, place * SIDE : place * SIDE + width] = picture
+        rows.append(row)
+    return np.concatenate(rows)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     p.add_argument('runs', nargs='+', metavar='NAME=DIR')
     p.add_argument('-o', '--out', required=True, help='image to write')
     p.add_argument('--last', type=int, default=5, help='validations to average')
+    p.add_argument('--worst', help='image to write of the worst images in the reports')
+    p.add_argument('--count', type=int, default=4, help='worst images of a run')
     args = p.parse_args()
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), dpi=80)
@@ -64,6 +90,11 @@ def main():
     figure.tight_layout()
     with atomic_write(args.out) as scratch:
         figure.savefig(scratch)
+    if args.worst:
+        work_dirs = [run.partition('=')[2] for run in args.runs]
+        drawn = draw_worst(work_dirs, args.count)
+        with atomic_write(args.worst) as scratch:
+            cv2.imwrite(str(scratch), drawn)
 
 
 if __name__ == '__main__':

@@ -81,7 +81,7 @@ def row(model: dict) -> dict[str, object]:
         cells['mask AP'] = metric(model, 'mask AP')
         cells['FLOPs'] = f'{published["FLOPs (G)"]} G'
         cells['parameters, published'] = f'{published["Parameters (M)"]} M'
-    start = data.get('Backbone Weights', 'random weights')
+    start = data.get('Backbone Weights', data.get('Starts From', 'random weights'))
     return {**cells, 'parameters': params, 'backbone starts from': start}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ._import_hook import register_when_needed
 from .hub import config_file, get_config, get_model
-from .recipes import fit_recipe
+from .recipes import fit_recipe, tune_recipe
 from .utils.packages import has_mmyolo
 
 if TYPE_CHECKING:
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from .models.yolov5_yaml import YOLOv5YAMLBackbone, YOLOv5YAMLNeck
 
 __version__ = '0.1.0'
-__all__ = ['__version__', 'config_file', 'fit_recipe', 'get_config', 'get_model']
+__all__ = [
+    '__version__',
+    'config_file',
+    'fit_recipe',
+    'get_config',
+    'get_model',
+    'tune_recipe',
+]
 
 # Public names and the modules that have them, which are imported at the first use.
 _MODULES: dict[str, str] = {}

@@ -13,10 +13,27 @@ from contextvars import ContextVar
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeGuard
 
+from .tuning import (
+    DIVISOR,
+    KEY,
+    READERS,
+    SHARE,
+    build_average,
+    build_model,
+    build_optimizer,
+    build_pipelines,
+    build_schedule,
+    freeze_backbone,
+    is_whole,
+    read_count,
+    read_size,
+    read_tuning,
+    read_values,
+    read_whole,
+)
 from .utils.errors import UserError, naming_key
 from .utils.messages import did_you_mean, first_few, show
 
-DIVISOR = 32  # of image sizes: the stride of the smallest feature map
 WARM_UP_SHARE = 0.1  # of a training, at most
 LAST_SHARE = 0.25  # of the epochs, at most, are those without mosaics
 
@@ -36,17 +53,6 @@ META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 _CHANGES: ContextVar[Mapping[str, object]] = ContextVar('changes')
 
 
-def read_size(value: object) -> tuple[int, int]:
-    """Width and height from both, or from the side of a square."""
-    size = value if isinstance(value, (list, tuple)) else (value, value)
-    if len(size) != 2 or not all(_is_whole(v, 1) and v % DIVISOR == 0 for v in size):
-        raise UserError(
-            f'{show(value)} must be a multiple of {DIVISOR} pixels, or a width and a '
-            f'height that are: as in 640 or (640, 480)'
-        )
-    return size[0], size[1]
-
-
 def read_names(value: object) -> tuple[str, ...]:
     """Names of classes."""
     names = tuple(value) if isinstance(value, (list, tuple)) else ()
@@ -60,22 +66,9 @@ def read_names(value: object) -> tuple[str, ...]:
     return names
 
 
-def read_count(value: object) -> int:
-    """A number from 1 on."""
-    if not _is_whole(value, 1):
-        raise UserError(f'{show(value)} must be a whole number from 1 on')
-    return int(value)
-
-
 def read_workers(value: object) -> int:
     """A number from 0 on."""
-    if not _is_whole(value, 0):
-        raise UserError(f'{show(value)} must be a whole number from 0 on')
-    return int(value)
-
-
-def _is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return read_whole(value, 0)
 
 
 # What a config may set in one line, and how each is read.
@@ -86,6 +79,8 @@ SETTINGS: dict[str, Callable[[object], Any]] = {
     'max_epochs': read_count,
     'num_images': read_count,
     'num_workers': read_workers,
+    'oversample': SHARE,
+    KEY: read_tuning,
 }
 RATE = 'optim_wrapper.optimizer.lr'  # what set_rate sets
 DATASETS = ('train', 'val', 'test')
@@ -126,8 +121,11 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
               a list in the order of ``classes``; where names alone don't tell.
             - ``num_images``: images to train with, which bounds the warm-up.
             - ``image_size``: a side, or width and height, in pixels; ``max_epochs``;
-              ``batch_size``, of a process; ``num_workers`` of the data loaders. Those
-              that are left out are the recipe's.
+              ``batch_size``, of a process; ``num_workers`` of the data loaders;
+              ``oversample``, the share of the images below which a class is rare, whose
+              images then come several times in an epoch; ``tuning``, some values of a
+              recipe for small data, or the name of another one, such as
+              ``'detector'``. Those that are left out are the recipe's.
 
             Other keys that the recipe has too are merged on top of the result, as in
             any config that inherits: they win. The rest is the file's own business.
@@ -150,22 +148,108 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
         epochs=recipe['max_epochs'] * WARM_UP_SHARE,
     )
     size = (old.get('auto_scale_lr') or {}).get('base_batch_size')
-    rate = _compute_rate(old, size, recipe['batch_size'])
-    new = _follow(old, old['img_scale'], recipe, rate, bounds)
+    tuned = _tune(old, recipe[KEY]) if KEY in own else old
+    rate = _compute_rate(tuned, size, recipe['batch_size'])
+    new = _follow(tuned, old['img_scale'], recipe, rate, bounds)
     if rate != 1:  # the rate is now that of this batch
         new['auto_scale_lr']['base_batch_size'] = recipe['batch_size']
     for split in DATASETS:
         new |= _fit_data(split, new, own, recipe, class_ids)
     new = _merge(new, {k: v for k, v in own.items() if k not in (*SETTINGS, *DATASETS)})
-    changed = {k: v for k, v in new.items() if k not in old or v != old[k]}
-    # Whole values, not changes for MMEngine to merge, which cannot remove a key.
-    whole = {
-        key: dict(value, _delete_=True) if isinstance(value, dict) else value
-        for key, value in changed.items()
-    }
+    if KEY in recipe:  # the backbone may be another one by now
+        new['model'] = freeze_backbone(new['model'], recipe[KEY])
+    whole = _list_whole_changes(old, new)
     if class_ids is not None:
         whole['class_ids'] = class_ids
     return {**whole, **recipe, 'recipe': dict(recipe)}
+
+
+def tune_recipe(base: Mapping[str, Any], member: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe for small data changes in one of YOLOv5's that it inherits.
+
+    A config file calls it with one of those in ``configs/_base_/smalldata.py``::
+
+        globals().update(__import__('mmnextvit').tune_recipe(_base_, _base_.scratch))
+
+    What else the base has stays: data, model, normalisation and weights.
+
+    Args:
+        base: The recipe, such as ``_base_`` in a config file.
+        member: ``tuning``, with a value for each of :data:`~mmnextvit.tuning.READERS`;
+            ``batch_size``, ``image_size`` and ``max_epochs``, which are the base's
+            where they are left out. Other keys are for ``mmnextvit new``.
+
+    Returns:
+        The changed keys, each with its whole value.
+
+    Raises:
+        UserError: A value is missing or cannot be, or the base is no recipe of
+            YOLOv5's; it has the key.
+    """
+    old = _copy({key: base[key] for key in base})
+    _check_base(old)
+    settings = {
+        key: _read_setting(key, member.get(key, own))
+        for key, own in _list_own_settings(old).items()
+    }
+    values = read_values(member.get(KEY))
+    if missing := [name for name in READERS if name not in values]:
+        raise UserError(f'it has no {first_few(missing)}', key=KEY)
+    unbounded = Bounds(iterations_share=1, epochs_share=1)
+    new = _tune(_follow(old, old['img_scale'], settings, 1, unbounded), values)
+    new['train_dataloader']['batch_size'] = settings['batch_size']
+    new['auto_scale_lr'] = dict(
+        new.get('auto_scale_lr') or {}, base_batch_size=settings['batch_size']
+    )
+    return _list_whole_changes(old, new)
+
+
+def _tune(old: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """One of YOLOv5's recipes with other values.
+
+    Raises:
+        UserError: It is the recipe of another detector.
+    """
+    if old['model'].get('bbox_head', {}).get('type') != 'YOLOv5Head':
+        problem = "only recipes of YOLOv5's detectors can be tuned by it"
+        raise UserError(problem, key=KEY)
+    epochs = old['train_cfg']['max_epochs']
+    train, last = build_pipelines(
+        old['pre_transform'],
+        old['test_pipeline'][1:3],
+        old['train_pipeline'][-1],
+        old['img_scale'],
+        values,
+    )
+    hooks = {k: v for k, v in old['default_hooks'].items() if k != 'pipeline_switch'}
+    hooks['param_scheduler'] = build_schedule(values, epochs)
+    hooks['ema'] = build_average(values)
+    plain = min(values['plain_epochs'], int(epochs * LAST_SHARE))
+    if plain and train != last:
+        hooks['pipeline_switch'] = dict(
+            type='mmdet.PipelineSwitchHook',
+            switch_epoch=epochs - plain,
+            switch_pipeline=last,
+        )
+    loader = old['train_dataloader']
+    dataset = dict(loader['dataset'], pipeline=train)
+    return {
+        **old,
+        'model': build_model(old['model'], values),
+        'optim_wrapper': build_optimizer(old['optim_wrapper'], values),
+        'param_scheduler': None,
+        'default_hooks': hooks,
+        'train_pipeline': train,
+        'train_dataloader': dict(loader, dataset=dataset),
+        KEY: values,
+    }
+
+
+def _list_whole_changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What differs, as whole values: merging, MMEngine could remove no key of one."""
+    changed = {k: v for k, v in new.items() if k not in old or v != old[k]}
+    merged = {k for k, v in changed.items() if isinstance(v, dict) and k in old}
+    return {k: dict(v, _delete_=True) if k in merged else v for k, v in changed.items()}
 
 
 def refit(
@@ -340,9 +424,11 @@ def find_changes(cfg: Mapping[str, Any]) -> dict[str, Any]:
     changes = {}
     for key in SETTINGS:
         if key in cfg:
+            before = _read_setting(key, recipe[key]) if key in recipe else None
             value = _read_setting(key, cfg[key])
-            before = recipe.get(key)
-            if value != (tuple(before) if isinstance(before, list) else before):
+            if key == KEY:
+                value = _choose_values(cfg, value, before or {})
+            if value != before:
                 changes[key] = value
     return changes
 
@@ -399,16 +485,53 @@ def _read_settings(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     for key in ('train', 'val'):
         if not isinstance(own.get(key), dict):
             raise UserError('it must be the config of a dataset, a dict', key=key)
-    settings = dict(
-        batch_size=base['train_dataloader']['batch_size'],
-        image_size=base['img_scale'],
-        max_epochs=base['train_cfg']['max_epochs'],
-    )
+    settings = _list_own_settings(base)
     settings.update({key: own[key] for key in SETTINGS if key in own})
+    if KEY in base:
+        given = _read_setting(KEY, own.get(KEY, {}))
+        settings[KEY] = _choose_values(base, given, base[KEY])
+    elif KEY in own:
+        raise UserError(
+            'the recipe has no such values: inherit from one for small data, such as '
+            "__import__('mmnextvit').config_file('yolov5_nextvit_s_smalldata')",
+            key=KEY,
+        )
     for key in ('classes', 'num_images'):
         if key not in settings:
             raise UserError('fit_recipe needs it, and the config has none', key=key)
     return {key: _read_setting(key, value) for key, value in settings.items()}
+
+
+def _choose_values(
+    cfg: Mapping[str, Any], given: str | dict[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All values of a recipe for small data.
+
+    Args:
+        cfg: A config that has the recipes.
+        given: The name of one of them, or some values in the place of ``before``'s.
+        before: All values of a recipe.
+
+    Raises:
+        UserError: There is no recipe of the name.
+    """
+    if not isinstance(given, str):
+        return {**before, **given}
+    known = [k for k, v in cfg.items() if isinstance(v, Mapping) and KEY in v]
+    known = [name for name in known if name != 'recipe']
+    if given not in known:
+        hint = did_you_mean(given, known) or f'there are {first_few(known)}'
+        raise UserError(f'{show(given)} is no recipe for small data: {hint}', key=KEY)
+    return read_values(cfg[given][KEY])
+
+
+def _list_own_settings(base: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a recipe has by itself."""
+    return dict(
+        batch_size=base['train_dataloader']['batch_size'],
+        image_size=base['img_scale'],
+        max_epochs=base['train_cfg']['max_epochs'],
+    )
 
 
 def _read_setting(key: str, value: object) -> Any:
@@ -533,12 +656,12 @@ def _scale_size(
         divisor: Multiples of it remain such, so that a network takes them.
     """
     if isinstance(value, (list, tuple)):
-        if len(value) == 2 and all(map(_is_whole, value)):
+        if len(value) == 2 and all(map(is_whole, value)):
             scaled = [_scale_side(*pair, divisor) for pair in zip(value, old, new)]
         else:
             scaled = [_scale_size(item, old, new, divisor) for item in value]
         return type(value)(scaled)
-    if _is_whole(value):
+    if is_whole(value):
         return _scale_side(value, max(old), max(new), divisor)
     return value
 
@@ -695,6 +818,8 @@ def _fit_data(
             workers = recipe['num_workers']
         loader.update(num_workers=workers, persistent_workers=workers > 0)
     if split == 'train':
+        if 'oversample' in recipe:
+            loader['dataset']['oversample'] = recipe['oversample']
         return {key: dict(loader, batch_size=recipe['batch_size'])}
     # The metric takes the truth from the samples, of whatever format the dataset is.
     loader['dataset']['pipeline'] = _add_truth(loader['dataset']['pipeline'])

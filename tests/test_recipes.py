@@ -41,6 +41,7 @@ YOLOV5 = [
     'yolov5_nextvit_b',
     'yolov5_nextvit_l',
     'yolov5_nextvit_s_smalldata',
+    'yolov5_nextvit_s_smalldata_in1k',
     'yolov5_nextvit_s_in1k',
     'yolov5_nextvit_b_in1k',
     'yolov5_nextvit_l_in1k',
@@ -369,6 +370,7 @@ def test_the_last_epochs_are_without_mosaics(name, epochs, switch):
         ('yolov5_nextvit_s', 0.01, 128, 4, 0.01),  # SGD: the loss is a sum
         ('yolov8_nextvit_s', 0.01, 128, 4, 0.01),
         ('yolov5_nextvit_s_smalldata', 1e-3, 8, 32, 2e-3),
+        ('yolov5_nextvit_s_smalldata_in1k', 1e-3, 8, 32, 2e-3),
         ('yolov5_nextvit_s_in1k', 1e-3, 128, 8, 2.5e-4),
         ('rtmdet_nextvit_s', 4e-3, 256, 16, 1e-3),
     ],

@@ -1,31 +1,39 @@
-# A recipe for some hundred images and no pretrained weights. It only names things,
-# which a config puts in place, whatever its data: two bases may not set the same key.
+# Recipes for few images, by whether there are pretrained weights: all that is tuned of
+# them, in one place. mmnextvit/tuning.py says what each value is. Configs take them by
+# tune_recipe, `mmnextvit new` chooses by them; nothing here is about what is on images.
+few_images = 2000  # to train with; from there on COCO's recipes hold
 
-small_model = dict(backbone=dict(drop_path_rate=0.0, norm_cfg=dict(momentum=0.1)))
-small_affine = dict(  # of whole images, where YOLOv5 has parts of four
-    type='YOLOv5RandomAffine',
-    max_rotate_degree=0.0,
-    max_shear_degree=0.0,
-    scaling_ratio_range=(0.75, 1.25),
-    border_val=(114, 114, 114),
+scratch = dict(  # the backbone learns all it knows from the images
+    batch_size=8,
+    image_size=640,  # where images are as large
+    max_epochs=100,  # or as many as make least_steps, but not more than most_epochs
+    least_steps=2500,
+    most_epochs=300,
+    tuning=dict(
+        lr=1e-3,
+        backbone_lr_mult=1.0,
+        lr_factor=0.01,
+        weight_decay=0.05,
+        warmup_epochs=2,
+        frozen_stages=-1,
+        norm_eval=False,
+        drop_path_rate=0.0,
+        norm_momentum=0.1,
+        ema_steps=100,
+        mosaic=0.0,  # whole images, where YOLOv5 has parts of four
+        mixup=0.0,
+        plain_epochs=10,
+        scale_range=(0.75, 1.25),
+        degrees=0.0,
+        shear=0.0,
+        translate=0.1,
+        flip=0.5,
+        hsv=(0.015, 0.7, 0.4),
+        prior_match_thr=4.0,
+        box_weight=0.05,
+    ),
 )
-small_optim = dict(
-    type='SummingOptimWrapper',
-    constructor='ThreeGroupOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-)
-small_schedule = dict(  # a step a batch, a warm-up of epochs, of biases as of the rest
-    nominal_batch_size=None,
-    scheduler_type='cosine',
-    warmup_epochs=2,
-    warmup_mim_iter=0,
-    warmup_bias_lr=0.0,
-)
-small_average = dict(  # over about 100 steps
-    type='StepEMAHook',
-    ema_type='ExpMomentumEMA',
-    momentum=0.01,
-    gamma=100,
-    update_buffers=True,
-    priority=49,
-)
+# The backbone has weights of ImageNet or of another detector.
+pretrained = dict(scratch, tuning=dict(scratch['tuning'], backbone_lr_mult=0.1))
+# The whole detector has learned already, some of the classes among others.
+detector = dict(pretrained, tuning=dict(pretrained['tuning'], lr=2e-4))

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import torch
 from mmengine import fileio
-from mmengine.dataset import Compose
+from mmengine.dataset import ClassBalancedDataset, Compose
+from mmengine.logging import print_log
 from mmengine.utils import is_abs
 
 from ..utils.errors import MissingFileError, UserError, naming_file
@@ -140,6 +141,27 @@ def check_class_ids(
     return ids
 
 
+def check_oversample(share: object, test_mode: bool) -> float:
+    """The share of the images below which a class is rare, as a config says it.
+
+    Raises:
+        UserError: It is no share, or the dataset is not for training.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)):
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise UserError(
+            'oversample is the share of the images below which a class is rare: write '
+            'a number from 0 (none is) to 1'
+        )
+    if share and test_mode:
+        raise UserError(
+            'oversample is for training: evaluated with some images several times, the '
+            'mAP would be of another data set. Set it in the training dataset alone'
+        )
+    return float(share)
+
+
 def complete_metainfo(metainfo: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's meta information as all of our datasets have it.
 
@@ -184,6 +206,11 @@ class VerifiedDataMixin(DetDataset):
             or relative to ``data_root``: the dataset has these images alone, and what
             is wrong with others does not concern it. The file's own path counts from
             ``data_root`` too, unless it is absolute.
+        oversample: For training: the share of the images below which a class is rare.
+            Images of rare classes come several times in an epoch, and so in mosaics, by
+            the rule of MMEngine's ``ClassBalancedDataset`` (``oversample_thr``): the
+            root of the share over that of the rarest class on them, rounded up. 0 has
+            each image once.
         pipeline: Transforms, as for MMEngine's ``BaseDataset``.
 
     Attributes:
@@ -191,6 +218,8 @@ class VerifiedDataMixin(DetDataset):
             `REMARKS`: what this process and the data loader's workers met. Empty until
             the data are loaded. `DataReportHook` reports them.
         box_faults: File names or places of the boxes that are dropped, by fault.
+        distinct: Indices of samples, one for each image; all of them, but for
+            ``oversample``.
 
     Raises:
         MissingFileError: The annotation file, the list or images are missing.
@@ -205,6 +234,7 @@ class VerifiedDataMixin(DetDataset):
         skip_broken: bool = False,
         decode_all: bool = False,
         image_list: str | os.PathLike | None = None,
+        oversample: float = 0.0,
         pipeline: Sequence = (),
         **kwargs: Any,
     ) -> None:
@@ -214,6 +244,7 @@ class VerifiedDataMixin(DetDataset):
                 'the mAP would be of another data set. Repair the images or take '
                 'them out of the annotations'
             )
+        self.oversample = check_oversample(oversample, bool(kwargs.get('test_mode')))
         self.skip_broken = skip_broken
         self.decode_all = decode_all
         if not isinstance(image_list, (str, os.PathLike, type(None))):
@@ -224,6 +255,7 @@ class VerifiedDataMixin(DetDataset):
         self.image_list = image_list
         self.box_faults: dict[str, list[str]] = defaultdict(list)
         self.marks = make_marks(0)
+        self.distinct: Sequence[int] = ()
         super().__init__(*args, pipeline=pipeline, **kwargs)
 
     @property
@@ -244,6 +276,16 @@ class VerifiedDataMixin(DetDataset):
         if self._fully_initialized:
             return
         super().full_init()
+        self.distinct = range(len(self))
+        if self.oversample:
+            repeated = ClassBalancedDataset(self, self.oversample).repeat_indices
+            self.get_subset_(repeated)
+            self.distinct = np.unique(repeated, return_index=True)[1].tolist()
+            print_log(
+                f'{self.ann_file}: with oversample={self.oversample:g} an epoch has '
+                f'{len(self)} samples of {len(self.distinct)} images',
+                logger='current',
+            )
         self.marks = make_marks(len(self))
 
     def prepare_data(self, idx: int) -> Any:

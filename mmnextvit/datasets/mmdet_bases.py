@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
         def get_data_info(self, idx: int) -> dict: ...
 
+        def get_subset_(self, indices: list[int]) -> None: ...
+
     class XMLDataset(DetDataset):
         """MMDetection's ``XMLDataset``, of Pascal VOC."""
 

@@ -163,6 +163,8 @@ class DataReportHook(Hook):
                 marks = marks.int()
                 all_reduce(marks, 'max')  # each process meets its own share
                 indices = marks.nonzero().flatten().tolist()
-                marked[key] = [part.get_data_info(i)['img_path'] for i in indices]
-            for line in describe_remarks(marked, len(part), part.ann_file):
+                paths = (part.get_data_info(i)['img_path'] for i in indices)
+                marked[key] = list(dict.fromkeys(paths))  # some come several times
+            images = len(getattr(part, 'distinct', part))
+            for line in describe_remarks(marked, images, part.ann_file):
                 runner.logger.warning(line)

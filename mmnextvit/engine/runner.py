@@ -51,10 +51,14 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def build_dataset(cfg: Config, mode: str) -> BaseDataset:
-    """The config's dataset of a mode ('train', 'val', 'test'), without a pipeline."""
+    """The config's dataset of a mode ('train', 'val', 'test'), to look at the data.
+
+    It has no pipeline, and each image once.
+    """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    dataset = cfg[f'{mode}_dataloader'].dataset
-    return DATASETS.build(dict(dataset, pipeline=[]))
+    dataset = dict(cfg[f'{mode}_dataloader'].dataset, pipeline=[])
+    dataset.pop('oversample', None)
+    return DATASETS.build(dataset)
 
 
 def read_test_metainfo(cfg: Config) -> dict[str, Any]:

@@ -232,15 +232,18 @@ def describe_data(dataset: object) -> str:
     parts = list_datasets(dataset)
     if not all(hasattr(part, '__len__') for part in parts):
         return type(dataset).__name__  # it has no end
-    images = sum(len(part) for part in parts)
+    # len has a dataset read what it is of
+    every = [range(len(part)) for part in parts]
+    distinct = [getattr(p, 'distinct', all_) for p, all_ in zip(parts, every)]
+    images = sum(map(len, distinct))
     files = [str(getattr(part, 'ann_file', '')) for part in parts]
     named = first_few([file for file in files if file], 2)
     text = f'{images:,} images'
     if images <= MAX_COUNTED and all(hasattr(p, 'get_data_info') for p in parts):
         boxes = sum(
             len(part.get_data_info(i).get('instances', ()))
-            for part in parts
-            for i in range(len(part))
+            for part, indices in zip(parts, distinct)
+            for i in indices
         )
         text = f'{text}, {boxes:,} boxes'
     return f'{text} ({named})' if named else text

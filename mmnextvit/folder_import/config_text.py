@@ -3,22 +3,24 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
+from mmengine.config import Config
 
 from ..datasets.samples import Sample
+from ..hub import find_config_folder
 from ..recipes import DIVISOR, read_names, read_size
+from ..tuning import KEY
 from ..utils.errors import UserError, naming_key
 from ..utils.messages import did_you_mean, show
 from ..utils.render import Assign, Code, Comment, Extended, Statement, quote, render
 
 MAX_LINES = 25
-SMALL = 2000  # training images, from which on COCO's recipes hold
-SMALL_BATCH = 8  # a step each
-LEAST_STEPS = 2500
-EPOCHS = 100, 300  # the least and the most for small data
+MOST_LINES = 32  # rather than lines of more than 88 columns
+WIDTH = 88
 SIZE = 640  # of COCO's recipes
 SIZES = 320, 1280  # the least and the most that are chosen
 BOX_SIDE = 8  # pixels: the stride of the finest feature map
@@ -44,6 +46,37 @@ RECIPES = {
 }
 
 
+class Few(NamedTuple):
+    """What depends on the number of images in one of the recipes for small data.
+
+    Attributes:
+        batch_size: Images of a step, at most.
+        image_size: The side from which on images are taken as they are, in pixels.
+        max_epochs: Epochs, at least.
+        least_steps: Steps that a training is to have, at least.
+        most_epochs: Epochs, at most.
+    """
+
+    batch_size: int
+    image_size: int
+    max_epochs: int
+    least_steps: int
+    most_epochs: int
+
+
+@cache
+def read_family() -> dict[str, Any]:
+    """The recipes for small data, as ``configs/_base_/smalldata.py`` has them."""
+    path = find_config_folder() / '_base_' / 'smalldata.py'
+    return Config.fromfile(path).to_dict()
+
+
+def get_few(member: str) -> Few:
+    """The numbers of a recipe for small data, by its name."""
+    recipe = read_family()[member]
+    return Few(**{name: recipe[name] for name in Few._fields})
+
+
 @dataclass(frozen=True)
 class Choice:
     """A value, and in a few words why it is this one."""
@@ -63,6 +96,7 @@ class Plan:
         batch_size: Images of a step.
         model: Changes of the base's model.
         load_from: Weights of a whole detector to begin with.
+        tuning: The recipe for small data that the base's is replaced by, if any.
     """
 
     base: Choice
@@ -71,6 +105,7 @@ class Plan:
     batch_size: Choice
     model: Mapping[str, Any] = field(default_factory=dict)
     load_from: str | None = None
+    tuning: str | None = None
 
 
 def choose(
@@ -81,6 +116,7 @@ def choose(
     whole_detector: bool = False,
     image_size: int | tuple[int, int] | None = None,
     normalisation: Mapping[str, list[float]] | None = None,
+    backbone: Mapping[str, Any] = {},
 ) -> Plan:
     """What suits the data.
 
@@ -91,25 +127,37 @@ def choose(
         weights: Pretrained weights that are at hand, as ``load_from`` takes them.
         whole_detector: Whether they are those of a detector; else of a backbone.
         image_size: The image size that the user wants.
-        normalisation: ``mean`` and ``std`` that the weights of a timm model were
-            trained with.
+        normalisation: ``mean`` and ``std`` that the weights were trained with, where
+            they are a timm model's or say so themselves.
+        backbone: Arguments of the backbone that the weights need.
 
     Raises:
         UserError: There is no such model, or no image size like this.
     """
     check_choices(model, image_size)
-    small = len(samples) < SMALL
+    small = len(samples) < read_family()['few_images']
+    if weights is None:
+        member = 'scratch'
+    else:
+        member = 'detector' if whole_detector else 'pretrained'
+    few = get_few(member) if small else None
     backbone_weights = None if whole_detector else weights
     family = _choose_family(model, backbone_weights)
-    size = _choose_size(samples, image_size)
-    batch = _choose_batch(family, small, size.value)
+    size = _choose_size(samples, image_size, few.image_size if few else SIZE)
+    batch = _choose_batch(family, few, size.value)
+    base = _choose_base(model, family, len(samples), member, small)
+    changes = _choose_model(model, family, small, backbone_weights)
+    tuned = small and whole_detector and family == 'yolov5'
     return Plan(
-        base=_choose_base(model, family, len(samples), weights, whole_detector),
+        base=base,
         image_size=size,
-        max_epochs=_choose_epochs(family, len(samples), batch.value),
+        max_epochs=_choose_epochs(family, few, len(samples), batch.value),
         batch_size=batch,
-        model=_choose_model(model, family, small, backbone_weights, normalisation),
+        model=_follow_weights(changes, base.value, normalisation, backbone)
+        if weights
+        else changes,
         load_from=weights if whole_detector else None,
+        tuning='detector' if tuned else None,
     )
 
 
@@ -137,46 +185,49 @@ def _choose_family(model: str, backbone_weights: str | None) -> str:
 
 
 def _choose_base(
-    model: str, family: str, images: int, weights: str | None, whole_detector: bool
+    model: str, family: str, images: int, member: str, small: bool
 ) -> Choice:
     arch = model if model in ARCHS else 's'
-    small = images < SMALL
+    few = '_smalldata' if small else ''
     name = {
         'yolov5': 'yolov5_nextvit_s_smalldata' if small else f'yolov5_nextvit_{arch}',
-        'in1k': f'yolov5_nextvit_{arch}_in1k',
+        'in1k': f'yolov5_nextvit_{arch}{few}_in1k',
     }.get(family, f'{family}_nextvit_s')
-    if weights is None:
-        held = 'no pretrained weights'
-    else:
-        held = f'weights of a {"detector" if whole_detector else "backbone"}'
+    held = {
+        'scratch': 'no pretrained weights',
+        'pretrained': 'weights of a backbone',
+        'detector': 'weights of a detector',
+    }[member]
     way = {
-        'yolov5': 'the recipe for small data' if small else "YOLOv5's recipe for COCO",
+        'yolov5': "YOLOv5's recipe for COCO",
         'in1k': 'the recipe for fine-tuning',
     }.get(family, f'the recipe of {family}')
+    if small and family in ('yolov5', 'in1k'):
+        way = 'the recipe for small data'
     return Choice(name, f'{images:,} training images, {held}: {way}')
 
 
 def _choose_size(
-    samples: Sequence[Sample], wanted: int | tuple[int, int] | None
+    samples: Sequence[Sample], wanted: int | tuple[int, int] | None, usual: int
 ) -> Choice:
-    sides = np.array([max(sample.size) for sample in samples] or [SIZE])
+    sides = np.array([max(sample.size) for sample in samples] or [usual])
     least, most = int(sides.min()), int(sides.max())
     lengths = f'{least}' if least == most else f'{least} to {most}'
     reason = f'the longer sides are {lengths} pixels'
     if wanted is not None:
         return Choice(wanted, f'as asked for; {reason}')
-    if most < SIZE:
+    if most < usual:
         return Choice(max(SIZES[0], math.ceil(most / DIVISOR) * DIVISOR), reason)
     boxes = _measure_boxes(samples)
-    tenth = float(np.quantile(boxes, 0.1)) * SIZE if len(boxes) else BOX_SIDE
+    tenth = float(np.quantile(boxes, 0.1)) * usual if len(boxes) else BOX_SIDE
     if tenth < BOX_SIDE:  # no larger than most images are
-        needed = math.ceil(SIZE * BOX_SIDE / max(tenth, 1) / DIVISOR) * DIVISOR
+        needed = math.ceil(usual * BOX_SIDE / max(tenth, 1) / DIVISOR) * DIVISOR
         useful = int(np.median(sides)) // DIVISOR * DIVISOR
         larger = min(needed, useful, SIZES[1])
-        if larger > SIZE:
-            text = f'a tenth of the boxes has under {BOX_SIDE} pixels a side at {SIZE}'
+        if larger > usual:
+            text = f'a tenth of the boxes has under {BOX_SIDE} pixels a side at {usual}'
             return Choice(larger, text)
-    return Choice(SIZE, reason)
+    return Choice(usual, reason)
 
 
 def _measure_boxes(samples: Sequence[Sample]) -> np.ndarray:
@@ -189,44 +240,44 @@ def _measure_boxes(samples: Sequence[Sample]) -> np.ndarray:
     return np.concatenate(shares) if shares else np.array([])
 
 
-def _choose_batch(family: str, small: bool, size: int | tuple[int, int]) -> Choice:
-    most = SMALL_BATCH if small else RECIPES[family].batch_size
+def _choose_batch(family: str, few: Few | None, size: int | tuple[int, int]) -> Choice:
+    most = few.batch_size if few else RECIPES[family].batch_size
     width, height = (size, size) if isinstance(size, int) else size
     fits = most * SIZE**2 / (width * height)
     batch = min(most, max(2, 2 ** math.floor(math.log2(fits))))
     if batch == most:
         return Choice(
-            batch, 'as in the recipe for small data' if small else 'as for COCO'
+            batch, 'as in the recipe for small data' if few else 'as for COCO'
         )
     return Choice(batch, f'as much memory as {most} of {SIZE}x{SIZE} pixels')
 
 
-def _choose_epochs(family: str, images: int, batch: int) -> Choice:
+def _choose_epochs(family: str, few: Few | None, images: int, batch: int) -> Choice:
     steps = math.ceil(images / batch)
-    if images >= SMALL:
+    if few is None:
         epochs = RECIPES[family].epochs
     else:
-        wanted = math.ceil(LEAST_STEPS / max(steps, 1) / 10) * 10
-        epochs = min(max(wanted, EPOCHS[0]), EPOCHS[1])
+        wanted = math.ceil(few.least_steps / max(steps, 1) / 10) * 10
+        epochs = min(max(wanted, few.max_epochs), few.most_epochs)
     return Choice(epochs, f'{steps * epochs:,} batches')
 
 
 def _choose_model(
-    model: str,
-    family: str,
-    small: bool,
-    weights: str | None,
-    normalisation: Mapping[str, list[float]] | None,
+    model: str, family: str, small: bool, weights: str | None
 ) -> dict[str, Any]:
-    """What the base's model does not have already."""
+    """What the base's model does not have already.
+
+    Args:
+        model: The user's choice.
+        family: Its recipe's.
+        small: Whether the data are.
+        weights: Those of the backbone, if there are any.
+    """
     changes: dict[str, Any] = {}
     backbone: dict[str, Any] = {}
-    pretrained = dict(type='Pretrained', checkpoint=weights)
     if model.startswith('timm:'):
         name = model.removeprefix('timm:')
         backbone = dict(_delete_=True, type='mmdet.TimmFeatures', model_name=name)
-        if normalisation and weights:
-            changes['data_preprocessor'] = dict(normalisation)
     elif model in 'bl' and family == 'yolov5' and small:
         backbone['arch'] = ARCHS[model]
     elif family == 'rtmdet' and weights is None:
@@ -235,8 +286,30 @@ def _choose_model(
         backbone['norm_cfg'] = IMAGENET_NORM
         changes['data_preprocessor'] = IMAGENET
     if weights:
-        backbone['init_cfg'] = pretrained
+        backbone['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
     return dict(changes, backbone=backbone) if backbone else changes
+
+
+def _follow_weights(
+    model: Mapping[str, Any],
+    base: str,
+    normalisation: Mapping[str, list[float]] | None,
+    backbone: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Changes of a model, and what its weights need beside them.
+
+    Args:
+        model: The changes.
+        base: The config that they are of.
+        normalisation: Mean and std that the weights were trained with, if known.
+        backbone: Arguments of the backbone.
+    """
+    changes = dict(model)
+    if normalisation and not ('_in1k' in base and normalisation == IMAGENET):
+        changes['data_preprocessor'] = dict(normalisation)
+    if backbone:
+        changes['backbone'] = {**changes.get('backbone', {}), **backbone}
+    return changes
 
 
 def format_text(
@@ -250,11 +323,11 @@ def format_text(
     data_root: PurePath,
     config_folder: PurePath,
 ) -> str:
-    """The config, of at most 25 lines.
+    """The config, of 25 lines, or some more where these would be too wide.
 
     Hundreds of classes stand in one line: it is the one to change, and with the names
-    in another file there would be two to keep together. Lines get wider than 88 columns
-    where there would be too many.
+    in another file there would be two to keep together. Other lines get wider than 88
+    columns only where there would be more than 32.
 
     Args:
         plan: What is chosen.
@@ -309,9 +382,11 @@ def format_text(
     ]
     if plan.load_from is not None:
         statements.append(Assign('load_from', plan.load_from))
-    if plan.model:
-        statements.append(Assign('model', plan.model))
+    if plan.tuning is not None:
+        reason = 'smaller steps, which keep what the weights know'
+        statements.append(Assign(KEY, plan.tuning, reason=reason))
     statements += [
+        *_list_parts(plan.model),
         Comment(''),
         Assign('data', shared),
         *(
@@ -327,7 +402,40 @@ def format_text(
         Comment('What follows: pipelines, loss weights, schedule, warm-up, hooks'),
         Code("globals().update(__import__('mmnextvit').fit_recipe(_base_, globals()))"),
     ]
-    return render(statements, MAX_LINES)
+    return render(statements, MAX_LINES, MOST_LINES)
+
+
+def _list_parts(model: Mapping[str, Any]) -> list[Statement]:
+    """The model's changes, in parts that fit into a line each where the whole does not.
+
+    The parts have names of their own: a reader sees which line is about what.
+    """
+    if not model:
+        return []
+    whole = Assign('model', dict(model))
+    if len(render([whole], 1).rstrip()) <= WIDTH:
+        return [whole]
+    backbone = dict(model.get('backbone', {}))
+    parts: list[Statement] = []
+    changes: dict[str, object] = {}
+    inside: dict[str, object] = {}
+    if init := backbone.pop('init_cfg', None):
+        parts.append(Assign('weights', init, reason='of the backbone alone'))
+        inside['init_cfg'] = Code('weights')
+    if backbone:
+        parts.append(Assign('backbone', backbone))
+        value: object = (
+            Extended(Code('backbone'), inside) if inside else Code('backbone')
+        )
+        changes['backbone'] = value
+    elif inside:
+        changes['backbone'] = inside
+    if 'data_preprocessor' in model:
+        reason = 'as the weights were trained'
+        normalisation = model['data_preprocessor']
+        parts.append(Assign('normalisation', normalisation, reason=reason))
+        changes['data_preprocessor'] = Code('normalisation')
+    return [*parts, Assign('model', changes)]
 
 
 def _find_shared(datasets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

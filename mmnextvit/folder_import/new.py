@@ -1,6 +1,7 @@
 """A config for a folder of images, and what the folder holds."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from ..utils.errors import UserError, naming_key
 from ..utils.files import atomic_write, require_file
 from ..utils.messages import first_few, shorten
 from .config_text import check_choices, choose, format_text
+from .held_config import read_backbone, read_model, read_normalisation
 from .reading import Reading
 from .recognition import ARCHIVES, Counted, add_notes, recognise
 from .split import describe_split, split_samples, write_lists
@@ -31,6 +33,8 @@ from .summary import describe_data
 from .tree import get_suffix, read_tree
 
 BACKBONES = 'timm://', 'hf://'  # where weights of backbones come from
+# Names in detectors whose head ours can go on with: MMDetection's, and YOLOv5's own.
+HEAD = re.compile(r'(module\.)?(bbox_head\.|model\.\d+\.m\.\d+\.weight$)')
 # What --skip-missing leaves out, by what datasets tell of it.
 IMAGES = dict(missing='missing', imageless='missing', broken='broken')
 MAX_NOTE = 400  # characters
@@ -421,16 +425,21 @@ class Weights(NamedTuple):
     Attributes:
         weights: Their file or address, if there are any.
         whole_detector: Whether they are those of a detector; else of a backbone.
-        normalisation: What a timm backbone of them was trained with.
+        normalisation: Mean and std that they were trained with, where that is known.
+        backbone: Arguments of the backbone that they need.
     """
 
     weights: str | None = None
     whole_detector: bool = False
     normalisation: Mapping[str, list[float]] | None = None
+    backbone: Mapping[str, Any] = {}
 
 
 def find_weights(options: Options) -> Weights:
     """What the option ``--weights`` names.
+
+    Of a detector with another head, such as the official Mask R-CNN, the backbone is
+    what there is to start from.
 
     Raises:
         UserError: It cannot be read.
@@ -438,29 +447,28 @@ def find_weights(options: Options) -> Weights:
     weights = options.weights
     if weights is None:
         return Weights()
-    backbone = is_backbone(weights)
+    is_timm = options.model.startswith('timm:')
     normalisation = None
-    if backbone and options.model.startswith('timm:'):
+    if is_timm:
         normalisation = get_timm_mean_std(options.model.removeprefix('timm:'))
-    path = weights if '://' in weights else os.path.abspath(weights)
-    return Weights(path, not backbone, normalisation)
-
-
-def is_backbone(weights: str) -> bool:
-    """Whether a checkpoint holds a backbone, not a detector.
-
-    Raises:
-        UserError: It cannot be read.
-    """
     if weights.startswith('timm://'):
         with naming_key('--weights'):
             check_name(weights.removeprefix('timm://'))
     if weights.startswith(BACKBONES):
-        return True
+        return Weights(weights, False, normalisation)
     if '://' not in weights:
         require_file(weights, '--weights')
     content = CheckpointLoader.load_checkpoint(weights, map_location='cpu')
     values = content.get('state_dict', content)
-    if not any(isinstance(value, Tensor) for value in values.values()):
+    names = [name for name, value in values.items() if isinstance(value, Tensor)]
+    if not names:
         raise UserError('the file holds no weights', file=weights)
-    return not any('bbox_head.' in name for name in values)
+    path = weights if '://' in weights else os.path.abspath(weights)
+    if any(map(HEAD.match, names)):
+        model = read_model(content)
+        own = read_normalisation(model) or normalisation
+        return Weights(path, True, own, {} if is_timm else read_backbone(model))
+    inside = [name for name in names if name.startswith('backbone.')]
+    lacks_norm = bool(inside) and 'backbone.norm.weight' not in inside
+    needs = {'final_norm': False} if lacks_norm and not is_timm else {}
+    return Weights(path, False, normalisation, needs)

@@ -102,11 +102,15 @@ def naming_file(file: str | os.PathLike | None) -> Iterator[None]:
 
 @contextmanager
 def naming_key(key: str) -> Iterator[None]:
-    """Has a :class:`UserError` of the block name the key that it is about."""
+    """Has a :class:`UserError` of the block name the key that it is about.
+
+    One that names a key inside of it already keeps that.
+    """
     try:
         yield
     except UserError as error:
-        error.key = key
+        if not str(error.key or '').startswith(f'{key}.'):
+            error.key = key
         raise
 
 

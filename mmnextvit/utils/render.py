@@ -55,7 +55,8 @@ class Assign:
         target: What is assigned to.
         value: The value.
         comment: A line above it.
-        reason: A comment behind the value, where this stands in one line.
+        reason: A comment behind the value, where this stands in one line. Where only
+            the comment makes that too wide, the layout says what becomes of it.
         in_one_line: Whether it stands in one line however long that is.
     """
 
@@ -75,13 +76,17 @@ class Layout(NamedTuple):
     Attributes:
         width: Columns; what is longer is broken into lines where it can be.
         numbered: Whether each row has a line of its own, with its number.
+        above: Whether a reason that does not fit behind its value stands above it;
+            else it is left out.
     """
 
     width: int
     numbered: bool
+    above: bool = False
 
 
 LAYOUTS = (
+    Layout(88, True, above=True),
     Layout(88, True),
     Layout(120, True),
     Layout(160, True),
@@ -91,21 +96,26 @@ LAYOUTS = (
 )
 
 
-def render(statements: Sequence[Statement], max_lines: int) -> str:
+def render(statements: Sequence[Statement], max_lines: int, most: int = 0) -> str:
     """The text of a config.
 
     Args:
         statements: The config.
         max_lines: How long it may be: the first layout that keeps to it is taken, or
             the last one.
+        most: How long it may be rather than get wider than the first layout.
     """
+    text = ''
     for layout in LAYOUTS:
-        lines = [
-            line for item in statements for line in _render_statement(item, layout)
-        ]
+        rendered = (_render_statement(item, layout) for item in statements)
+        lines = [line for part in rendered for line in part]
+        wider = layout.width > LAYOUTS[0].width
+        if wider and text and text.count('\n') <= most:
+            return text
+        text = '\n'.join(lines) + '\n'
         if len(lines) <= max_lines:
             break
-    return '\n'.join(lines) + '\n'
+    return text
 
 
 def _render_statement(statement: Statement, layout: Layout) -> Iterator[str]:
@@ -126,7 +136,12 @@ def _render_statement(statement: Statement, layout: Layout) -> Iterator[str]:
     width = 10**9 if statement.in_one_line else layout.width
     lines = _render_lines(start, statement.value, '', width)
     if statement.reason and len(lines) == 1:
-        lines[0] += f'  {_render_comment(statement.reason)}'
+        reason = _render_comment(statement.reason)
+        behind = f'{lines[0]}  {reason}'
+        if not len(lines[0]) <= layout.width < len(behind):
+            lines = [behind]
+        elif layout.above:
+            yield reason
     yield from lines
 
 

@@ -1,5 +1,6 @@
 """The config of a folder: what is chosen for it, and a text that is data, not code."""
 
+import copy
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmnextvit import config_file
 from mmnextvit.datasets.samples import Sample
+from mmnextvit.folder_import import config_text
 from mmnextvit.folder_import.config_text import Choice, Plan, choose, format_text
 from mmnextvit.utils.errors import UserError
 
@@ -88,7 +90,9 @@ def evaluate(text: str, folder: object = HERE) -> dict:
         ('s', 1999, None, False, 'yolov5_nextvit_s_smalldata', 100, 8),
         ('s', 2000, None, False, 'yolov5_nextvit_s', 300, 16),
         ('l', 9000, None, False, 'yolov5_nextvit_l', 300, 16),
-        ('s', 214, 'timm://x', False, 'yolov5_nextvit_s_in1k', 100, 8),
+        ('s', 214, 'timm://x', False, 'yolov5_nextvit_s_smalldata_in1k', 100, 8),
+        ('l', 100, 'timm://x', False, 'yolov5_nextvit_l_smalldata_in1k', 200, 8),
+        ('s', 2000, 'timm://x', False, 'yolov5_nextvit_s_in1k', 100, 16),
         ('b', 9000, 'timm://x', False, 'yolov5_nextvit_b_in1k', 100, 16),
         ('l', 214, '/x.pth', True, 'yolov5_nextvit_s_smalldata', 100, 8),
         ('timm:resnet18', 214, None, False, 'yolov5_nextvit_s_smalldata', 100, 8),
@@ -97,7 +101,7 @@ def evaluate(text: str, folder: object = HERE) -> dict:
             214,
             'timm://resnet18',
             False,
-            'yolov5_nextvit_s_in1k',
+            'yolov5_nextvit_s_smalldata_in1k',
             100,
             8,
         ),
@@ -119,6 +123,26 @@ def test_the_recipe_suits_images_and_weights(
     steps = -(-count // batch) * epochs
     assert f'{steps:,} batches' in plan.max_epochs.reason
     assert plan.load_from == (weights if whole else None)
+    assert plan.tuning == ('detector' if whole else None)
+
+
+@pytest.mark.slow
+def test_numbers_are_those_of_the_family(monkeypatch):
+    """Each of them stands once, in configs/_base_/smalldata.py, and new follows it."""
+    family = copy.deepcopy(config_text.read_family())
+    family['few_images'] = 300
+    family['pretrained'].update(
+        batch_size=4, image_size=416, max_epochs=50, least_steps=40, most_epochs=70
+    )
+    monkeypatch.setattr(config_text, 'read_family', lambda: family)
+    plan = choose('timm:resnet18', images(299), weights='timm://x')
+    numbers = plan.image_size.value, plan.max_epochs.value, plan.batch_size.value
+    assert numbers == (416, 50, 4)
+    family['pretrained']['least_steps'] = 10**6
+    assert choose('s', images(9), weights='timm://x').max_epochs.value == 70
+    assert choose('s', images(299)).batch_size.value == 8
+    larger = choose('s', images(300), weights='timm://x')
+    assert larger.base.value == 'yolov5_nextvit_s_in1k'
 
 
 PRETRAINED = dict(type='Pretrained', checkpoint='timm://x')
@@ -288,10 +312,44 @@ def test_it_has_25_lines_and_all_values(plan, splits):
         assert joined == dataset['data_prefix']['img']
 
 
+def name_all_weights() -> dict[str, Plan]:
+    """Plans for each kind of weights, with long names."""
+    lite = 'timm:tf_efficientnet_lite0'
+    path = '/home/somebody/projects/cells/weights/tf_efficientnet_lite0.safetensors'
+    own = dict(mean=[127.5] * 3, std=[127.5] * 3)
+    imagenet = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    return {
+        **PLANS,
+        'lite': choose(lite, images(214), weights=path, normalisation=own),
+        'many': choose(lite, images(2140), weights=path, normalisation=own),
+        'mask r-cnn': choose(
+            's', images(214), weights=path, backbone=dict(final_norm=False)
+        ),
+        'fine-tuned': choose(
+            'l',
+            images(214),
+            weights=path,
+            whole_detector=True,
+            normalisation=imagenet,
+            backbone=dict(norm_cfg=dict(eps=1e-5)),
+        ),
+    }
+
+
+def test_no_line_is_wider_than_88_columns():
+    for plan in name_all_weights().values():
+        classes = tuple(f'class number {n}' for n in range(3))
+        text = write(plan, datasets=coco(), classes=classes, class_ids=range(7, 10))
+        assert max(map(len, text.splitlines())) <= 88, text
+        assert len(text.splitlines()) <= 32
+        values = evaluate(text)
+        assert values.get('model', {}) == plan.model
+        assert values.get('tuning') == plan.tuning
+
+
 @pytest.mark.slow
 def test_it_is_formatted_as_by_ruff(tmp_path):
-    """Where 25 lines are enough for that, as they are not for a timm backbone."""
-    for name in PLANS.keys() - {'timm'}:
+    for name in PLANS:
         (tmp_path / f'{name}.py').write_text(write(PLANS[name]))
     subprocess.run(
         [sys.executable, '-m', 'ruff', 'format', '--check', '--quiet']

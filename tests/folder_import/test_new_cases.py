@@ -623,6 +623,42 @@ def test_weights_of_a_backbone_and_of_a_detector(tmp_path):
     assert cfg.model.backbone.get('init_cfg') is None
 
 
+@pytest.mark.slow
+def test_what_weights_say_of_themselves_is_followed(tmp_path):
+    """The official Mask R-CNN, a file of YOLOv5's, a detector with ImageNet's mean."""
+    build_coco(tmp_path / 'data')
+    one = torch.zeros(1)
+    official = {'backbone.features.0.norm.bias': one, 'roi_head.bbox_head.fc_cls': one}
+    ours = {'backbone.norm.weight': one, 'bbox_head.head_module.x.weight': one}
+    inside = dict(type='mmdet.NextViT', norm_cfg=dict(type='BN', eps=1e-5))
+    colours = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    model = dict(backbone=inside, data_preprocessor=colours)
+    text = Config(dict(model=model)).pretty_text
+    files = {
+        'official': dict(meta={}, state_dict=official),
+        'ours': dict(meta=dict(cfg=text), state_dict=ours),
+        'yolov5': {'model.0.stem.0.conv.weight': one, 'model.16.m.0.weight': one},
+    }
+    made = {}
+    for name, content in files.items():
+        torch.save(content, tmp_path / f'{name}.pth')
+        options = '-o', f'{name}.py', '--weights', f'{name}.pth'
+        call_here('new', 'data', *options, cwd=tmp_path)
+        made[name] = Config.fromfile(tmp_path / f'{name}.py')
+    for name in ('ours', 'yolov5'):
+        assert made[name].load_from == str(tmp_path / f'{name}.pth')
+        assert made[name].tuning == made[name].detector.tuning
+    backbone = made['official'].model.backbone
+    assert made['official'].load_from is None
+    assert backbone.init_cfg.checkpoint == str(tmp_path / 'official.pth')
+    assert backbone.final_norm is False
+    preprocessor = made['ours'].model.data_preprocessor
+    assert colours.items() <= preprocessor.items()
+    assert made['ours'].model.backbone.norm_cfg.eps == 1e-5
+    assert made['yolov5'].model.data_preprocessor.std == [255.0] * 3
+    assert made['yolov5'].model.backbone.norm_cfg.eps == 1e-3
+
+
 def save_text(path: Path) -> None:
     path.write_text('not found')
 
