@@ -242,7 +242,6 @@ def measure_backbones(
         raise UserError(f'--imgsz {size}: it must be a multiple of 32')
     images = np.random.default_rng(0).uniform(0, 255, (1, 3, size, size))
     images = images.astype(np.float32)
-    MMLogger.get_current_instance().setLevel('ERROR')  # necks print their rows
     require(['onnx', 'onnxruntime', 'openvino'], 'openvino')
     multiprocessing.set_forkserver_preload([__name__])
     with tempfile.TemporaryDirectory() as folder:

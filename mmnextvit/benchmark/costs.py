@@ -319,7 +319,6 @@ def measure_costs(settings: Settings, arch: Any = None) -> list[Cost]:
             where they don't grow (320 if ``None``).
         arch: Another of :class:`~mmnextvit.NextViT`'s, in the place of the settings'.
     """
-    MMLogger.get_current_instance().setLevel('ERROR')  # necks print their rows
     arch, size = arch or settings.arch, settings.size or 320
     loads = {
         'classes': {n: Load(classes=n, size=size) for n in CLASSES},

@@ -187,6 +187,8 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
             with atomic_write(args.plot, overwrite=False) as scratch:
                 report.plot_growth(growth, scratch)
         return report.make_growth_table(growth, settings.arch)
+    if suite in ('backbones', 'costs') and settings.device != 'cpu':
+        raise UserError(f'{suite} are measured on the CPU: leave --device out')
     if suite == 'backbones':
         from ..benchmark import backbone_table
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -107,7 +108,9 @@ def test_a_loader_has_all_images_in_mosaics(tmp_path: Path):
 @pytest.mark.slow
 def test_processes_train_together(monkeypatch, capsys):
     """A group of one, in this process: what is printed is a step's median."""
-    variables = dict(RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=0)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        host, port = server.getsockname()
+    variables = dict(RANK=0, WORLD_SIZE=1, MASTER_ADDR=host, MASTER_PORT=port)
     for name, value in variables.items():
         monkeypatch.setitem(os.environ, name, str(value))
     settings = dict(arch=TINY, load=SMALL._asdict(), batch=1, threads=1, rounds=3)

@@ -52,7 +52,7 @@ def test_runtimes_compute_the_same_network(monkeypatch):
         return Export(path, '')
 
     monkeypatch.setattr(backbone_table, 'export_within', export)
-    rows = measure_backbones([SMALLEST, 'test_nfnet.r160_in1k'], 64, 1)
+    rows = measure_backbones([SMALLEST, 'test_resnet.r160_in1k'], 64, 1)
     row = rows[0]
     assert not row.reasons and set(row.seconds) == set(RUNTIMES)
     assert all(0 < seconds < 60 for seconds in row.seconds.values())
@@ -67,11 +67,11 @@ def test_a_detector_is_like_a_trained_one():
     detector = build_detector(SMALLEST)
     assert isinstance(detector.backbone, TimmFeatures) and not detector.training
     norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
-    assert len(norms) > 30
+    assert len(norms) > 20
     for norm in norms:
         assert norm.weight.std() > 0.1 and norm.bias.std() > 0.01
         assert norm.momentum != 1
-    assert sum(norm.running_var.sub(1).abs().max() > 0.01 for norm in norms) > 30
+    assert sum(norm.running_var.sub(1).abs().max() > 0.01 for norm in norms) > 20
     with torch.no_grad():
         maps = detector(torch.randn(1, 3, 64, 64), mode='tensor')
     for level in sum(maps, []):
