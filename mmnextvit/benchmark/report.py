@@ -1,5 +1,6 @@
 """Tables in Markdown and a plot of what was measured, and the machine in a line."""
 
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +23,37 @@ Cells = list[str]
 
 @dataclass
 class Table:
-    """A table with a title, whose cells are texts."""
+    """A table with a title, whose cells are texts, and what stands below it."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ''
 
     def to_markdown(self) -> str:
         """The table as Markdown, without a line break at its end."""
         lines = [self.columns, ['---'] * len(self.columns), *self.rows]
         body = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-        return f'## {self.title}\n\n{body}'
+        return '\n\n'.join(filter(None, (f'## {self.title}', body, self.note)))
+
+    def to_text(self) -> str:
+        """The table with aligned columns, for a terminal; numbers stand at the right.
+
+        The first and the last column are texts.
+        """
+        lines = [self.columns, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        texts = [
+            '  '.join(
+                [
+                    line[0].ljust(widths[0]),
+                    *(x.rjust(w) for x, w in zip(line[1:-1], widths[1:-1])),
+                    line[-1],
+                ]
+            ).rstrip()
+            for line in lines
+        ]
+        return '\n'.join([texts[0], '-' * len(texts[0]), *texts[1:]])
 
 
 def show_shape(shape: Sequence[int]) -> str:
@@ -175,17 +196,29 @@ def make_startup_table(
 
 def describe_machine(device: str) -> str:
     """The machine and the versions, in a line."""
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text(encoding='utf-8').splitlines() if info.is_file() else []
-    names = [x.partition(': ')[2] for x in lines if x.startswith('model name')]
     parts = [
-        f'{names[0] if names else platform.processor()} '
-        f'({torch.backends.cpu.get_cpu_capability()})',
+        describe_processor(device),
         f'{torch.get_num_threads()} threads',
         f'Python {platform.python_version()}',
         *(f'{p} {version(p)}' for p in ('torch', 'timm', 'mmengine', 'mmdet')),
     ]
-    if device != 'cpu':
-        parts.insert(0, torch.cuda.get_device_name(device))
     rate = measure_matrix_rate(device) / 1e9
     return f'{", ".join(parts)}. A product of float32 matrices: {rate:.0f} GMAC/s.'
+
+
+def describe_processor(device: str) -> str:
+    """The GPU, if that is the device, and the CPU with its cores."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text(encoding='utf-8').splitlines() if info.is_file() else []
+    names = [x.partition(': ')[2] for x in lines if x.startswith('model name')]
+    cpu = (
+        f'{names[0] if names else platform.processor()} '
+        f'({torch.backends.cpu.get_cpu_capability()}), {count_cores()} cores'
+    )
+    return cpu if device == 'cpu' else f'{torch.cuda.get_device_name(device)}, {cpu}'
+
+
+def count_cores() -> int:
+    """The cores of the CPU that this process may use."""
+    can_tell = hasattr(os, 'sched_getaffinity')  # Linux
+    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1

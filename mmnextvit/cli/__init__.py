@@ -40,6 +40,7 @@ COMMANDS = (
     'report',
     'predict',
     'export',
+    'bench',
     'import_yolov5',
     'compute_anchors',
     'convert_weights',

@@ -1,5 +1,6 @@
-"""Measure speed and memory beside timm's NextViT.
+"""Measure backbones and training for developers, beside timm (your model: bench).
 
+To compare the formats of a detector that you trained, take `mmnextvit bench RUN`.
 Contestants of a suite take turns in one process. Memory is that of a child process
 each: what tensors take at their peak, and by how much the process grows (on Linux).
 The tables are in Markdown; -o writes them into a file, too.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..utils.errors import UserError
 from ..utils.files import atomic_write, atomic_write_text, check_new_file, require_file
-from .arguments import add_cfg_options, load_config
+from .arguments import add_cfg_options, load_config, to_count, to_positive
 
 if TYPE_CHECKING:
     from ..benchmark.backbones import Settings
@@ -26,12 +27,30 @@ SUITES = {
     'compiled': 'the same under torch.compile; on a GPU with CUDA graphs, too',
     'training': 'a step of the backbone, forward and backward, and its memory',
     'growth': 'inference over sizes and batches; --plot FILE.png draws it',
+    'backbones': (
+        "detectors that differ in timm's backbone alone, in torch, ONNX Runtime and "
+        'OpenVINO; --models names others'
+    ),
+    'costs': (
+        'how a detector costs more with classes, boxes, image size, loader workers and '
+        'processes'
+    ),
     'loops': (
         "a detector's iterations and validation beside their parts; needs --config, "
         'and --checkpoint of trained weights'
     ),
     'startup': "importing the package, building the model, commands' first lines",
 }
+
+
+# Those that change what is measured.
+OPTIONS = (
+    *('arch', 'size', 'batch', 'rounds', 'device', 'config', 'checkpoint'),
+    *('models', 'limit'),
+)
+
+# What takes long, or needs more arguments, and is measured only where it is named.
+ON_REQUEST = ('backbones', 'costs', 'loops')
 
 
 def check_suite_name(name: str) -> str:
@@ -60,18 +79,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='*',
         type=check_suite_name,
         metavar='SUITE',
-        help=f'{suites} (all; loops with --config only)',
+        help=f'{suites} (all but {", ".join(ON_REQUEST)}; loops with --config, too)',
     )
     parser.add_argument(
         '--arch', default='small', choices=['small', 'base', 'large'], help='of NextViT'
     )
-    parser.add_argument('--size', type=int, help='pixels (640, of training 320)')
-    parser.add_argument('--batch', type=int, help='images (1, of training 8)')
-    parser.add_argument('--rounds', type=int, default=9, help='measurements of each')
+    parser.add_argument(
+        '--size', '--imgsz', type=to_count, help='pixels (640, of training 320)'
+    )
+    parser.add_argument('--batch', type=to_count, help='images (1, of training 8)')
+    parser.add_argument(
+        '--rounds', type=to_count, default=9, help='measurements of each'
+    )
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--config', help="detector of the loops, or a run's folder")
     parser.add_argument('--checkpoint', help="its trained weights, or a run's folder")
     add_cfg_options(parser)
+    parser.add_argument(
+        '--models', nargs='+', metavar='NAME', help="of timm's, for backbones (twelve)"
+    )
+    parser.add_argument(
+        '--limit',
+        type=to_positive,
+        default=300,
+        metavar='SECONDS',
+        help='after which the export of one of the backbones is ended (300)',
+    )
     parser.add_argument(
         '-o', '--out', type=parse_new_file, help='a new file for the tables'
     )
@@ -95,7 +128,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError('loops: name the detector with --config, and --checkpoint')
     MMLogger.get_current_instance().setLevel('ERROR')
     settings = Settings(args.arch, args.device, args.size, args.batch, args.rounds)
-    suites = args.suites or [x for x in SUITES if x != 'loops' or args.config]
+    asked = ['loops'] if args.config else []
+    suites = args.suites or [x for x in SUITES if x not in ON_REQUEST or x in asked]
     with force_exact_products():
         texts = [f'    {build_command_line(args)}\n\n{describe_machine(args.device)}']
         for suite in suites:
@@ -125,10 +159,11 @@ def build_command_line(args: argparse.Namespace) -> str:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     words = ['mmnextvit', 'benchmark', *args.suites]
-    for name in ('arch', 'size', 'batch', 'rounds', 'device', 'config', 'checkpoint'):
+    for name in OPTIONS:
         value = getattr(args, name)
         if value != parser.get_default(name):
-            words += [f'--{name}', str(value)]
+            values = value if isinstance(value, list) else [value]
+            words += [f'--{name}', *map(str, values)]
     if args.cfg_options:
         options = [f'{key}={value}' for key, value in args.cfg_options.items()]
         words += ['--cfg-options', *options]
@@ -152,6 +187,22 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
             with atomic_write(args.plot, overwrite=False) as scratch:
                 report.plot_growth(growth, scratch)
         return report.make_growth_table(growth, settings.arch)
+    if suite in ('backbones', 'costs') and settings.device != 'cpu':
+        raise UserError(f'{suite} are measured on the CPU: leave --device out')
+    if suite == 'backbones':
+        from ..benchmark import backbone_table
+
+        names = backbone_table.check_models(args.models or backbone_table.MODELS)
+        size = settings.size or 640
+        rows = backbone_table.measure_backbones(
+            names, size, settings.rounds, args.limit
+        )
+        return backbone_table.make_backbone_table(rows, size)
+    if suite == 'costs':
+        from ..benchmark.costs import make_costs_table, measure_costs
+
+        costs = measure_costs(settings)
+        return make_costs_table(costs, settings.arch, settings.size or 320)
     if suite == 'startup':
         from ..benchmark.startup import measure_startup
         from ..benchmark.waits import measure_waits

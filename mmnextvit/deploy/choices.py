@@ -31,7 +31,7 @@ class Options:
         dynamic_size: Whether the file takes other sizes, too.
         batch: Images at a time, ``None`` for any number.
         precision: 'float32', 'half' or 'int8'.
-        calibration: Images to calibrate int8 with: a folder or a pattern.
+        calibration: Images to calibrate int8 with: a folder or a pattern, or files.
         nms: Whether the file suppresses overlapping boxes itself.
         efficient_nms: Whether TensorRT's plugin does, in place of ONNX's operator.
         images: Images to compare on: a folder or a pattern; some of the config's test
@@ -46,7 +46,7 @@ class Options:
     dynamic_size: bool = False
     batch: int | None = 1
     precision: str = 'float32'
-    calibration: str | None = None
+    calibration: str | Sequence[str] | None = None
     nms: bool = True
     efficient_nms: bool = False
     images: str | None = None
@@ -179,12 +179,14 @@ def choose_images(cfg: Config, options: Options) -> list[str]:
     return images
 
 
-def find_images(source: str) -> list[str]:
-    """Images that a folder or a pattern names.
+def find_images(source: str | Sequence[str]) -> list[str]:
+    """Images that a folder or a pattern names; files are given back as they are.
 
     Raises:
         MissingFileError: There is none.
     """
+    if not isinstance(source, str):
+        return list(source)
     files = [p for p in find_files(source) if p.suffix.lower() in IMG_EXTENSIONS]
     if not files:
         raise MissingFileError(f'{source} has no images ({", ".join(IMG_EXTENSIONS)})')

@@ -1,33 +1,48 @@
 """The benchmark as a user runs it."""
 
+import argparse
+import runpy
+import sys
 from pathlib import Path
 
 from mmnextvit.benchmark import backbones, report
 from mmnextvit.benchmark.backbones import Settings
 from mmnextvit.benchmark.loops import measure_loops
-from mmnextvit.cli.benchmark import SUITES
+from mmnextvit.cli.benchmark import SUITES, add_arguments, build_command_line
 
 import pytest
 from mmengine.config import Config
 
-from tests.helpers.commands import fresh_process_state, refusal, run_here
-from tests.helpers.tiny_run import ROOT, run_tool, write_tiny_run
+from tests.helpers.commands import (
+    fresh_process_state,
+    refusal,
+    run_here,
+    working_in,
+)
+from tests.helpers.tiny_run import ROOT, write_tiny_run
 
 
 def test_it_names_all_suites():
-    assert {*backbones.SUITES, 'growth', 'loops', 'startup'} == set(SUITES)
+    others = 'growth', 'backbones', 'costs', 'loops', 'startup'
+    assert {*backbones.SUITES, *others} == set(SUITES)
 
 
 @pytest.mark.slow
-def test_inference(tmp_path: Path):
-    """As a script, with a new file of the tables."""
-    command = ['inference', '--size', 64, '--rounds', 1, '-o', 'new.md']
-    output = run_tool('benchmark.py', *command, cwd=tmp_path)
+def test_inference(tmp_path: Path, monkeypatch, capsys):
+    """By the script, with a new file of the tables."""
+    names = 'timm', 'ours, as trained', 'ours, deploy mode'
+    suite = {name: backbones.SUITES['inference'][name] for name in names}
+    monkeypatch.setitem(backbones.SUITES, 'inference', suite)
+    command = ['inference', '--size', '64', '--rounds', '1', '-o', 'new.md']
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *command])
+    with working_in(tmp_path), fresh_process_state():
+        runpy.run_path(str(ROOT / 'tools' / 'benchmark.py'), run_name='__main__')
+    output = capsys.readouterr().out
     text = (tmp_path / 'new.md').read_text()
     assert text in output
     head = '    mmnextvit benchmark inference --size 64 --rounds 1\n\n'
     assert text.startswith(head) and 'A product of float32 matrices: ' in text
-    for name in ('timm', 'ours, as trained', 'ours, deploy mode'):
+    for name in names:
         assert f'\n| {name} | ' in text
 
 
@@ -36,11 +51,32 @@ def test_arguments_that_are_refused(tmp_path: Path, capfd):
     for args, message in [
         (['inference', '-o', 'new.md'], 'new.md exists, and nothing is overwritten'),
         (['-o', 'no/new.md'], 'no/new.md: there is no such folder'),
+        (['growth', '--rounds', 0], "'0' is not a whole number from 1 on"),
         (['speed'], "there is no suite 'speed': there are inference, compiled"),
     ]:
         output = run_here('benchmark', *args, cwd=tmp_path, capfd=capfd, code=2)
         assert message in output
     assert '--config' in refusal('benchmark', 'loops', cwd=tmp_path)
+
+
+def test_backbones_that_cannot_be_measured(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(report, 'measure_matrix_rate', lambda device: 1e9)
+    for args, message in [
+        (['--models', 'resnet55'], "timm has no model 'resnet55': did you mean resnet"),
+        (['--imgsz', 100], '--imgsz 100: it must be a multiple of 32'),
+    ]:
+        assert message in refusal('benchmark', 'backbones', *args, cwd=tmp_path)
+
+
+def test_the_command_line_stands_above_the_tables():
+    args = ['backbones', '--models', 'resnet18', 'resnet34', '--imgsz', '320']
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    line = build_command_line(parser.parse_args([*args, '--limit', '60']))
+    assert line == (
+        'mmnextvit benchmark backbones --size 320 --models resnet18 resnet34 '
+        '--limit 60.0'
+    )
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ WRITES: dict[str, tuple[tuple[str, ...], str]] = {
     'convert_weights': (('no.pth',), '.pth'),
     'import_yolov5': (('no.yaml', '-o'), '.py'),
     'compute_anchors': (('no.py', '-o'), '.py'),
+    'bench': (('no.py', 'no.pth', '-o'), ''),
     'benchmark': (('startup', '-o'), '.md'),
     'benchmark --plot': (('growth', '--plot'), '.png'),
     'make_demo_data': (('--out',), ''),

@@ -82,6 +82,7 @@ def test_every_argument_of_weights_takes_a_run(folder):
         ('predict', 'mine.py', 'empty', 'x'),
         ('export', 'mine.py', 'empty', '--to', 'onnx'),
         ('convert_weights', 'empty', 'new.pth'),
+        ('bench', 'mine.py', 'empty'),
         ('benchmark', 'loops', '--config', 'mine.py', '--checkpoint', 'empty'),
         ('new', 'data', '--weights', 'empty'),
         ('train', 'mine.py', '--resume', 'empty'),
