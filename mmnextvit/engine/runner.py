@@ -28,7 +28,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..models.way import describe_way, settle_way
+from ..models.way import ask_for_way, describe_way, settle_way
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
@@ -157,7 +157,7 @@ def load_detector(
         UserError: The checkpoint cannot be read, or does not fit, or ``env_cfg`` asks
             for a memory format that there is not.
     """
-    settle_way(cfg.get('env_cfg') or {}, torch.device(device))
+    ask_for_way(cfg.get('env_cfg') or {})
     model = build_model(cfg)
     model.cfg = cfg  # MMDetection's API reads it
     content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
