@@ -38,6 +38,7 @@ from .engine.runner import (
 )
 from .engine.runs import find_run, find_run_checkpoint
 from .models.fold import fold_batchnorms, set_memory_format
+from .models.graphs import use_graphs
 from .runtime import (
     MAX_BATCH,
     BestScores,
@@ -122,7 +123,8 @@ class CheckpointNetwork:
         self.palette = palette or 'random'
         self.best_scores = model.best_scores
         self.file = checkpoint
-        self.model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
+        model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
+        self.model = use_graphs(model, cfg.get('env_cfg') or {})
         self.pipeline = build_array_pipeline(choose_resizing(cfg, rect))
 
     def detect(

@@ -33,6 +33,7 @@ from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
 from ..weights.loading import adapt, check
+from .autotune import AutotuneHook
 from .config_faults import check_numbers
 from .config_files import check_config
 from .default_hooks import MMENGINE_HOOKS, settle_hooks
@@ -240,6 +241,7 @@ class ResumableRunner(Runner):
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
+        self.register_hook(AutotuneHook())
         self.register_hook(TerminalHook())
 
     def train(self) -> nn.Module:
