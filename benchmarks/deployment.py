@@ -1,11 +1,12 @@
 """Speed of exported files: benchmarks/deployment.py [--rounds N] [--imgsz H W]
-[--config CONFIG --checkpoint CHECKPOINT --images FOLDER]
+[--config CONFIG --checkpoint CHECKPOINT --images FOLDER] [--precisions float32 ...]
 
-Times timm's backbone in torch, ours exported, and the whole detector exported with
-its NMS, in turn, in one process. Without a checkpoint the weights are random, with
-BatchNorm statistics unlike a fresh net's, and the images are noise. It also measures
-the rate of torch's matrix product and counts the backbone's multiply-accumulates
-(MACs): together they say how fast a float32 backbone can be here.
+Times timm's backbone in torch, ours in torch in deploy mode and exported, and the whole
+detector in deploy mode (without NMS) and exported with its NMS, in turn, in one
+process. Without a checkpoint the weights are random, with BatchNorm statistics unlike a
+fresh net's, and the images are noise. It also measures the rate of torch's matrix
+product and counts multiply-accumulates (MACs): together they say how fast a float32
+network can be here.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from mmnextvit.deploy.tracing import (  # noqa: E402
     silence_converters,
 )
 from mmnextvit.engine.runner import build_model, load_detector  # noqa: E402
+from mmnextvit.models.fold import copy_folded  # noqa: E402
 from mmnextvit.runtime import Detector  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -104,8 +106,35 @@ def prepare_backbone(
     }
 
 
+def prepare_torch(
+    detector: nn.Module, images: torch.Tensor
+) -> dict[str, Callable[[], object]]:
+    """What is timed in torch of ours, by title; ``images`` (B, 3, H, W)."""
+    deployed = copy_folded(detector.eval())
+
+    def run(network: Callable[[torch.Tensor], object]) -> None:
+        with torch.inference_mode():
+            network(images)
+
+    return {
+        'backbone, torch, deploy mode': partial(run, deployed.backbone),
+        'detector, torch, deploy mode': partial(run, deployed._forward),
+    }
+
+
+def count_macs(run: Callable[[], object]) -> float:
+    """Multiply-accumulates of a call."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 2
+
+
 def prepare_detectors(
-    cfg: Config, detector: nn.Module, images: Sequence[np.ndarray], folder: Path
+    cfg: Config,
+    detector: nn.Module,
+    images: Sequence[np.ndarray],
+    folder: Path,
+    precisions: Sequence[str],
 ) -> dict[str, Callable[[], object]]:
     """What is timed of exported detectors, by title; prints how long each loads.
 
@@ -114,12 +143,13 @@ def prepare_detectors(
         detector: The detector in torch.
         images: H x W x 3, BGR, uint8: to calibrate int8 with, and to predict on.
         folder: Gets the exported files.
+        precisions: 'float32', 'half' (where the processor computes in it) or 'int8'.
     """
     size, runs = read_input_size(cfg), {}
     classes = [str(i) for i in range(detector.bbox_head.num_classes)]
     candidates = Candidates(detector)
     for to, title in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
-        for precision in ('float32', 'half', 'int8'):
+        for precision in precisions:
             if precision == 'half' and (
                 to == 'onnx' or 'BF16' not in list_precisions()
             ):
@@ -152,6 +182,7 @@ def main() -> None:
     p.add_argument('--imgsz', type=int, nargs=2, default=(640, 640))
     p.add_argument('--config', default=str(ROOT / 'configs' / 'yolov5_nextvit_s.py'))
     p.add_argument('--checkpoint')
+    p.add_argument('--precisions', nargs='+', default=[*SUFFIXES], choices=SUFFIXES)
     p.add_argument('--images', help='to calibrate int8 with, and to predict on')
     args = p.parse_args()
     MMLogger.get_current_instance().setLevel('ERROR')
@@ -173,18 +204,18 @@ def main() -> None:
     metadata = build_metadata(cfg, detector, classes, args.imgsz)
     inputs = next(make_batches(images, metadata))
     tensor = torch.from_numpy(inputs)
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        reference(tensor)
-    macs = counter.get_total_flops() / 2
 
     def run_in_torch() -> None:
         with torch.inference_mode():
             reference(tensor)
 
+    in_torch = prepare_torch(detector, tensor)
+    macs = {name.partition(',')[0]: count_macs(run) for name, run in in_torch.items()}
+    macs['timm'] = macs['backbone']
     with tempfile.TemporaryDirectory() as name:
-        runs = {'timm, torch eager': run_in_torch}
+        runs = {'timm, torch eager': run_in_torch} | in_torch
         runs |= prepare_backbone(Candidates(detector), inputs, Path(name))
-        runs |= prepare_detectors(cfg, detector, images, Path(name))
+        runs |= prepare_detectors(cfg, detector, images, Path(name), args.precisions)
         times = time_in_turn(runs, args.rounds)
 
     rate = measure_matrix_rate('cpu')
@@ -195,13 +226,15 @@ def main() -> None:
         + ', '.join(f'{name} {version(name)}' for name in libraries)
         + f'. OpenVINO computes in {", ".join(list_precisions())}.\n'
         f'Matrix product: {rate / 1e9:.0f} GMAC/s in float32. The backbone has '
-        f'{macs / 1e9:.1f} GMACs: {1000 * macs / rate:.0f} ms at that rate, '
-        f'{macs / rate / base:.2f} of timm.\n'
+        f'{macs["backbone"] / 1e9:.1f} GMACs, the detector '
+        f'{macs["detector"] / 1e9:.1f}.\n'
     )
-    print('| contestant | ms | time relative to timm, torch eager |')
-    print('| --- | --- | --- |')
+    columns = 'share of the matrix rate', 'time relative to timm, torch eager'
+    print(f'| contestant | ms | {" | ".join(columns)} |')
+    print('| --- | --- | --- | --- |')
     for name, seconds in times.items():
-        print(f'| {name} | {1000 * seconds:.0f} | {seconds / base:.2f} |')
+        share = macs[name.partition(',')[0]] / rate / seconds
+        print(f'| {name} | {1000 * seconds:.0f} | {share:.2f} | {seconds / base:.2f} |')
 
 
 if __name__ == '__main__':

@@ -36,6 +36,7 @@ from .engine.runner import (
     read_test_metainfo,
 )
 from .models.fold import fold_batchnorms, set_memory_format
+from .models.graphs import use_graphs
 from .runs import find_run, find_run_checkpoint
 from .runtime import (
     MAX_BATCH,
@@ -135,7 +136,8 @@ class CheckpointNetwork:
         self.palette = palette or 'random'
         self.best_scores = model.best_scores
         self.file = checkpoint
-        self.model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
+        model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
+        self.model = use_graphs(model, cfg.get('env_cfg') or {})
         self.pipeline = build_array_pipeline(choose_resizing(cfg, rect))
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from ..models.fold import copy_folded
+from ..models.graphs import drop_graphs, use_graphs
 from ..weights.loading import adapt, check
 from .resume_state import accept_training_state
 from .runner import unwrap_model
@@ -72,7 +73,7 @@ class StepEMAHook(EMAHook):
 @HOOKS.register_module()
 class DeployHook(Hook):
     """Validates and tests a copy of the model with its BatchNorms folded, in the memory
-    format that is faster on the device.
+    format that is faster on the device, on a GPU by CUDA graphs where these pay.
 
     Results are those of the model itself up to rounding. Training goes on with the
     model, and checkpoints are saved of it. For the copy DistributedDataParallel is
@@ -103,10 +104,12 @@ class DeployHook(Hook):
                 )
             self._warned = True
         else:
+            use_graphs(copied, runner.cfg.get('env_cfg') or {})
             self._replaced, runner.model = runner.model, copied
 
     def _put_back(self, runner: Runner) -> None:
         if self._replaced is not None:
+            drop_graphs(runner.model)
             runner.model, self._replaced = self._replaced, None
 
     def after_val_epoch(

@@ -83,6 +83,7 @@ PLACES: dict[str, tuple[Callable | str, ...]] = {
     'auto_scale_lr': ('base_batch_size', 'enable'),
     'randomness': (set_random_seed,),
     'env_cfg': (
+        'cuda_graphs',
         'cudnn_benchmark',
         'dist_cfg',
         'memory_format',

@@ -28,11 +28,12 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..models.way import describe_way, settle_way
+from ..models.way import ask_for_way, describe_way, settle_way
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
 from ..weights.loading import adapt, check
+from .autotune import AutotuneHook
 from .config_faults import check_numbers
 from .config_files import check_config
 from .default_hooks import MMENGINE_HOOKS, settle_hooks
@@ -161,7 +162,7 @@ def load_detector(
         UserError: The checkpoint cannot be read, or does not fit, or ``env_cfg`` asks
             for a memory format that there is not.
     """
-    settle_way(cfg.get('env_cfg') or {}, torch.device(device))
+    ask_for_way(cfg.get('env_cfg') or {})
     model = build_model(cfg)
     model.cfg = cfg  # MMDetection's API reads it
     content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
@@ -244,6 +245,7 @@ class ResumableRunner(Runner):
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
+        self.register_hook(AutotuneHook())
         self.register_hook(TerminalHook())
 
     def train(self) -> nn.Module:

@@ -23,7 +23,7 @@ FORMATS = {
 SHAPES = {'training': (8, 96, 28, 28), 'inference': (1, 96, 80, 80)}
 BUDGET = 0.4  # seconds for each of the two
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
-QUIET = 0.7  # share of the time for which the process must have had a processor
+QUIET = 0.7  # share of the time for which the process must have had its processors
 
 
 class Timing(NamedTuple):
@@ -110,7 +110,8 @@ def normalize(x: Tensor, scale: Tensor, train: bool) -> Tensor:
 def time_in_turn(passes: dict[str, Callable[[], object]], threads: int) -> Timing:
     """The shortest time of each pass; the first round warms up.
 
-    With one thread it is the processor's time, which other work changes least.
+    With one thread it is the processor's time, which other work changes least; but it
+    is not unchanged, since caches are shared.
     """
     read_clock = time.perf_counter if threads > 1 else time.process_time
     start, used = time.perf_counter(), time.process_time()
@@ -125,5 +126,5 @@ def time_in_turn(passes: dict[str, Callable[[], object]], threads: int) -> Timin
     share = (time.process_time() - used) / (time.perf_counter() - start)
     return Timing(
         {name: min(values[1:]) for name, values in seconds.items()},
-        disturbed=threads > 1 and share < QUIET,
+        disturbed=share < QUIET * min(threads, 2),  # more may wait for each other
     )

@@ -105,23 +105,37 @@ def find_way(device: torch.device) -> Way:
     return _ways[key]
 
 
-def settle_way(env_cfg: Mapping[str, Any], device: torch.device) -> Way:
-    """Decides for a run, in all its processes as the first of them does.
+def ask_for_way(env_cfg: Mapping[str, Any]) -> None:
+    """Has this process compute as a config asks.
 
     Args:
         env_cfg: The config's, with ``memory_format`` ('channels_last', 'contiguous' or
             'auto') and ``recompute_norms`` (a bool or 'auto') in it, if it has them.
             From now on they hold for the process, as its ``cudnn_benchmark`` does.
+
+    Raises:
+        UserError: The config or the environment asks for what there is not.
+    """
+    global _wish
+    wish = read_wish(env_cfg)
+    if wish != _wish:
+        _wish = wish
+        _ways.clear()
+
+
+def settle_way(env_cfg: Mapping[str, Any], device: torch.device) -> Way:
+    """Decides for a run, in all its processes as the first of them does.
+
+    Args:
+        env_cfg: As of :func:`ask_for_way`.
         device: Where the run computes. All processes call this together.
 
     Raises:
-        UserError: The config or the environment asks for something else.
+        UserError: The config or the environment asks for what there is not.
     """
-    global _wish
-    _wish = read_wish(env_cfg)
-    _ways.clear()
+    ask_for_way(env_cfg)
     # The others wait for the first.
-    found = [decide(device, _wish) if get_rank() == 0 else None]
+    found: list[Any] = [decide(device, read_wish(env_cfg)) if get_rank() == 0 else None]
     broadcast_object_list(found)
     way = Way(*found[0])
     _ways[device.type, torch.get_num_threads()] = way

@@ -1,7 +1,7 @@
 """How a machine's way to compute is measured, remembered, overruled and shared."""
 
 import json
-import time
+from functools import partial
 
 from mmnextvit import NextViT
 from mmnextvit.models import probe, way
@@ -11,6 +11,7 @@ from mmnextvit.models.way import (
     RULES,
     Way,
     Wish,
+    ask_for_way,
     decide,
     describe_way,
     find_way,
@@ -200,6 +201,17 @@ def test_all_processes_compute_as_the_first(rank, clock, monkeypatch):
     assert clocked.calls == (rank == 0) and (sent[0] is None) == (rank == 1)
 
 
+def test_one_process_of_several_may_load_another_config(clock, monkeypatch):
+    """Without waiting for the others, and only what it asks for changes."""
+    clock()
+    settled = settle_way({}, CPU)
+    monkeypatch.setattr(way, 'broadcast_object_list', None)
+    ask_for_way({})
+    assert find_way(CPU) is settled
+    ask_for_way(dict(memory_format=PLAIN))
+    assert find_way(CPU).training == PLAIN
+
+
 def test_a_config_and_above_it_the_environment_overrule(clock, monkeypatch):
     clocked = clock((1.0, 0.5), (1.0, 0.5))
     config = dict(memory_format=LAST, recompute_norms=False)
@@ -294,6 +306,7 @@ def test_norms_are_kept_where_that_is_faster(tiny, monkeypatch):
 
 def test_the_probe_leaves_no_trace(monkeypatch, tmp_path):
     """Of it, random numbers, counted operations and modes know nothing."""
+    monkeypatch.setattr(probe, 'SHAPES', dict.fromkeys(probe.SHAPES, (2, 64, 6, 5)))
     monkeypatch.setattr(probe, 'BUDGET', 0.0)
     state = torch.get_rng_state()
     with (
@@ -319,14 +332,49 @@ def test_the_probe_builds_the_same_each_time(train, error):
         assert torch.equal(b, c) and error(a, b) < 1e-4 and b.abs().max() > 0
 
 
-def test_a_slower_pass_is_seen(monkeypatch):
-    """By the time that passes, whichever of them comes first."""
-    monkeypatch.setattr(probe, 'BUDGET', 0.0)
-    passes = dict(a=lambda: time.sleep(0.002), b=lambda: time.sleep(0.02))
-    timing = probe.time_in_turn(passes, threads=2)
-    assert timing.seconds['a'] < timing.seconds['b']
-    assert timing.disturbed  # it slept: it had no processor
-    assert not probe.time_in_turn(passes, threads=1).disturbed
+class Time:
+    """Clocks that passes move: that of the wall, and that of the process."""
+
+    def __init__(self):
+        self.wall = self.process = 0.0
+
+    def perf_counter(self):
+        return self.wall
+
+    def process_time(self):
+        return self.process
+
+    def move(self, wall, process):
+        self.wall += wall
+        self.process += process
+
+
+@pytest.mark.parametrize(
+    'threads, wall, process, slower, disturbed',
+    [
+        # Others had the processor while b was computed.
+        (1, dict(a=1.1, b=2.0), dict(a=1.0, b=0.9), 'a', True),
+        (1, dict(a=1.0, b=1.2), dict(a=0.9, b=1.1), 'b', False),
+        (2, dict(a=1.0, b=1.2), dict(a=1.9, b=1.8), 'b', False),
+        (2, dict(a=1.0, b=1.2), dict(a=1.1, b=1.2), 'b', True),
+    ],
+)
+def test_what_the_clocks_say(threads, wall, process, slower, disturbed, monkeypatch):
+    """With one thread the processor's time counts, the first round never."""
+    clocks = Time()
+    monkeypatch.setattr(probe, 'time', clocks)
+    calls = []
+
+    def compute(name):
+        calls.append(name)
+        first = calls.count(name) == 1
+        clocks.move(0.01 if first else wall[name], 0.01 if first else process[name])
+
+    passes = {name: partial(compute, name) for name in 'ab'}
+    timing = probe.time_in_turn(passes, threads)
+    assert max(timing.seconds, key=timing.seconds.get) == slower
+    assert timing.disturbed == disturbed
+    assert calls == list('ab' * (1 + probe.MIN_ROUNDS))  # in turn, and no longer
 
 
 def test_the_line_for_the_log():
