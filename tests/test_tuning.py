@@ -124,7 +124,7 @@ def test_timm_backbones_are_frozen_as_nextvit_is(name):
     timm = fit(model=dict(backbone=dict(TIMM, model_name=name)), tuning=values)
     nextvit = fit(tuning=values)
     for backbone in (timm.model.backbone, nextvit.model.backbone):
-        assert values.items() <= backbone.items()
+        assert {key: backbone[key] for key in values} == values
     assert timm.model.backbone.type == 'mmdet.TimmFeatures'
     assert 'drop_path_rate' not in timm.model.backbone  # not every timm model takes it
     assert timm.optim_wrapper == nextvit.optim_wrapper
@@ -202,8 +202,6 @@ def test_images_are_put_together_as_often_as_is_said(values, most, tmp_path):
         assert numbers[1] >= 55
     else:
         assert max(numbers) > most // 2
-        plain = numbers[0] + numbers[1]  # mosaics mostly have more
-        assert (plain >= 10) == (values['mosaic'] < 1)
 
 
 def test_shares_are_those_that_are_said():

@@ -147,15 +147,18 @@ def choose(
     batch = _choose_batch(family, few, size.value)
     base = _choose_base(model, family, len(samples), member, small)
     changes = _choose_model(model, family, small, backbone_weights)
+    if weights:
+        # Those of a NextViT's ImageNet weights are the base's.
+        says = whole_detector or model.startswith('timm:')
+        told = normalisation if says else None
+        changes = _follow_weights(changes, base.value, told, backbone)
     tuned = small and whole_detector and family == 'yolov5'
     return Plan(
         base=base,
         image_size=size,
         max_epochs=_choose_epochs(family, few, len(samples), batch.value),
         batch_size=batch,
-        model=_follow_weights(changes, base.value, normalisation, backbone)
-        if weights
-        else changes,
+        model=changes,
         load_from=weights if whole_detector else None,
         tuning='detector' if tuned else None,
     )
@@ -413,13 +416,16 @@ def _list_parts(model: Mapping[str, Any]) -> list[Statement]:
     if not model:
         return []
     whole = Assign('model', dict(model))
-    if len(render([whole], 1).rstrip()) <= WIDTH:
+    if _fits(whole):
         return [whole]
     backbone = dict(model.get('backbone', {}))
     parts: list[Statement] = []
     changes: dict[str, object] = {}
     inside: dict[str, object] = {}
     if init := backbone.pop('init_cfg', None):
+        if not _fits(Assign('weights', init)):
+            parts.append(Assign('file', init['checkpoint']))
+            init = dict(init, checkpoint=Code('file'))
         parts.append(Assign('weights', init, reason='of the backbone alone'))
         inside['init_cfg'] = Code('weights')
     if backbone:
@@ -436,6 +442,11 @@ def _list_parts(model: Mapping[str, Any]) -> list[Statement]:
         parts.append(Assign('normalisation', normalisation, reason=reason))
         changes['data_preprocessor'] = Code('normalisation')
     return [*parts, Assign('model', changes)]
+
+
+def _fits(statement: Assign) -> bool:
+    """Whether an assignment fits into a line."""
+    return len(render([statement], 1).rstrip()) <= WIDTH
 
 
 def _find_shared(datasets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

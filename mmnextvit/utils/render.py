@@ -103,19 +103,16 @@ def render(statements: Sequence[Statement], max_lines: int, most: int = 0) -> st
         statements: The config.
         max_lines: How long it may be: the first layout that keeps to it is taken, or
             the last one.
-        most: How long it may be rather than get wider than the first layout.
+        most: How long it may be where no line is wider than the first layout.
     """
-    text = ''
+    width = LAYOUTS[0].width
     for layout in LAYOUTS:
-        rendered = (_render_statement(item, layout) for item in statements)
-        lines = [line for part in rendered for line in part]
-        wider = layout.width > LAYOUTS[0].width
-        if wider and text and text.count('\n') <= most:
-            return text
-        text = '\n'.join(lines) + '\n'
-        if len(lines) <= max_lines:
+        parts = [_render_statement(item, layout) for item in statements]
+        lines = [line for part in parts for line in part]
+        narrow = not layout.above and max(map(len, lines)) <= width
+        if len(lines) <= (most if narrow and most else max_lines):
             break
-    return text
+    return '\n'.join(lines) + '\n'
 
 
 def _render_statement(statement: Statement, layout: Layout) -> Iterator[str]:
