@@ -1,5 +1,6 @@
 """What NMS costs where a model fires in nearly every cell: benchmarks/nms.py
-[--rounds N] [--sizes N ...] [--config CONFIG] [--cfg-options data_root=FOLDER/ ...]
+[--rounds N] [--sizes N ...] [--formats NAME ...] [--config CONFIG]
+[--cfg-options data_root=FOLDER/ ...]
 
 Needs no checkpoint: weights are random, and scaled so that about half of all boxes are
 above the minimum score. Validation and detection in torch, and exported files with NMS
@@ -9,7 +10,7 @@ inside (graph) and without it (runtime), stand beside their networks alone, in t
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -46,7 +47,9 @@ TITLES = {'onnx': 'ONNX Runtime', 'openvino': 'OpenVINO', 'torchscript': 'TorchS
 Runs = dict[str, Callable[[], object]]
 
 
-def prepare_files(cfg: Config, detector: nn.Module, size: int, folder: Path) -> Runs:
+def prepare_files(
+    cfg: Config, detector: nn.Module, size: int, formats: Sequence[str], folder: Path
+) -> Runs:
     """What is timed of exported files at a size, by title; prints how much is found.
 
     Of each format it is the network, the same with NMS in the graph, and the same with
@@ -56,7 +59,7 @@ def prepare_files(cfg: Config, detector: nn.Module, size: int, folder: Path) -> 
     cfg = resize_test_pipeline(cfg, (size, size))
     classes = [str(i) for i in range(detector.bbox_head.num_classes)]
     runs: Runs = {}
-    for to, format_ in TITLES.items():
+    for to in formats:
         files = []
         for in_graph in (False, True):
             metadata = build_metadata(
@@ -69,7 +72,7 @@ def prepare_files(cfg: Config, detector: nn.Module, size: int, folder: Path) -> 
         images = next(make_batches([image], metadata))
         scores = plain.run(images)['scores']
         count = int((scores > metadata['nms']['score_thr']).sum())
-        title = f'{format_}, {size}x{size}'
+        title = f'{TITLES[to]}, {size}x{size}'
         print(f'{title}: {count} of {scores.size} boxes are above the minimum score')
         runs |= name_runs(title, plain, whole, images)
     return runs
@@ -93,6 +96,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--rounds', type=int, default=9)
     p.add_argument('--sizes', type=int, nargs='+', default=[320, 640])
+    p.add_argument('--formats', nargs='*', default=[*TITLES], choices=[*TITLES])
     p.add_argument('--config', default=str(ROOT / 'configs/yolov5_nextvit_s_bccd.py'))
     p.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args = p.parse_args()
@@ -111,8 +115,8 @@ def main() -> None:
         loop, forward = measure_validation(cfg, max(args.rounds // 3, 1))
         rows.append(('validation, an image', median(loop), median(forward)))
         for size in args.sizes:
-            runs |= prepare_files(cfg, detector, size, Path(name))
-        times = time_in_turn(runs, args.rounds)
+            runs |= prepare_files(cfg, detector, size, args.formats, Path(name))
+        times = time_in_turn(runs, args.rounds) if runs else {}
     for title, seconds in times.items():
         network = title.partition(', NMS')[0]
         if title != network:
