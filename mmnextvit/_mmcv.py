@@ -4,7 +4,7 @@ mmcv's compiled extension `mmcv._ext` has no wheels for current torch, and build
 it takes a compiler and 10 to 30 minutes. YOLO models need one of its many ops, NMS,
 and torchvision has that op and RoIAlign. MMYOLO and MMDetection also refuse newer
 mmcv by an assertion, though they work with it. `prepare_mmcv` gets past both, and
-nothing else in the package knows of it.
+nothing else in the package knows of it. mmcv's NMS then stops where enough is kept.
 """
 
 import functools
@@ -30,7 +30,8 @@ def prepare_mmcv() -> None:
     """Make `mmcv.ops`, `mmdet` and `mmyolo` importable, and log which ops are used.
 
     Call it before anything that imports them. Compiled ops and versions that are
-    accepted anyway are left alone. mmcv resizes to no less than a pixel then.
+    accepted anyway are left alone. mmcv resizes to no less than a pixel then, and its
+    NMS looks at no more boxes than it takes to keep as many as it is asked for.
     """
     import mmcv
     from mmengine.logging import print_log
@@ -47,6 +48,7 @@ def prepare_mmcv() -> None:
             'has no compiled ops here'
         )
     _keep_a_pixel(mmcv)
+    _suppress_prefixes()
     refused = _import_refusing(mmcv)
 
     # One word per run is enough: no echo from data-loader workers or other ranks.
@@ -79,6 +81,72 @@ def _keep_a_pixel(mmcv: Any) -> None:
 
     for module in (mmcv, mmcv.image, mmcv.image.geometric):
         module.imresize = resize
+
+
+def _suppress_prefixes() -> None:
+    """Has mmcv's `batched_nms` suppress no more boxes than `max_num` takes.
+
+    Call it before MMDetection takes the function from mmcv.
+    """
+    package, module = map(importlib.import_module, ('mmcv.ops', 'mmcv.ops.nms'))
+    if not hasattr(module.batched_nms, '__wrapped__'):
+        module.batched_nms = package.batched_nms = _by_prefix(module.batched_nms)
+
+
+def _by_prefix(batched_nms: Callable) -> Callable:
+    """mmcv's `batched_nms` that looks at the best boxes first.
+
+    NMS goes by falling score, and what comes later decides nothing. So the first
+    `max_num` that are kept of some of the best boxes are the first of all, and only
+    where fewer are kept, more boxes are looked at. Results are the same to the bit;
+    of equal scores the first comes first, where mmcv leaves that open.
+    """
+
+    @functools.wraps(batched_nms)
+    def suppress(
+        boxes: Tensor,
+        scores: Tensor,
+        idxs: Tensor,
+        nms_cfg: dict | None,
+        class_agnostic: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        options, total = dict(nms_cfg or {}), len(boxes)
+        limit = options.pop('max_num', -1)
+        is_plain = options.get('type', 'nms') == 'nms' and boxes.shape[-1] == 4
+        if limit < 1 or total == 0 or not is_plain:
+            return batched_nms(boxes, scores, idxs, nms_cfg, class_agnostic)
+
+        # Whatever mmcv makes of all boxes must be made of all of them here, too: where
+        # each class is put, to the last bit, and whether classes are gone through.
+        placed = boxes
+        if not options.get('class_agnostic', class_agnostic):
+            placed = boxes + (idxs.to(boxes) * (boxes.max() + 1))[:, None]
+        by_class = total >= options.get('split_thr', 10000)
+        options |= {'class_agnostic': True, 'split_thr': 0 if by_class else total + 1}
+        order = kept = scores.argsort(descending=True, stable=True)
+        for count in _list_prefixes(limit, total):
+            best = order[:count]
+            _, kept = batched_nms(placed[best], scores[best], idxs[best], options)
+            kept = best[kept.sort().values[:limit]]
+            if len(kept) == limit:
+                break
+        return torch.cat([boxes[kept], scores[kept, None]], -1), kept
+
+    return suppress
+
+
+def _list_prefixes(limit: int, total: int) -> list[int]:
+    """How many of the best boxes to look at, try by try; of the last try, all.
+
+    Args:
+        limit: how many boxes are to be kept.
+        total: how many there are.
+    """
+    counts, count = [], max(4 * limit, 1024)
+    while 2 * count <= total:  # of a longer one, little is saved
+        counts.append(count)
+        count *= 4
+    return [*counts, total]
 
 
 def _import_refusing(mmcv: Any) -> list[str]:

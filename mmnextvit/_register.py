@@ -1,9 +1,9 @@
 """The one place where importing changes anything outside this package.
 
 It makes mmcv usable, puts what we have into MMEngine's registries, puts what reads and
-what writes checkpoints in place of MMEngine's, and keeps packages that are imported
-later from sending data. :mod:`mmnextvit._import_hook` has it imported before anything
-that depends on it.
+what writes checkpoints in place of MMEngine's, has MMDetection's heads tell NMS how
+many boxes they keep, and keeps packages that are imported later from sending data.
+:mod:`mmnextvit._import_hook` has it imported before anything that depends on it.
 """
 
 from importlib.util import find_spec
@@ -46,11 +46,13 @@ from .engine import (  # noqa: E402
 from .engine.checkpoints import register_checkpoints  # noqa: E402
 from .evaluation import coco_metric  # noqa: E402, F401
 from .models import nextvit, roi_head, timm_features  # noqa: E402, F401
+from .models.nms_limits import tell_limits  # noqa: E402
 from .visualization import predictions  # noqa: E402, F401
 from .weights.loading import register_loaders  # noqa: E402
 
 register_loaders()
 register_checkpoints()
+tell_limits()
 
 if has_mmyolo():
     from .datasets import mmyolo_datasets  # noqa: F401

@@ -48,6 +48,7 @@ MAX_METADATA = 1 << 22  # characters
 MAX_SIDE = 1 << 14  # pixels, of the network's input
 MAX_PIXELS = 1 << 28  # of all images in a batch, which take 3 GiB
 MAX_IMAGE_PIXELS = 178_956_970  # of one image, as Pillow has it: 0.5 GiB
+NMS_BLOCK = 128  # boxes that are compared with each other at once
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
 MAX_THREADS = 8  # beside the network: to read images and to write what is found
 
@@ -817,34 +818,80 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
         nms: The metadata's ``score_thr``, ``iou_threshold``, ``max_per_img``,
             ``multi_label`` and, if not all candidates get here, ``nms_pre``.
     """
+    values, classes = scores.ravel(), scores.shape[1]
     if nms['multi_label']:
-        hits = np.flatnonzero(scores > nms['score_thr'])  # in 2-D it is slow
-        rows, labels = np.divmod(hits, scores.shape[1])
+        pairs = np.flatnonzero(values > nms['score_thr'])  # of a box and a class
     else:
-        rows, labels = np.arange(len(scores)), scores.argmax(1)
-    scores = scores[rows, labels]
-    order = np.argsort(-scores, kind='stable')[: nms.get('nms_pre')]
-    order = order[scores[order] > nms['score_thr']]
-    boxes, scores, labels = boxes[rows[order]], scores[order], labels[order]
+        pairs = np.arange(0, len(values), classes) + scores.argmax(1)
+        pairs = pairs[values[pairs] > nms['score_thr']]
+    # What comes later decides nothing: most often some of the best are enough.
+    total = min(len(pairs), nms.get('nms_pre') or len(pairs))
+    count = 4 * nms['max_per_img']
+    while True:
+        best = pairs[find_best(values[pairs], min(count, total))]
+        rows, labels = np.divmod(best, classes)
+        found = Detections(boxes[rows], values[best], labels)
+        kept = keep_best(found, nms['iou_threshold'], nms['max_per_img'])
+        if len(kept) == nms['max_per_img'] or count >= total:
+            return Detections(*(parts[kept] for parts in found))
+        count *= 4
 
-    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
-    areas = (x2 - x1) * (y2 - y1)
+
+def find_best(scores: np.ndarray, count: int) -> np.ndarray:
+    """The indices of the best scores, falling; of equal ones the first comes first."""
+    if count == 0:
+        return np.arange(0)
+    lowest = np.partition(scores, -count)[-count]
+    best = np.flatnonzero(scores >= lowest)
+    return best[np.argsort(-scores[best], kind='stable')[:count]]
+
+
+def keep_best(found: Detections, iou_threshold: float, limit: int) -> list[int]:
+    """The indices of what NMS keeps, class by class.
+
+    Args:
+        found: Detections by falling score.
+        iou_threshold: What overlaps a better one by more is not kept.
+        limit: How many are kept at most.
+    """
     kept: list[int] = []
-    alive: np.ndarray = np.ones(len(boxes), bool)
-    for i in range(len(boxes)):
-        if not alive[i]:
-            continue
-        kept.append(i)
-        if len(kept) == nms['max_per_img']:
-            break
-        rest = slice(i + 1, None)
-        width = np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest])
-        height = np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest])
-        common = width.clip(min=0) * height.clip(min=0)
-        union = areas[i] + areas[rest] - common
-        same = (common > nms['iou_threshold'] * union) & (labels[rest] == labels[i])
-        alive[rest] &= ~same
-    return Detections(boxes[kept], scores[kept], labels[kept])
+    for start in range(0, len(found.scores), NMS_BLOCK):
+        block = range(start, min(start + NMS_BLOCK, len(found.scores)))
+        alive = ~find_overlaps(found, kept, block, iou_threshold).any(0)
+        overlaps = find_overlaps(found, block, block, iou_threshold)
+        for i, index in enumerate(block):
+            if alive[i]:
+                kept.append(index)
+                if len(kept) == limit:
+                    return kept
+                alive &= ~overlaps[i]
+    return kept
+
+
+def find_overlaps(
+    found: Detections,
+    better: Sequence[int],
+    others: Sequence[int],
+    iou_threshold: float,
+) -> np.ndarray:
+    """(A, B): which of A detections suppress which of B others.
+
+    Args:
+        found: Detections.
+        better: The indices of A of them.
+        others: The indices of B of them.
+        iou_threshold: What overlaps one of the same class by more is suppressed.
+    """
+    (first, _, label), (second, _, other_label) = (
+        Detections(*(parts[list(rows)] for parts in found)) for rows in (better, others)
+    )
+    x1, y1, x2, y2 = np.ascontiguousarray(first.T)[..., None]
+    u1, v1, u2, v2 = np.ascontiguousarray(second.T)
+    width = np.minimum(x2, u2) - np.maximum(x1, u1)
+    height = np.minimum(y2, v2) - np.maximum(y1, v1)
+    common = width.clip(min=0) * height.clip(min=0)
+    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - common
+    return (common > iou_threshold * union) & (label[:, None] == other_label)
 
 
 # ------------------------------------------------------------------------ outputs

@@ -52,24 +52,42 @@ def suppress(
     for i in range(count):
         pairs = torch.nonzero(scores[i] > score_thr)  # of a row and a class
         score = scores[i][pairs[:, 0], pairs[:, 1]]
-        order = torch.argsort(score, descending=True)
-        pairs, score = pairs[order], score[order]
-        box = boxes[i][pairs[:, 0]]
-        keep = torch.zeros(score.shape[0], dtype=torch.bool, device=boxes.device)
-        for c in range(scores.shape[2]):
-            mine = torch.nonzero(pairs[:, 1] == c)[:, 0]
-            if mine.shape[0] > 0:
-                best = torch.ops.torchvision.nms(box[mine], score[mine], iou_threshold)
-                keep[mine[best]] = True
-        kept = torch.nonzero(keep)[:limit, 0]
-        n = kept.shape[0]
+        # What comes later decides nothing: most often some of the best are enough.
+        tried, n = 0, 0
+        best = kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+        while n < limit and tried < score.shape[0]:
+            tried = max(4 * tried, 4 * limit)
+            best = find_best(score, tried)
+            box, label = boxes[i][pairs[best, 0]], pairs[best, 1]
+            kept = keep_best(box, score[best], label, iou_threshold)[:limit]
+            n = kept.shape[0]
+        kept = best[kept]
         numbers[i, 0] = n
-        out_boxes[i, :n] = box[kept]
+        out_boxes[i, :n] = boxes[i][pairs[kept, 0]]
         out_scores[i, :n] = score[kept]
         labels[i, :n] = pairs[kept, 1].to(torch.int32)
         if not bool(torch.isfinite(scores[i]).all()):  # as ONNX's
             out_scores[i] = float('nan')
     return numbers, out_boxes, out_scores, labels
+
+
+def find_best(scores: Tensor, count: int) -> Tensor:
+    """The indices of the best scores, falling; of equal ones the first comes first."""
+    lowest = torch.topk(scores, min(count, scores.shape[0])).values[-1]
+    best = torch.nonzero(scores >= lowest)[:, 0]
+    return best[torch.argsort(scores[best], stable=True, descending=True)][:count]
+
+
+def keep_best(
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float
+) -> Tensor:
+    """The indices of what NMS keeps, by class, of boxes (N, 4) by falling score."""
+    keep = torch.zeros(scores.shape[0], dtype=torch.bool, device=boxes.device)
+    for label in torch.unique(labels):
+        mine = torch.nonzero(labels == label)[:, 0]
+        best = torch.ops.torchvision.nms(boxes[mine], scores[mine], iou_threshold)
+        keep[mine[best]] = True
+    return torch.nonzero(keep)[:, 0]
 
 
 def write(job: Job, path: Path) -> Written:

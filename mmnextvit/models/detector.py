@@ -12,6 +12,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
+from mmyolo.models.dense_heads import RTMDetInsSepBNHead
 from mmyolo.models.detectors import YOLODetector
 from mmyolo.models.utils import make_divisible
 from mmyolo.registry import MODELS, TASK_UTILS
@@ -21,6 +22,7 @@ from ..utils.errors import UserError
 from ..utils.messages import tell
 from .fold import in_faster_format
 from .map_numbers import get_level_weights
+from .nms_limits import tell_limit
 from .yolov5_row_files import import_row_files
 
 PROBE_SIDE = 256  # pixels of the image that a backbone is tried with
@@ -28,6 +30,8 @@ PROBE_SIDE = 256  # pixels of the image that a backbone is tried with
 # MMDetection's DetInferencer looks for a pipeline's transforms in its own registry.
 for _transform in (LetterResize, YOLOv5KeepRatioResize):
     TRANSFORMS.register_module(module=_transform, force=True)
+
+tell_limit(RTMDetInsSepBNHead, '_bbox_mask_post_process', 'cfg')  # as MMDetection's
 
 
 @MODELS.register_module()
