@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.files import atomic_write_text, check_new_folder, require_file
-from .arguments import add_detector, load_config, to_count
+from ..utils.files import atomic_write_text, check_new_folder
+from .arguments import add_detector, begin, load_config, to_count
 
 if TYPE_CHECKING:
     from ..benchmark.formats import Comparison
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> 'Comparison':
     if args.out:
         check_new_folder(args.out)
-    require_file(args.checkpoint, 'checkpoint')
+    begin(args)
 
     from ..benchmark.formats import (
         check_any_worked,
