@@ -1,4 +1,4 @@
-"""Compare your detector's formats: size, speed and mAP, here and on your data.
+"""Compare your model's formats: size, speed and mAP on your data.
 
 RUN is a run's folder, or CONFIG CHECKPOINT. The detector is exported to each format and
 compared with torch on the config's test data, in turn. A format that fails, or whose
