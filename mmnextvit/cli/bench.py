@@ -1,4 +1,4 @@
-"""Compare your detector's formats: size, speed and mAP, here and on your data.
+"""Compare your model's formats: size, speed and mAP on your data.
 
 RUN is a run's folder, or CONFIG CHECKPOINT. The detector is exported to each format and
 compared with torch on the config's test data, in turn. A format that fails, or whose
@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.files import atomic_write_text, check_new_folder, require_file
-from .arguments import add_detector, load_config, to_count
+from ..utils.files import atomic_write_text, check_new_folder
+from .arguments import add_detector, begin, load_config, to_count
 
 if TYPE_CHECKING:
     from ..benchmark.formats import Comparison
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> 'Comparison':
     if args.out:
         check_new_folder(args.out)
-    require_file(args.checkpoint, 'checkpoint')
+    begin(args)
 
     from ..benchmark.formats import (
         check_any_worked,

@@ -1,4 +1,4 @@
-"""Measure backbones and training for developers, beside timm (your model: bench).
+"""Measure backbones beside timm, for developers (your model: bench).
 
 To compare the formats of a detector that you trained, take `mmnextvit bench RUN`.
 Contestants of a suite take turns in one process. Memory is that of a child process
