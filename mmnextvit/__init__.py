@@ -8,7 +8,7 @@ the package has is registered before any of those is used; see
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._import_hook import register_when_needed
+from . import _import_hook
 from .hub import config_file, get_config, get_model
 from .recipes import fit_recipe, tune_recipe
 from .utils.packages import has_mmyolo
@@ -32,7 +32,7 @@ __all__ = [
 
 # Public names and the modules that have them, which are imported at the first use.
 _MODULES: dict[str, str] = {}
-if register_when_needed():
+if _import_hook.register_when_needed():
     _MODULES |= {
         'NextViT': 'models.nextvit',
         'TimmFeatures': 'models.timm_features',
@@ -51,7 +51,7 @@ if register_when_needed():
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    import_module('._register', __name__)  # raises until it succeeds
+    _import_hook.register()  # raises until it succeeds
     return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
 
 

@@ -10,8 +10,10 @@ Until then there is one finder of ours in ``sys.meta_path``. It leaves with the 
 these imports.
 """
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -36,10 +38,36 @@ def register_when_needed() -> bool:
     if not (find_spec('torch') and any(map(find_spec, OPENMMLAB[:3]))):
         return False
     if 'mmengine' in sys.modules:
-        import_module('mmnextvit._register')
+        register()
     elif not any(isinstance(finder, _RegisterFirst) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisterFirst())
     return True
+
+
+def register() -> None:
+    """Imports `_register`, and torch and OpenMMLab's packages with it."""
+    with _collector_resting():
+        import_module('mmnextvit._register')
+
+
+@contextmanager
+def _collector_resting() -> Iterator[None]:
+    """Has no garbage looked for in the block, nor later among what it imports.
+
+    Imports make hundreds of thousands of objects, all of which stay. To look through
+    them takes half a second, which MMEngine asks for with each data set, and which a
+    process does when it ends. Where torch has been imported before, there may be large
+    objects of a user's, and what is there by then stays subject to the collector.
+    """
+    was_on, fresh = gc.isenabled(), 'torch' not in sys.modules
+    gc.disable()
+    try:
+        yield
+        if fresh:
+            gc.freeze()
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _RegisterFirst(MetaPathFinder, Loader):
@@ -72,7 +100,7 @@ class _RegisterFirst(MetaPathFinder, Loader):
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         try:
-            import_module('mmnextvit._register')
+            register()
         except BaseException:
             sys.meta_path.insert(0, self)  # for the next try
             raise

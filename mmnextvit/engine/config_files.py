@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -182,14 +183,15 @@ def _find_unread_variables(
     File and line are ``None`` for those of a file without an expression in it, as
     MMEngine writes it.
     """
+    uses = [_list_used(source.tree) for source in sources]
     for i, source in enumerate(sources):
         if {'.mim', 'site-packages'} & {*Path(source.path).parts}:
             continue
-        used = {name for each in sources[i:] for name in _list_used(each.tree)}
+        used = set().union(*uses[i:])
         if used & {'locals', 'vars', 'eval', 'exec'}:
             continue
         variables = list_variables(source)
-        plain = '_base_' not in variables and not _list_used(source.tree) - {'dict'}
+        plain = '_base_' not in variables and not uses[i] - {'dict'}
         for name, line in variables.items():
             if name not in used:
                 yield (None, None, name) if plain else (source.path, line, name)
@@ -200,9 +202,15 @@ def list_sources(cfg: Config) -> list[Source]:
 
     MMEngine's text of a config is that of its files, each with its path before it.
     """
+    return [*_parse_files(cfg.text)]
+
+
+@lru_cache(maxsize=4)  # a config is asked for its files several times
+def _parse_files(text: str) -> tuple[Source, ...]:
+    """The files in the text of a config."""
     texts: dict[str, list[str]] = {}
     path = ''
-    for line in cfg.text.split('\n'):
+    for line in text.split('\n'):
         if os.path.isabs(line) and Path(line).suffix in (
             '.py',
             '.yml',
@@ -214,13 +222,13 @@ def list_sources(cfg: Config) -> list[Source]:
         elif path:
             texts[path].append(line)
     try:
-        return [
+        return tuple(
             Source(path, ast.parse('\n'.join(lines)))
             for path, lines in texts.items()
             if path.endswith('.py')
-        ]
+        )
     except SyntaxError:  # before MMEngine puts values into it
-        return []
+        return ()
 
 
 def list_variables(source: Source) -> dict[str, int]:

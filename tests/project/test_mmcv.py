@@ -424,6 +424,8 @@ for module in (mmengine, mmcv, mmdet, mmyolo, mmnextvit.models):
     assert module.__spec__.loader is module.__loader__
     assert module.__spec__.origin == module.__file__
 assert not [f for f in sys.meta_path if type(f).__name__ == '_RegisterFirst']
+import gc
+assert gc.isenabled()
 """
 
 # As if a newer mmcv were installed than MMDetection and MMYOLO allow.
@@ -490,7 +492,7 @@ assert MODELS.get('NextViT') is NextViT is not mmnextvit.NextViT
 @pytest.mark.slow
 def test_registration_is_tried_again_once_a_package_is_there():
     code = """
-import sys, mmnextvit
+import gc, sys, mmnextvit
 sys.modules['mmcv'] = None  # as if it were not installed
 for _ in range(2):
     try:
@@ -498,7 +500,10 @@ for _ in range(2):
     except ImportError as error:
         print(error)
 del sys.modules['mmcv']
+assert gc.isenabled()
+gc.disable()
 import mmengine
+assert not gc.isenabled()
 print('NextViT' in sys.modules['mmdet.registry'].MODELS.module_dict)
 """
     said = output(python(code)).splitlines()
