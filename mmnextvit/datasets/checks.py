@@ -21,6 +21,7 @@ from mmengine.dataset import ClassBalancedDataset, Compose
 from mmengine.logging import print_log
 from mmengine.utils import is_abs
 
+from ..utils.collector import resting_collector
 from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_is_file
 from ..utils.messages import first_few, shorten, show, tell
@@ -275,7 +276,8 @@ class VerifiedDataMixin(DetDataset):
     def full_init(self) -> None:
         if self._fully_initialized:
             return
-        super().full_init()
+        with resting_collector():
+            super().full_init()
         self.distinct = range(len(self))
         if self.oversample:
             repeated = ClassBalancedDataset(self, self.oversample).repeat_indices
@@ -304,6 +306,7 @@ class VerifiedDataMixin(DetDataset):
             data.pop('dataset', None)
         return data
 
+    @resting_collector()
     def load_data_list(self) -> list[dict]:
         self._check_classes()
         self._check_ann_file()
