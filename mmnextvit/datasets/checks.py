@@ -21,6 +21,7 @@ from mmengine.dataset import ClassBalancedDataset, Compose
 from mmengine.logging import print_log
 from mmengine.utils import is_abs
 
+from ..utils.collector import resting_collector
 from ..utils.errors import MissingFileError, UserError, naming_file
 from ..utils.files import check_is_file
 from ..utils.messages import first_few, shorten, show, tell
@@ -31,6 +32,7 @@ from .images import REMARKS, BrokenImageError, check_images
 from .loading import verify_loading
 from .masks import describe_lost, describe_masks
 from .mmdet_bases import DetDataset
+from .packed import PackedSamples, keep
 from .values import Identifier, number_lines, read_id
 
 MAX_CLASS_CHARS = 2000  # COCO's 80 names have 900, to be copied into a config
@@ -275,7 +277,8 @@ class VerifiedDataMixin(DetDataset):
     def full_init(self) -> None:
         if self._fully_initialized:
             return
-        super().full_init()
+        with resting_collector():
+            super().full_init()
         self.distinct = range(len(self))
         if self.oversample:
             repeated = ClassBalancedDataset(self, self.oversample).repeat_indices
@@ -304,7 +307,8 @@ class VerifiedDataMixin(DetDataset):
             data.pop('dataset', None)
         return data
 
-    def load_data_list(self) -> list[dict]:
+    @resting_collector()
+    def load_data_list(self) -> Sequence[dict]:
         self._check_classes()
         self._check_ann_file()
         self._metainfo = complete_metainfo(self._metainfo)
@@ -331,10 +335,18 @@ class VerifiedDataMixin(DetDataset):
             if lost:
                 warn(f'{self.ann_file}: {lost}')
         unusable = self._find_unusable_images(data_list)
-        return [data for data in data_list if data['img_path'] not in unusable]
+        if not unusable:
+            return data_list
+        return keep(data_list, lambda data: data['img_path'] not in unusable)
 
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Sequence[dict]:
         return self._check_filtered(super().filter_data())
+
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        """MMEngine's bytes, which samples that are packed have already."""
+        if not isinstance(self.data_list, PackedSamples):
+            return super()._serialize_data()
+        return self.data_list.serialize()
 
     def note(self, index: int, remarks: Iterable[str]) -> None:
         """Marks a sample, for the report.
@@ -366,7 +378,7 @@ class VerifiedDataMixin(DetDataset):
         results['dataset'] = self
         return results
 
-    def _read_data_list(self) -> list[dict]:
+    def _read_data_list(self) -> Sequence[dict]:
         """What MMDetection's dataset reads; another format is read in its place."""
         return super().load_data_list()
 
@@ -398,7 +410,7 @@ class VerifiedDataMixin(DetDataset):
             lines = number_lines(read_bytes(file, self.backend_args))
             return pick_listed(lines, root, images)
 
-    def _check_filtered(self, data_list: list[dict]) -> list[dict]:
+    def _check_filtered(self, data_list: Sequence[dict]) -> Sequence[dict]:
         if not data_list:
             raise UserError(
                 f'filter_cfg={self.filter_cfg} leaves none of the '

@@ -2,13 +2,15 @@
 
 import math
 import os
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmdet.datasets.api_wrappers import COCO
+from mmengine import fileio
 
 from ..utils.errors import UserError, naming_file
 from ..utils.messages import first_few, shorten, show
@@ -23,8 +25,11 @@ from .checks import (
     write_classes,
 )
 from .faults import read_all
+from .files import read_bytes
 from .images import Size, measure_images
 from .json_reader import parse_json
+from .json_stream import read_lists
+from .packed import Chosen, PackedEntries, PackedSamples, keep
 from .values import (
     Identifier,
     read_area,
@@ -93,6 +98,48 @@ def parse_coco(text: bytes, needs_annotations: bool = True) -> dict:
     return {**content, **{part: _read_entries(part, content[part]) for part in KEYS}}
 
 
+def read_coco(path: str, needs_annotations: bool = True) -> dict:
+    """What `parse_coco` makes of a file's content, in little memory.
+
+    The file is read piece by piece, and its annotations are kept as bytes, with the
+    ``iscrowd`` and ``area`` that `clean_coco` gives those of a list. A file that is odd
+    in any way is read again, as a whole, to say what is wrong with it.
+
+    Args:
+        path: A local file.
+        needs_annotations: As of `parse_coco`.
+
+    Raises:
+        UserError: It is no COCO detection data; the error lacks the file's name.
+        OSError: It cannot be read.
+    """
+    try:
+        content = read_lists(path, dict(annotations=_pack_annotations))
+        is_plain = isinstance(content['annotations'], PackedEntries)
+    except (ValueError, KeyError, RecursionError):  # UserError is a ValueError
+        is_plain = False
+    if not is_plain or not KEYS.keys() <= content.keys():
+        return parse_coco(read_bytes(path), needs_annotations)
+    parts = ('images', 'categories')
+    return {**content, **{part: _read_entries(part, content[part]) for part in parts}}
+
+
+def _pack_annotations(entries: Iterable[object]) -> PackedEntries:
+    numbers, texts = array('q'), []  # a set of numbers takes as much as all boxes
+
+    def read() -> Iterator[dict]:
+        for index, entry in enumerate(entries):
+            annotation = _read_entry('annotations', index, entry)
+            number = annotation['id']
+            (numbers if isinstance(number, int) else texts).append(number)
+            yield _complete(annotation) if annotation.get('bbox') else annotation
+
+    packed = PackedEntries(read())
+    if len(np.unique(numbers)) + len(set(texts)) < len(packed):
+        raise UserError('an id occurs twice')
+    return packed
+
+
 def _read_entries(part: str, entries: object) -> list[dict]:
     if not isinstance(entries, list):
         raise UserError(
@@ -115,15 +162,13 @@ def _read_entry(part: str, index: int, entry: object) -> dict:
     if lacking:
         problem = f'the entry lacks {", ".join(lacking)}'
         raise UserError(problem + _of_id(entry), key=place)
-    read = dict(entry)
-    for key, reader in READERS[part].items():
-        if key in entry:
-            try:
+    read, key = dict(entry), ''
+    try:
+        for key, reader in READERS[part].items():
+            if key in entry:
                 read[key] = reader(entry[key])
-            except UserError as error:
-                raise UserError(
-                    error.problem + _of_id(entry), key=f'{place}.{key}'
-                ) from None
+    except UserError as error:
+        raise UserError(error.problem + _of_id(entry), key=f'{place}.{key}') from None
     return read
 
 
@@ -147,8 +192,8 @@ def clean_coco(content: dict, min_size: float = 0) -> tuple[dict, dict[str, list
     """
     images = {image['id']: image for image in content['images']}
     faults: dict[str, list[str]] = defaultdict(list)
-    kept = []
-    for annotation in content['annotations']:
+    kept = array('q')
+    for number, annotation in enumerate(content['annotations']):
         image = images.get(annotation['image_id'])
         if image is None:
             faults['of images that are not listed'].append(annotation['image_id'])
@@ -163,12 +208,24 @@ def clean_coco(content: dict, min_size: float = 0) -> tuple[dict, dict[str, list
         if fault:
             faults[fault].append(image['file_name'])
             continue
-        known = dict(
-            iscrowd=annotation.get('iscrowd', 0),
-            area=annotation.get('area') or float(w) * h,
-        )
-        kept.append(annotation | known)
-    return {**content, 'annotations': kept}, faults
+        kept.append(number)
+    cleaned = content['annotations']
+    if isinstance(cleaned, list):
+        cleaned = [_complete(cleaned[number]) for number in kept]
+    elif len(kept) < len(cleaned):
+        cleaned = Chosen(cleaned, kept)
+    return {**content, 'annotations': cleaned}, faults
+
+
+def _complete(annotation: dict) -> dict:
+    """An annotation with what MMDetection and pycocotools count on."""
+    if 'iscrowd' in annotation and annotation.get('area'):
+        return annotation
+    _, _, w, h = annotation['bbox']
+    return annotation | dict(
+        iscrowd=annotation.get('iscrowd', 0),
+        area=annotation.get('area') or float(w) * h,
+    )
 
 
 def index_coco(content: dict) -> COCO:
@@ -183,13 +240,29 @@ def index_coco(content: dict) -> COCO:
 
 def leave_out_images(content: dict, left_out: Container[Identifier]) -> dict:
     """The content without some images, by their ids, and without their annotations."""
+    annotations = content['annotations']
+    kept = (n for n, a in enumerate(annotations) if a['image_id'] not in left_out)
+    chosen: Sequence[dict] = Chosen(annotations, kept)
     return {
         **content,
         'images': [i for i in content['images'] if i['id'] not in left_out],
-        'annotations': [
-            a for a in content['annotations'] if a['image_id'] not in left_out
-        ],
+        'annotations': list(chosen) if isinstance(annotations, list) else chosen,
     }
+
+
+def group_annotations(content: dict) -> Iterator[tuple[dict, list[dict]]]:
+    """Each image of a content with its annotations, in the order of the images.
+
+    Args:
+        content: Of an annotation file, whose annotations are all of its images.
+    """
+    images, annotations = content['images'], content['annotations']
+    numbers = {image['id']: number for number, image in enumerate(images)}
+    owners = np.fromiter((numbers[a['image_id']] for a in annotations), np.int32)
+    order = np.argsort(owners, kind='stable').astype(np.int32)
+    ends = np.bincount(owners, minlength=len(images)).cumsum().tolist()
+    for image, start, end in zip(images, [0, *ends], ends):
+        yield image, [annotations[number] for number in order[start:end].tolist()]
 
 
 def fill_sizes(content: dict, sizes: Mapping[Identifier, Size]) -> dict:
@@ -416,6 +489,7 @@ class VerifiedCocoMixin(VerifiedDataMixin):
     ) -> None:
         self.class_ids = class_ids
         self._measured: dict[Identifier, Size] = {}
+        self._annotated: set[Identifier] = set()  # images with a box of a class
         kwargs['data_prefix'] = dict(img='') | (kwargs.get('data_prefix') or {})
         super().__init__(*args, **kwargs)
 
@@ -427,26 +501,62 @@ class VerifiedCocoMixin(VerifiedDataMixin):
         if self.test_mode:
             self._metainfo['class_ids'] = self.class_ids  # for an evaluator's ann_file
 
-    def COCOAPI(self, path: str) -> COCO:
-        """The checked file, where ``CocoDataset`` reads it: it is parsed once.
+    def _read_data_list(self) -> Sequence[dict]:
+        """What ``CocoDataset`` makes of the checked file, without its index of dicts.
 
-        Its categories are those of the classes, under their names and in their order.
+        The categories are those of the classes, in their order.
         """
+        with fileio.get_local_path(
+            self.ann_file, backend_args=self.backend_args
+        ) as path:
+            content = self._read_content(path)
+        known = set(self.cat_ids)
+
+        def list_infos() -> Iterator[dict]:
+            for image, annotations in group_annotations(content):
+                if any(a['category_id'] in known for a in annotations):
+                    self._annotated.add(image['id'])
+                yield self.parse_data_info(
+                    dict(
+                        raw_ann_info=annotations,
+                        raw_img_info=dict(image, img_id=image['id']),
+                    )
+                )
+
+        return PackedSamples(list_infos())
+
+    def _read_content(self, path: str) -> dict:
+        """The checked file's content, with the images and annotations that are used."""
         classes = self._metainfo['classes']
         with naming_file(self.ann_file):
-            content = parse_coco(Path(path).read_bytes(), not self.test_mode)
-            category_ids = match_categories(content, classes, self.class_ids)
+            content = read_coco(path, not self.test_mode)
+            self.cat_ids = match_categories(content, classes, self.class_ids)
+        self.cat2label = {number: i for i, number in enumerate(self.cat_ids)}
         content = self._measure(self._choose_images(content))
         content, faults = clean_coco(content, min_size=1)
         self.box_faults.update(faults)
-        ignored = count_ignored(content, classes, category_ids)
+        ignored = count_ignored(content, classes, self.cat_ids)
         if ignored:
             warn(
                 f'{self.ann_file}: boxes of categories that are no classes of the '
                 f'config are ignored: {describe_counts(ignored)}'
             )
-        categories = [dict(id=i, name=name) for i, name in zip(category_ids, classes)]
-        return index_coco({**content, 'categories': categories})
+        return content
+
+    def filter_data(self) -> Sequence[dict]:
+        """What ``CocoDataset`` filters, in a list of the type that the samples have."""
+        if self.test_mode or self.filter_cfg is None:
+            return self._check_filtered(self.data_list)
+        needs_boxes = self.filter_cfg.get('filter_empty_gt', False)
+        min_size = self.filter_cfg.get('min_size', 0)
+        kept = keep(
+            self.data_list,
+            lambda info: (
+                min(info['width'], info['height']) >= min_size
+                and (info['img_id'] in self._annotated or not needs_boxes)
+            ),
+        )
+        return self._check_filtered(kept)
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         info = super().parse_data_info(raw_data_info)
@@ -476,6 +586,8 @@ class VerifiedCocoMixin(VerifiedDataMixin):
         folder = self.data_prefix['img']
         images = [
             dict(image, file_name=read_windows_path(image['file_name'], folder))
+            if '\\' in image['file_name']
+            else image
             for image in content['images']
         ]
         content = {**content, 'images': images}

@@ -4,7 +4,10 @@ A type checker alone sees these classes. At run time the mixins have no base of 
 own: ``super()`` leads from them to the dataset that they are mixed in before.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
         backend_args: dict | None
         filter_cfg: dict | None
         test_mode: bool
-        data_list: list[dict]
+        data_list: Sequence[dict]
         _metainfo: dict[str, Any]
         _fully_initialized: bool
 
@@ -34,9 +37,11 @@ if TYPE_CHECKING:
 
         def _join_prefix(self) -> None: ...
 
-        def load_data_list(self) -> list[dict]: ...
+        def load_data_list(self) -> Sequence[dict]: ...
 
-        def filter_data(self) -> list[dict]: ...
+        def filter_data(self) -> Sequence[dict]: ...
+
+        def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]: ...
 
         def prepare_data(self, idx: int) -> Any: ...
 

@@ -183,6 +183,8 @@ def read_box(value: object) -> list[Number] | None:
         value = value.split()
     if not isinstance(value, list) or len(value) != 4:
         return None
+    if set(map(type, value)) == {float}:  # as in most files
+        return value
     try:
         return [read_number(side) for side in value]
     except UserError:

@@ -7,8 +7,10 @@ of the image's width and height.
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
+
+import numpy as np
 
 from ..utils.errors import UserError
 from ..utils.messages import shorten
@@ -18,6 +20,7 @@ PIXELS = 2  # a box has no such centre or size in fractions; in pixels nearly al
 TOLERANCE = 1e-6  # six decimals of centre and size move a side by 0.75e-6
 LANDMARKS = {13, 15}  # columns of a box with four or five points
 LANDMARK_SLACK = 0.01  # of the image, by which a point may lie outside its box
+NO_BOX = [math.nan] * 4
 CLIPPED = 'lines with values out of range (clipped to the image)'
 REPEATED = 'repeated lines (dropped)'
 LEFT_OUT = 'lines of other numbers than class_ids (left out)'
@@ -100,9 +103,9 @@ def find_label_files(
     for image in images:
         folder, name = os.path.split(image)
         if folder not in folders:
-            folders[folder] = _find_label_folder(folder)
+            folders[folder] = os.path.join(_find_label_folder(folder), '')
         name = os.path.splitext(name)[0] + '.txt'
-        file = os.path.join(folders[folder], name)
+        file = folders[folder] + name
         files[image] = '' if name == NAMES_FILE or file in texts else file
     return files
 
@@ -207,7 +210,7 @@ def find_bounding_box(points: Sequence[float]) -> Sequence[float]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def clip_values(values: Sequence[float]) -> tuple[list[float], str | None, bool]:
+def clip_values(values: Sequence[float]) -> tuple[Sequence[float], str | None, bool]:
     """A line's box or polygon inside the image.
 
     Args:
@@ -225,39 +228,74 @@ def clip_values(values: Sequence[float]) -> tuple[list[float], str | None, bool]
     if low < 0 or high > 1:
         values = [min(max(value, 0), 1) for value in values]
         fault = fault or find_box_fault(find_bounding_box(values), 1, 1)
-    return list(values), fault, low < -TOLERANCE or high > 1 + TOLERANCE
+    return values, fault, low < -TOLERANCE or high > 1 + TOLERANCE
 
 
-def build_sample(
-    number: int, path: str, record: Record, labels: Mapping[int, int]
-) -> Sample:
-    """Makes an image's record a sample of MMDetection's.
+def build_samples(
+    records: Mapping[str, Record], labels: Mapping[int, int]
+) -> list[Sample]:
+    """Makes the records of images samples of MMDetection's.
 
     Args:
-        number: The image's id.
-        path: The image.
-        record: Its size and labels.
+        records: Size and labels of each image; their order numbers the images.
         labels: Of each number that lines begin with; those of other numbers are left
             out.
     """
+    inside = iter(_scale_boxes(records.values()))
+    return [
+        _build_sample(number, path, record, labels, inside)
+        for number, (path, record) in enumerate(records.items())
+    ]
+
+
+def _scale_boxes(records: Collection[Record]) -> list[list[float] | None]:
+    """``x1, y1, x2, y2`` in pixels of all boxes that lie in their images.
+
+    Nearly all do. NumPy takes them together, as `clip_values` would take each.
+
+    Returns:
+        One for each row of the records; ``None`` for polygons and other boxes.
+    """
+    rows = [(row, record) for record in records for row in record.rows]
+    boxes = [row[2:] if len(row) == 6 else NO_BOX for row, _ in rows]
+    x, y, w, h = np.array(boxes, float).reshape(-1, 4).T
+    sides = [(r.width, r.height, r.width, r.height) for _, r in rows]
+    with np.errstate(over='ignore', invalid='ignore'):
+        corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
+        pixels = (corners * np.array(sides, float).reshape(-1, 4)).tolist()
+    x1, y1, x2, y2 = corners.T
+    inside = (x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= 1) & (y2 <= 1)
+    return [box if fits else None for box, fits in zip(pixels, inside.tolist())]
+
+
+def _build_sample(
+    number: int,
+    path: str,
+    record: Record,
+    labels: Mapping[int, int],
+    inside: Iterator[list[float] | None],
+) -> Sample:
+    """A sample, whose rows take what `_scale_boxes` gives, one for each."""
     file = record.file
-    sides = record.width, record.height
+    width, height = sides = record.width, record.height
     instances, dropped, remarks = [], [], []
-    for line, class_id, *values in record.rows:
-        place = f'{file}:{line}'
+    for row, bbox in zip(record.rows, inside):
+        class_id = row[1]
         if class_id not in labels:
-            remarks.append((LEFT_OUT, place))
+            remarks.append((LEFT_OUT, f'{file}:{row[0]}'))
             continue
-        values, fault, is_clipped = clip_values(values)
-        if is_clipped:
-            remarks.append((CLIPPED, place))
-        if fault:
-            dropped.append((fault, place))
-            continue
-        bbox = [v * sides[i % 2] for i, v in enumerate(find_bounding_box(values))]
         instance = dict(bbox=bbox, bbox_label=labels[class_id], ignore_flag=0)
-        if len(values) > 4:
-            instance['mask'] = [[v * sides[i % 2] for i, v in enumerate(values)]]
+        if bbox is None:
+            values, fault, is_clipped = clip_values(row[2:])
+            if is_clipped:
+                remarks.append((CLIPPED, f'{file}:{row[0]}'))
+            if fault:
+                dropped.append((fault, f'{file}:{row[0]}'))
+                continue
+            x1, y1, x2, y2 = find_bounding_box(values)
+            instance['bbox'] = [x1 * width, y1 * height, x2 * width, y2 * height]
+            if len(values) > 4:
+                instance['mask'] = [[v * sides[i % 2] for i, v in enumerate(values)]]
         instances.append(instance)
     repeated = record.labels['repeated'] if record.labels else []
     remarks += [(REPEATED, f'{file}:{line}') for line in repeated]

@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ from .files import read_bytes
 from .images import read_image_size
 from .yolo_labels import Record, is_column_count, parse_labels
 
+# Images that a thread looks at in one go: a task of a pool takes ten times as long as
+# looking at a file whose state the system knows.
+BLOCK = 256
 CACHE_FORMAT = 1  # raise it with every change of what `parse_labels` returns
 
 # Size and time of an image file and of its label file, which may be absent.
@@ -81,9 +85,11 @@ def scan_images(
     """
     known = load_cache(cache, num_classes)
     images = list(label_files)
+    blocks = [images[i : i + BLOCK] for i in range(0, len(images), BLOCK)]
     with ThreadPoolExecutor() as pool:
-        signed = zip(images, pool.map(sign, images, label_files.values()))
-        signatures = {p: signature for p, signature in signed if signature is not None}
+        signed = pool.map(lambda part: [sign(p, label_files[p]) for p in part], blocks)
+        pairs = zip(images, chain.from_iterable(signed), strict=True)
+        signatures = {p: signature for p, signature in pairs if signature is not None}
         new = [p for p, now in signatures.items() if known.get(p, [None])[0] != now]
         progress = track(
             pool.map(
@@ -141,7 +147,11 @@ def load_cache(path: Path, num_classes: int) -> dict[str, list]:
         return {}
     if not isinstance(entries, dict):
         return {}
-    return {p: e for p, e in entries.items() if _is_entry(e, num_classes)}
+    known = {p: entry for p, entry in entries.items() if _is_entry(entry)}
+    # All lines at once, since one image has too few to make its own checks cheap.
+    if _are_rows(chain.from_iterable(map(_get_rows, known.values())), num_classes):
+        return known
+    return {p: e for p, e in known.items() if _are_rows(_get_rows(e), num_classes)}
 
 
 def _restore(kept: list, label_file: str) -> Record:
@@ -149,25 +159,26 @@ def _restore(kept: list, label_file: str) -> Record:
     return Record(width, height, labels, label_file)
 
 
-def _is_entry(entry: object, num_classes: int) -> bool:
-    """Whether it is what a scan keeps of an image; the file may come from anywhere."""
+def _is_entry(entry: object) -> bool:
+    """Whether it is what a scan keeps of an image, of whose rows `_are_rows` says more.
+
+    The file may come from anywhere.
+    """
     match entry:
         case [[_, _, _, label_time], [int(width), int(height), labels]]:
             sides = all(type(s) is int and 0 < s < 2**31 for s in (width, height))
             if labels is None or label_time is None:
                 return sides and labels is label_time
-            return sides and _are_labels(labels, num_classes)
+            return sides and _are_labels(labels)
     return False
 
 
-def _are_labels(labels: object, num_classes: int) -> bool:
+def _are_labels(labels: object) -> bool:
     match labels:
-        case {'rows': list(rows), 'broken': list(broken), 'repeated': list(repeated)}:
-            return (
-                all(_is_row(row, num_classes) for row in rows)
-                and all(_types_are(pair, (int, str)) for pair in broken)
-                and set(map(type, repeated)) <= {int}
-            )
+        case {'rows': list(_), 'broken': list(broken), 'repeated': list(repeated)}:
+            return all(_types_are(pair, (int, str)) for pair in broken) and set(
+                map(type, repeated)
+            ) <= {int}
     return False
 
 
@@ -175,16 +186,37 @@ def _types_are(values: object, types: Sequence[type]) -> bool:
     return isinstance(values, list) and [*map(type, values)] == [*types]
 
 
-def _is_row(row: object, num_classes: int) -> bool:
-    """Whether it is a line's number with what `parse_line` returned."""
+def _get_rows(entry: list) -> list:
+    labels = entry[1][2]
+    return labels['rows'] if labels else []
+
+
+def _are_rows(rows: Iterable[object], num_classes: int) -> bool:
+    """Whether each is a line's number with what `parse_line` returned."""
+    rows = [*rows]
+    if not rows:
+        return True
+    if not _have_type(rows, list) or not _are_column_counts(rows):
+        return False
+    labels = [row[1] for row in rows]
+    values = [value for row in rows for value in row[2:]]
     return (
-        isinstance(row, list)
-        and _types_are(row[:2], (int, int))
-        and 0 <= row[1] < num_classes
-        and is_column_count(len(row) - 1)
-        and set(map(type, row[2:])) == {float}
-        and all(map(math.isfinite, row[2:]))
+        _have_type((row[0] for row in rows), int)
+        and _have_type(labels, int)
+        and _have_type(values, float)
+        and min(labels) >= 0
+        and max(labels) < num_classes
+        and all(map(math.isfinite, values))
     )
+
+
+def _have_type(values: Iterable[object], wanted: type) -> bool:
+    return set(map(type, values)) == {wanted}
+
+
+def _are_column_counts(rows: Iterable[list]) -> bool:
+    """Whether lines may have had so many columns; a number stands before them."""
+    return all(is_column_count(count - 1) for count in set(map(len, rows)))
 
 
 def save_cache(path: Path, entries: dict[str, list], num_classes: int) -> None:

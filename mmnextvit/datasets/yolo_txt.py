@@ -21,7 +21,7 @@ from .yolo_labels import (
     Record,
     Sample,
     are_landmarks,
-    build_sample,
+    build_samples,
     find_label_files,
 )
 from .yolo_scan import Scan, scan_images
@@ -93,10 +93,11 @@ def describe_boxes(
 
 def describe_pixels(records: Records, title: str) -> Fault | None:
     """Of values that are pixels, if they are on every line."""
-    lines = [(record.file, row) for record in records.values() for row in record.rows]
-    if not lines or any(max(row[2:]) <= PIXELS for _, row in lines):
+    rows = [row for record in records.values() for row in record.rows]
+    if not rows or any(max(row[2:]) <= PIXELS for row in rows):
         return None
-    file, (line, _, *values) = lines[0]
+    file = next(record.file for record in records.values() if record.rows)
+    line, _, *values = rows[0]
     message = (
         f'{title} holds no usable box: values are fractions of the width (x, w) and '
         'height (y, h) of the image, from 0 to 1, but they look like pixels, as '
@@ -298,13 +299,13 @@ class VerifiedYOLOTxtMixin(OwnDataMixin):
             warn(background, 'annotations', find_unlabelled(scan.records))
         settle(describe_landmarks(scan.records, self._title, labels), False)
         settle(describe_pixels(scan.records, self._title), self.test_mode)
-        samples = [
-            build_sample(number, path, record, labels)
-            for number, (path, record) in enumerate(scan.records.items())
-        ]
+        samples = build_samples(scan.records, labels)
         repeated = [path for path in kept if counts[path] > 1]
         self._report(samples, repeated, find_unlabelled(scan.records))
         return [sample.info for sample in samples]
+
+    def _find_missing(self, paths: Sequence[str]) -> list[str]:
+        return []  # the scan has looked at each of them
 
     def _place_cache(self, source: Path) -> Path:
         """Beside a folder or list of images, but not outside ``data_root`` itself."""

@@ -1,0 +1,124 @@
+"""Annotations in little memory: what is read is what JSON's own reader reads."""
+
+import io
+import json
+import pickle
+
+from mmnextvit.datasets import json_stream, packed
+from mmnextvit.datasets.coco import clean_coco, parse_coco, read_coco
+from mmnextvit.datasets.json_stream import JSONStream
+from mmnextvit.datasets.packed import PackedEntries, PackedSamples
+from mmnextvit.utils.errors import UserError
+
+import pytest
+
+CONTENT = {
+    'a': [1, 23.5, 'é"[,]', None, True, {'x': [[], {}]}, 10**30, float('inf')],
+    'b': {'a': [1, 2]},
+    'c': [],
+    'd': 'text',
+    'e': [-12, 1.5e-7, 2e20, -0.0, 1e22],
+    'f': [[1, 2], [3]],
+}
+BROKEN = ('', '[]', '{', '{"a": [1, 2}', '{"a": [1 2]}', '{"a": [1,]}', '{"a": 1,}',
+          '{"a" 1}', '{1: 2}', '{"a": [1', '{"a": "', '{} 1', '{"a": [,]}',
+          '{"a": [nul]}', '\ufeff{}', '{"a": 1 "b": 2}')  # fmt: skip
+
+
+def stream(text: str) -> dict:
+    file = io.BytesIO(text.encode())
+    return JSONStream(file).read_object(dict(a=list, c=list, f=list, e=list))
+
+
+@pytest.mark.parametrize('chunk', [1, 2, 3, 7, 1 << 16])
+def test_a_stream_is_what_json_reads(monkeypatch, chunk):
+    monkeypatch.setattr(json_stream, 'CHUNK', chunk)
+    for indent in (None, 0, 3):
+        for ascii_only in (True, False):
+            text = json.dumps(CONTENT, indent=indent, ensure_ascii=ascii_only)
+            assert stream(f' \n{text}\t ') == CONTENT
+    assert stream('{ }') == {}
+    for text in BROKEN:
+        with pytest.raises(ValueError):
+            stream(text)
+
+
+@pytest.mark.parametrize('kind', [PackedEntries, PackedSamples])
+def test_packed_dicts_are_those_that_came_in(monkeypatch, kind):
+    monkeypatch.setattr(packed, 'BLOCK', 4096)
+    items = [{'n': i, 'x': 'é' * (i % 90), 'y': [i / 7]} for i in range(300)]
+    items[7] = {'z': None}
+    items[50] = {'big': 'b' * 10_000}
+    entries = kind(items)
+    assert len(entries) == 300 and [*entries] == items
+    assert entries[-1] == items[-1] and entries[10:200:7] == items[10:200:7]
+    with pytest.raises(IndexError):
+        entries[300]
+    assert [*kind()] == []
+
+
+def test_samples_move_in_mmengines_layout(monkeypatch):
+    monkeypatch.setattr(packed, 'BLOCK', 4096)
+    items = [{'n': i, 'x': 'a' * (97 * i % 1000)} for i in range(100)]
+    samples = PackedSamples(items)
+    content, ends = samples.serialize()
+    starts = [0, *ends[:-1]]
+    assert [pickle.loads(content[a:b]) for a, b in zip(starts, ends)] == items
+    assert not len(samples)
+
+
+def make_coco() -> dict:
+    polygon = [1.5, 2, 30.25, 2, 30, 40]
+    return dict(
+        annotations=[
+            dict(id=i, image_id=i % 3, category_id=1 + i % 2, bbox=[1, 2, 3.5, 4])
+            | (dict(segmentation=[polygon]) if i % 4 else dict(iscrowd='1', area=None))
+            for i in range(40)
+        ],
+        images=[dict(id=i, file_name=f'{i}', width=64, height=48) for i in range(3)],
+        categories=[dict(id=1, name='a'), dict(id='2', name='b')],
+        info=dict(year=2017),
+    )
+
+
+def test_coco_in_pieces_is_coco_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_stream, 'CHUNK', 64)
+    content = make_coco()
+    content['annotations'][3]['bbox'] = 'none'
+    content['annotations'][4]['id'] = 'text'
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(content, indent=1))
+    read = read_coco(str(path))
+    assert isinstance(read['annotations'], PackedEntries)
+    expected = clean_coco(parse_coco(path.read_bytes()))
+    cleaned, faults = clean_coco(read)
+    assert len(cleaned['annotations']) == 39 and faults == expected[1]
+    cleaned['annotations'] = [*cleaned['annotations']]
+    assert cleaned == expected[0]
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda c: c['annotations'][5].pop('image_id'),
+        lambda c: c['annotations'].append(3),
+        lambda c: c['annotations'][5].update(id=6),
+        lambda c: c['annotations'][5].update(id='6'),
+        lambda c: c['annotations'][5].update(area='x'),
+        lambda c: c.pop('annotations'),
+        lambda c: c.update(annotations=3),
+        lambda c: c.pop('images'),
+        lambda c: c['images'].append(c['images'][0]),
+        lambda c: c['categories'][0].pop('name'),
+    ],
+)
+def test_faults_are_told_as_of_a_whole_file(tmp_path, change):
+    content = make_coco()
+    change(content)
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError) as expected:
+        parse_coco(path.read_bytes())
+    with pytest.raises(UserError) as told:
+        read_coco(str(path))
+    assert str(told.value) == str(expected.value)
