@@ -62,6 +62,8 @@ def find_batch_shape(data_batch: Any) -> tuple[int, ...] | None:
     inputs = data_batch.get('inputs') if isinstance(data_batch, Mapping) else None
     if torch.is_tensor(inputs):
         return tuple(inputs.shape)
-    if isinstance(inputs, Sequence) and inputs and all(map(torch.is_tensor, inputs)):
-        return len(inputs), *map(max, zip(*(image.shape for image in inputs)))
+    if isinstance(inputs, Sequence) and inputs:
+        images = [image for image in inputs if torch.is_tensor(image)]
+        if len(images) == len(inputs):
+            return len(images), *map(max, zip(*(image.shape for image in images)))
     return None

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -203,9 +203,7 @@ def _has_tensor_cores(device: torch.device) -> bool:
 # ---------------------------------------------------------------- the remembered probe
 
 
-def measure_or_remember(
-    way: Way, may_probe: bool, measure: Callable[[], Mapping[str, Timing]] | None = None
-) -> Way:
+def measure_or_remember(way: Way, may_probe: bool) -> Way:
     """A way with the formats that are faster on this processor.
 
     What was measured before in the same circumstances is taken. A file that is broken,
@@ -214,18 +212,20 @@ def measure_or_remember(
     Args:
         way: What holds where nothing can be measured.
         may_probe: As of :func:`decide`.
-        measure: The probe, by whose names the formats are kept.
     """
     machine = describe_machine()
     file = get_cache_file(machine)
     known = load_formats(file, machine)
+    measured = f'a probe of this machine, kept in {file}'
     if known is not None:
-        return way._replace(**known, reason=f'a probe of this machine, kept in {file}')
+        return way._replace(
+            training=known['training'], inference=known['inference'], reason=measured
+        )
     if not may_probe:
         return way
     # In a thread of its own no autocast, counter of operations or grad mode is on.
     with ThreadPoolExecutor(1) as clean:
-        timings = clean.submit(measure or probe, machine['threads']).result()
+        timings = clean.submit(probe, machine['threads']).result()
     if any(timing.disturbed for timing in timings.values()):
         reason = 'the rule, as the machine is too busy to be measured'
         return way._replace(reason=reason)
@@ -235,7 +235,9 @@ def measure_or_remember(
     with suppress(OSError):
         atomic_write_text(file, json.dumps(entry, indent=1) + '\n')
     print_log(describe_probe(timings), logger='current', level=logging.INFO)
-    return way._replace(**found, reason=f'a probe of this machine, kept in {file}')
+    return way._replace(
+        training=found['training'], inference=found['inference'], reason=measured
+    )
 
 
 def choose_format(timing: Timing) -> str:

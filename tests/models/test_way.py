@@ -349,20 +349,25 @@ class Time:
         self.process += process
 
 
+@pytest.fixture
+def clocks(monkeypatch):
+    found = Time()
+    monkeypatch.setattr(probe, 'time', found)
+    return found
+
+
 @pytest.mark.parametrize(
     'threads, wall, process, slower, disturbed',
     [
         # Others had the processor while b was computed.
-        (1, dict(a=1.1, b=2.0), dict(a=1.0, b=0.9), 'a', True),
-        (1, dict(a=1.0, b=1.2), dict(a=0.9, b=1.1), 'b', False),
-        (2, dict(a=1.0, b=1.2), dict(a=1.9, b=1.8), 'b', False),
-        (2, dict(a=1.0, b=1.2), dict(a=1.1, b=1.2), 'b', True),
+        (1, dict(a=0.11, b=0.20), dict(a=0.10, b=0.09), 'a', True),
+        (1, dict(a=0.10, b=0.12), dict(a=0.09, b=0.11), 'b', False),
+        (2, dict(a=0.10, b=0.12), dict(a=0.19, b=0.18), 'b', False),
+        (2, dict(a=0.10, b=0.12), dict(a=0.11, b=0.12), 'b', True),
     ],
 )
-def test_what_the_clocks_say(threads, wall, process, slower, disturbed, monkeypatch):
+def test_what_the_clocks_say(threads, wall, process, slower, disturbed, clocks):
     """With one thread the processor's time counts, the first round never."""
-    clocks = Time()
-    monkeypatch.setattr(probe, 'time', clocks)
     calls = []
 
     def compute(name):
@@ -375,6 +380,18 @@ def test_what_the_clocks_say(threads, wall, process, slower, disturbed, monkeypa
     assert max(timing.seconds, key=timing.seconds.get) == slower
     assert timing.disturbed == disturbed
     assert calls == list('ab' * (1 + probe.MIN_ROUNDS))  # in turn, and no longer
+
+
+@pytest.mark.parametrize('seconds, rounds', [(0.001, 13), (0.1, 4), (10.0, 2)])
+def test_the_probe_takes_no_longer_on_a_slow_machine(seconds, rounds, clocks):
+    calls = []
+
+    def compute():
+        calls.append(1)
+        clocks.move(seconds, seconds)
+
+    probe.time_in_turn({'a': compute}, threads=1)
+    assert len(calls) == rounds
 
 
 def test_the_line_for_the_log():
