@@ -653,7 +653,7 @@ def test_what_weights_say_of_themselves_is_followed(tmp_path):
     assert backbone.init_cfg.checkpoint == str(tmp_path / 'official.pth')
     assert backbone.final_norm is False
     preprocessor = made['ours'].model.data_preprocessor
-    assert colours.items() <= preprocessor.items()
+    assert {key: preprocessor[key] for key in colours} == colours
     assert made['ours'].model.backbone.norm_cfg.eps == 1e-5
     assert made['yolov5'].model.data_preprocessor.std == [255.0] * 3
     assert made['yolov5'].model.backbone.norm_cfg.eps == 1e-3
