@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out', type=Path, default=Path('work_dirs'), help='folder for data and runs'
     )
-    parser.add_argument('--train', type=int, default=600, help='images to train on')
+    parser.add_argument('--train', type=int, default=1000, help='images to train on')
     parser.add_argument('--val', type=int, default=100, help='images to validate on')
-    parser.add_argument('--size', type=int, default=96, help='their height and width')
+    parser.add_argument('--size', type=int, default=128, help='their height and width')
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -1,21 +1,29 @@
 """The demo, and the one variable of a config that says where the data are."""
 
+import argparse
 import json
 import re
+import subprocess
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import mmnextvit.demo
 from mmnextvit.cli import arguments
+from mmnextvit.cli import demo as command_line
+from mmnextvit.datasets.demo_data import draw_image
 from mmnextvit.demo import DemoRun, find_console_script
 from mmnextvit.utils.files import make_numbered_folder
 
 import cv2
+import numpy as np
 import pytest
 from mmengine.config import Config
 
 from tests.conftest import TINY
 from tests.helpers.commands import call_here
 from tests.helpers.tiny_run import ROOT
+from tests.helpers.warm_python import run_python
 
 
 def files(folder: Path) -> list[str]:
@@ -66,9 +74,38 @@ def test_how_the_command_is_called(tmp_path, monkeypatch):
     assert find_console_script() == ['bin/python', '-m', 'mmnextvit']
 
 
+def test_the_config_is_for_the_images_that_are_drawn():
+    """Its anchors are, and its training pipeline resizes none."""
+    parser = argparse.ArgumentParser()
+    command_line.add_arguments(parser)
+    size = parser.parse_args([]).size
+    cfg = Config.fromfile(f'{ROOT}/configs/yolov5_nextvit_s_demo.py')
+    assert cfg.img_scale == (size, size)
+    rng = np.random.default_rng(0)
+    drawn = [shape for _ in range(60) for shape in draw_image(rng, size)[1]]
+    sides = np.array([np.ptp(polygon, axis=0) for _, polygon in drawn])
+    anchors = np.concatenate(cfg.model.bbox_head.prior_generator.base_sizes)
+    ratio = np.maximum(sides[:, None] / anchors, anchors / sides[:, None]).max(-1)
+    assert ratio.min(1).max() < 1.6
+    assert set(ratio.argmin(1)) == set(range(len(anchors)))
+
+
+def run_warm(
+    command: Sequence[str], *, check: bool, env: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """As ``subprocess.run``, from a Python that has other projects' packages."""
+    done = run_python(*command, cwd=Path.cwd(), env=env, join=True)
+    print(done.stdout)
+    assert check
+    done.check_returncode()
+    return done
+
+
 @pytest.mark.slow
-def test_demo_from_end_to_end(tmp_path, capfd):
+def test_demo_from_end_to_end(tmp_path, capfd, monkeypatch):
     """With next to nothing to learn from, beside what an earlier run left."""
+    monkeypatch.setattr(mmnextvit.demo.subprocess, 'run', run_warm)
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))  # where the package is not installed
     earlier = tmp_path / 'out' / 'demo' / 'epoch_1.pth'
     earlier.parent.mkdir(parents=True)
     earlier.write_text('precious')

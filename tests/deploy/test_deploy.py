@@ -379,11 +379,14 @@ def test_metadata():
     assert metadata['nms'] == {
         'in_graph': True,
         'score_thr': 0.001,
-        'iou_threshold': 0.5,
+        'iou_threshold': 0.1,
         'max_per_img': 300,
-        'multi_label': True,
+        'multi_label': False,
         'nms_pre': 30000,
     }
+    model.bbox_head.test_cfg.update(multi_label=True, nms=dict(iou_threshold=0.5))
+    labelled = build_metadata(cfg, model, ['a', 'b', 'c'], size)['nms']
+    assert labelled['multi_label'] and labelled['iou_threshold'] == 0.5
     assert metadata['resize'] == [
         {'type': 'keep_ratio', 'scale': [96, 64]},
         {
