@@ -45,21 +45,19 @@ SMALLEST = 'test_byobnet.r160_in1k'
 
 @pytest.mark.slow
 def test_runtimes_compute_the_same_network(monkeypatch):
-    """Each of the three is timed, for two backbones that are exported here."""
+    """Each of the three is timed, and the detector counted as a whole."""
 
     def export(name: str, size: int, path: Path, limit: float) -> Export:
         export_here(name, size, path)
         return Export(path, '')
 
     monkeypatch.setattr(backbone_table, 'export_within', export)
-    rows = measure_backbones([SMALLEST, 'test_resnet.r160_in1k'], 64, 1)
-    row = rows[0]
+    (row,) = measure_backbones([SMALLEST], 64, 1)
     assert not row.reasons and set(row.seconds) == set(RUNTIMES)
     assert all(0 < seconds < 60 for seconds in row.seconds.values())
     detector = build_detector(SMALLEST)
     assert row.params == sum(p.numel() for p in detector.parameters())
     assert row.macs > 1e6
-    assert rows[1].params != row.params
 
 
 @pytest.mark.slow
