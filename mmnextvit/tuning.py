@@ -5,7 +5,8 @@ each is. :func:`~mmnextvit.recipes.tune_recipe` puts them into a recipe of YOLOv
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 from .utils.errors import UserError, naming_key
 from .utils.messages import did_you_mean, show
@@ -52,7 +53,8 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-class Number(NamedTuple):
+@dataclass(frozen=True)
+class Number:
     """Reads a number of a range, both ends included."""
 
     min: float
@@ -65,7 +67,8 @@ class Number(NamedTuple):
         return float(value)
 
 
-class Numbers(NamedTuple):
+@dataclass(frozen=True)
+class Numbers:
     """Reads so many numbers of a range."""
 
     count: int

@@ -1,12 +1,13 @@
 """What a checkpoint's own config says of the detector that it is of.
 
 MMEngine puts the text of the config into each checkpoint. It is a program, which is not
-run: what is read of it are dicts, lists and plain values.
+run: what is read of it are dicts, lists and plain values. Our reader of checkpoints keeps
+the text where nothing else looks for it.
 """
 
 import ast
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..tuning import BACKBONES
 
@@ -20,12 +21,12 @@ def read_model(content: Mapping[str, Any]) -> dict[str, Any]:
         content: What a checkpoint's reader gave.
     """
     meta = content.get('meta')
-    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    text = meta.get('config_text') if isinstance(meta, Mapping) else None
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         return {}
     try:
         for node in ast.parse(text).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets) == 'model':
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'model':
                 model = _evaluate(node.value)
                 return model if isinstance(model, dict) else {}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
@@ -53,13 +54,16 @@ def read_normalisation(model: Mapping[str, Any]) -> dict[str, list[float]] | Non
     """``mean`` and ``std`` of R, G and B that a detector was trained with, if known."""
     values = model.get('data_preprocessor')
     values = values if isinstance(values, Mapping) else {}
-    found = {key: values.get(key) for key in ('mean', 'std')}
-    if not all(_is_colour(value) for value in found.values()):
-        return None
-    return {key: [float(v) for v in value] for key, value in found.items()}
+    found: dict[str, list[float]] = {}
+    for key in ('mean', 'std'):
+        value = values.get(key)
+        if not _is_colour(value):
+            return None
+        found[key] = [float(v) for v in value]
+    return found
 
 
-def _is_colour(value: object) -> bool:
+def _is_colour(value: object) -> TypeGuard[list[float] | tuple[float, ...]]:
     return (
         isinstance(value, (list, tuple))
         and len(value) == 3

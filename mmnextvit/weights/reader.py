@@ -88,14 +88,19 @@ def read_all(path: str | os.PathLike, map_location: MapLocation = None) -> dict:
 def _remove_configs(content: dict) -> None:
     """Takes a run's config out of its checkpoint, in each place that MMEngine runs.
 
-    Its runner runs ``meta.config`` on resuming, and its inferencers the others.
+    Its runner runs ``meta.config`` on resuming, and its inferencers the others. The
+    text stays as ``meta.config_text``, which nothing runs, for what reads plain values.
     """
+    meta = content.get('meta')
+    text = meta.get('cfg') if isinstance(meta, dict) else None
     hub = content.get('message_hub')
     info = hub.get('runtime_info') if isinstance(hub, dict) else None
     for part, names in ((content.get('meta'), ('config', 'cfg')), (info, ('cfg',))):
         if isinstance(part, dict):
             for name in names:
                 part.pop(name, None)
+    if isinstance(meta, dict) and isinstance(text, str):
+        meta['config_text'] = text
 
 
 def _choose_reader(head: bytes) -> Callable[[str, MapLocation], object]:

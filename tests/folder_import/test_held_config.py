@@ -20,7 +20,7 @@ model = dict(
 
 
 def read(text: object) -> dict:
-    return read_model(dict(meta=dict(cfg=text)))
+    return read_model(dict(meta=dict(config_text=text)))
 
 
 def test_numbers_of_a_detector():
