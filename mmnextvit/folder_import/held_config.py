@@ -1,8 +1,8 @@
 """What a checkpoint's own config says of the detector that it is of.
 
 MMEngine puts the text of the config into each checkpoint. It is a program, which is not
-run: what is read of it are dicts, lists and plain values. Our reader of checkpoints keeps
-the text where nothing else looks for it.
+run: what is read of it are dicts, lists and plain values. Our reader of checkpoints
+keeps the text where nothing else looks for it.
 """
 
 import ast
