@@ -88,7 +88,8 @@ def _suppress_prefixes() -> None:
 
     Call it before MMDetection takes the function from mmcv.
     """
-    package, module = map(importlib.import_module, ('mmcv.ops', 'mmcv.ops.nms'))
+    package: Any = importlib.import_module('mmcv.ops')
+    module: Any = importlib.import_module('mmcv.ops.nms')
     if not hasattr(module.batched_nms, '__wrapped__'):
         module.batched_nms = package.batched_nms = _by_prefix(module.batched_nms)
 

@@ -7,7 +7,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ def send_export(name: str, size: int, path: Path, answer: Connection) -> None:
 
 def export_within(name: str, size: int, path: Path, limit: float) -> Export:
     """As :func:`export_here`, in a process that is ended after ``limit`` seconds."""
-    context = multiprocessing.get_context(METHOD)
+    context: Any = multiprocessing.get_context(METHOD)  # typed without Process
     ours, theirs = context.Pipe()
     process = context.Process(target=send_export, args=(name, size, path, theirs))
     process.start()
@@ -251,7 +251,10 @@ def measure_backbones(
         ]
         pairs = list(zip(names, files))
         rounds_done = [
-            [take_turn(*pair, images) for pair in track(pairs, f'Round {i + 1}')]
+            [
+                take_turn(name, file, images)
+                for name, file in track(pairs, f'Round {i + 1}')
+            ]
             for i in range(rounds)
         ]
     return [

@@ -416,7 +416,7 @@ def take_turns(
     """
     times: dict[str, list[float]] = {name: [] for name in detect}
     failed: dict[str, Failure] = {}
-    rounds = [*images[:1] * WARM_UP, *images]
+    rounds = [*([images[0]] * WARM_UP if len(images) else ()), *images]
     for image in track(rounds, 'Measuring', disable=not detect):
         for name, call in detect.items():
             if name in failed:

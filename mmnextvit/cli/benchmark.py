@@ -219,5 +219,5 @@ def measure(suite: str, settings: 'Settings', args: argparse.Namespace) -> 'Tabl
         )
         if args.checkpoint is not None:
             cfg.load_from = require_file(args.checkpoint, 'checkpoint')
-        costs, shape = measure_loops(cfg, settings)
-    return report.make_loops_table(costs, Path(args.config).stem, shape)
+        loops, shape = measure_loops(cfg, settings)
+    return report.make_loops_table(loops, Path(args.config).stem, shape)

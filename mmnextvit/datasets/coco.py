@@ -125,7 +125,8 @@ def read_coco(path: str, needs_annotations: bool = True) -> dict:
 
 
 def _pack_annotations(entries: Iterable[object]) -> PackedEntries:
-    numbers, texts = array('q'), []  # a set of numbers takes as much as all boxes
+    numbers = array('q')  # a set of numbers takes as much as all boxes
+    texts: list[str] = []
 
     def read() -> Iterator[dict]:
         for index, entry in enumerate(entries):

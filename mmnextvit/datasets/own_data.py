@@ -65,7 +65,7 @@ class OwnDataMixin(VerifiedDataMixin):
         if remarks:
             warn(f'{self._title}: {"; ".join(remarks)}')
 
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Sequence[dict]:
         if self.test_mode:
             return self._check_filtered(self.data_list)
         cfg = self.filter_cfg or {}

@@ -111,7 +111,7 @@ class PackedSamples(Packed):
         They move: the list is empty afterwards, as MMEngine leaves its own.
         """
         ends = np.array(self._ends, np.int64)
-        moved = np.empty(ends[-1] if len(ends) else 0, np.uint8)
+        moved: np.ndarray = np.empty(ends[-1] if len(ends) else 0, np.uint8)
         del self._ends[:]
         stop = len(moved)
         while self._blocks:

@@ -228,7 +228,7 @@ class VerifiedVOCMixin(VerifiedDataMixin, XMLDataset):
         self._read_data_list()
         return sorted(self._name_counts)
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Sequence[dict]:
         data_list = super().load_data_list()
         check_names(
             self._name_counts,

@@ -8,7 +8,7 @@ of the image's width and height.
 import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -284,7 +284,9 @@ def _build_sample(
         if class_id not in labels:
             remarks.append((LEFT_OUT, f'{file}:{row[0]}'))
             continue
-        instance = dict(bbox=bbox, bbox_label=labels[class_id], ignore_flag=0)
+        instance: dict[str, Any] = dict(
+            bbox=bbox, bbox_label=labels[class_id], ignore_flag=0
+        )
         if bbox is None:
             values, fault, is_clipped = clip_values(row[2:])
             if is_clipped:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.dist import get_rank
 from rich.progress import track
@@ -191,7 +191,7 @@ def _get_rows(entry: list) -> list:
     return labels['rows'] if labels else []
 
 
-def _are_rows(rows: Iterable[object], num_classes: int) -> bool:
+def _are_rows(rows: Iterable[Any], num_classes: int) -> bool:
     """Whether each is a line's number with what `parse_line` returned."""
     rows = [*rows]
     if not rows:

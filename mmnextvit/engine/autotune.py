@@ -60,10 +60,10 @@ def find_batch_shape(data_batch: Any) -> tuple[int, ...] | None:
             (B, C, H, W) or a list of (C, H, W).
     """
     inputs = data_batch.get('inputs') if isinstance(data_batch, Mapping) else None
-    if torch.is_tensor(inputs):
+    if isinstance(inputs, torch.Tensor):
         return tuple(inputs.shape)
     if isinstance(inputs, Sequence) and inputs:
-        images = [image for image in inputs if torch.is_tensor(image)]
+        images = [image for image in inputs if isinstance(image, torch.Tensor)]
         if len(images) == len(inputs):
             return len(images), *map(max, zip(*(image.shape for image in images)))
     return None

@@ -90,7 +90,8 @@ class Entries(Sequence[Entry]):
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        file = SpooledTemporaryFile(MAX_HELD, 'w+', encoding='utf-8', dir=folder)  # noqa: SIM115
+        where = str(folder) if folder else None
+        file = SpooledTemporaryFile(MAX_HELD, 'w+', encoding='utf-8', dir=where)  # noqa: SIM115
         weakref.finalize(self, file.close)
         self._file = file
         self._count = 0

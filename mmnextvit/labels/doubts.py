@@ -85,12 +85,13 @@ def format_doubts(entries: Iterable[Mapping[str, Any]]) -> str:
     Args:
         entries: Of ``predictions.json``; each is used once, and its objects not kept.
     """
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (escape(e['file']), e.get('frame', ''), e['doubt'], e['reason'])
         for e in entries
     ]
+    rows.sort(key=lambda row: -row[2])
     text = io.StringIO()
     table = csv.writer(text, lineterminator='\n')
     table.writerow(COLUMNS)
-    table.writerows(sorted(rows, key=lambda row: -row[2]))
+    table.writerows(rows)
     return text.getvalue()

@@ -64,6 +64,6 @@ def add_limit(test_cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     limit, nms = test_cfg.get('max_per_img'), test_cfg.get('nms')
     if not limit or limit < 1 or not nms or nms.get('type', 'nms') != 'nms':
         return test_cfg
-    limited = copy.copy(test_cfg)
+    limited: Any = copy.copy(test_cfg)  # of whatever kind of mapping
     limited['nms'] = {'max_num': limit, **nms}
     return limited

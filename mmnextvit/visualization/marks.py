@@ -121,12 +121,13 @@ def place_texts(
     corners = []
     for (x1, y1, x2, y2), (width, height) in reversed(list(zip(boxes, sizes))):
         rows, columns = (y1 - height, y1, y2 - height, y2), (x1, x2 - width)
-        least, corner, place = math.inf, (0, 0), taken[:0]
+        corner, place = (0, 0), taken[:0]
+        least: float = math.inf
         for y, x in product(rows, columns):
             top = int(min(max(y, 0), max(image_size[1] - height, 0)))
             left = int(min(max(x, 0), max(image_size[0] - width, 0)))
             area = taken[top : top + height, left : left + width]
-            covered = np.count_nonzero(area)
+            covered = int(np.count_nonzero(area))
             if covered < least:
                 least, corner, place = covered, (left, top), area
             if not covered:
