@@ -26,7 +26,7 @@ def run(*command: object, cwd: Path) -> None:
 
 def read_classes(config: Path) -> list[str]:
     """The classes that a config of ours names, in its line of them."""
-    line = re.search(r'^classes = (\(.*\))$', config.read_text(), re.M)
+    line = re.search(r'^classes = (\(.*\))$', config.read_text(encoding='utf-8'), re.M)
     if line is None:
         raise SystemExit(f'{config} has no line with classes')
     return re.findall(r"'([^']+)'", line[1])
@@ -36,7 +36,9 @@ def read_precisions(work_dir: Path, last: int) -> dict[str, float]:
     """mAP of each class, and of all, as means over the last validations of a run."""
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     entries = [
-        json.loads(line) for file in files for line in file.read_text().splitlines()
+        json.loads(line)
+        for file in files
+        for line in file.read_text(encoding='utf-8').splitlines()
     ]
     found = [entry for entry in entries if 'coco/bbox_mAP' in entry][-last:]
     names = [

@@ -54,12 +54,14 @@ def write(folder: Path, count: int) -> None:
                 dict(id=len(annotations), image_id=i, category_id=label, bbox=box)
                 | dict(area=area, iscrowd=0)
             )
-        (folder / 'labels' / f'{i:08}.txt').write_text(''.join(lines))
+        (folder / 'labels' / f'{i:08}.txt').write_text(''.join(lines), encoding='utf-8')
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
-    (folder / 'coco.json').write_text(json.dumps(content))
+    (folder / 'coco.json').write_text(json.dumps(content), encoding='utf-8')
     names = json.dumps(CLASSES)
-    (folder / 'data.yaml').write_text(f'train: images\nnames: {names}\n')
+    (folder / 'data.yaml').write_text(
+        f'train: images\nnames: {names}\n', encoding='utf-8'
+    )
 
 
 def read_yolo(folder: Path) -> None:

@@ -15,6 +15,7 @@ DIVISOR = 32  # of image sizes: the stride of the smallest feature map
 KEY = 'tuning'  # of a config that has such values
 # What our backbones are called, whose stages and norms can be frozen by these names.
 BACKBONES = ('mmdet.NextViT', 'mmdet.TimmFeatures')
+UNFROZEN = dict(frozen_stages=-1, norm_eval=False)  # their own defaults
 BORDER = (114, 114, 114)  # YOLOv5's grey around images
 
 Steps = list[dict[str, Any]]
@@ -169,7 +170,7 @@ def build_model(model: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
         momentum = values['norm_momentum']
         backbone['norm_cfg'] = dict(backbone['norm_cfg'], momentum=momentum)
         backbone['drop_path_rate'] = values['drop_path_rate']
-    for name in ('frozen_stages', 'norm_eval'):
+    for name in UNFROZEN:
         backbone.pop(name, None)
     return freeze_backbone(dict(tuned, backbone=backbone), values)
 
@@ -185,7 +186,7 @@ def freeze_backbone(
     backbone = model['backbone']
     if backbone.get('type') not in BACKBONES:
         return dict(model)
-    frozen = {name: values[name] for name in ('frozen_stages', 'norm_eval')}
+    frozen = {k: values[k] for k, usual in UNFROZEN.items() if values[k] != usual}
     return dict(model, backbone={**backbone, **frozen, **_pick(backbone, frozen)})
 
 
