@@ -28,9 +28,9 @@ from mmnextvit.benchmark.timing import time_call, time_in_turn  # noqa: E402
 from mmnextvit.datasets.demo_data import make_demo_data  # noqa: E402
 from mmnextvit.engine.batch_size import choose_batch_size  # noqa: E402
 from mmnextvit.engine.training import make_training_config  # noqa: E402
+from mmnextvit.models.compute_options import settle_options  # noqa: E402
 from mmnextvit.models.fold import copy_folded  # noqa: E402
 from mmnextvit.models.graphs import capture_cuda_graph  # noqa: E402
-from mmnextvit.models.way import settle_way  # noqa: E402
 from mmnextvit.utils.files import atomic_write_text  # noqa: E402
 
 import timm  # noqa: E402
@@ -202,7 +202,7 @@ def list_map_errors(setting: Setting) -> Iterator[tuple[str, float, float]]:
     with torch.no_grad():
         exact = copy.deepcopy(network).double()(images.double())
         for memory_format in ('contiguous', 'channels_last'):
-            settle_way(dict(memory_format=memory_format), setting.device)
+            settle_options(dict(memory_format=memory_format), setting.device)
             deployed = copy_folded(network)
             for name in PRECISIONS:
                 what = f'maps, {name}, {memory_format}'
@@ -213,7 +213,7 @@ def list_map_errors(setting: Setting) -> Iterator[tuple[str, float, float]]:
                         replay = capture_cuda_graph(net, images.to(dtype))
                         found = replay(images.to(dtype))
                         yield f'{what}, graph', find_error(found, exact), most[name]
-    settle_way({}, setting.device)
+    settle_options({}, setting.device)
 
 
 def list_gradient_errors(setting: Setting) -> Iterator[tuple[str, float, float]]:
@@ -236,14 +236,14 @@ def list_gradient_errors(setting: Setting) -> Iterator[tuple[str, float, float]]
     exact = find_gradients(copy.deepcopy(network).double(), images.double(), None)
     half = torch.float16 if setting.device.type == 'cuda' else torch.bfloat16
     for recompute in (False, True):
-        settle_way(dict(recompute_norms=recompute), setting.device)
+        settle_options(dict(recompute_norms=recompute), setting.device)
         for dtype, most in ((None, 1e-2), (half, 0.3)):
             found = find_gradients(copy.deepcopy(network), images, dtype)
             error = ((found - exact).norm() / exact.norm()).item()
             name = str(dtype or torch.float32).removeprefix('torch.')
             norms = 'recomputed' if recompute else 'kept'
             yield f'gradients, {name}, norms {norms}', error, most
-    settle_way({}, setting.device)
+    settle_options({}, setting.device)
 
 
 def list_op_errors(setting: Setting) -> Iterator[tuple[str, float, float]]:
@@ -366,11 +366,13 @@ def build_passes(
             timms.to(memory_format=torch.channels_last) if last else timms,
             memory_format,
         )
-        settle_way(dict(memory_format=memory_format), setting.device)
+        settle_options(dict(memory_format=memory_format), setting.device)
         ours = copy_folded(networks['ours']).to(dtype)
         nets[f'ours, deployed{last}'] = ours, memory_format
     for name, (net, memory_format) in nets.items():
-        settle = partial(settle_way, dict(memory_format=memory_format), setting.device)
+        settle = partial(
+            settle_options, dict(memory_format=memory_format), setting.device
+        )
         settle()
         with torch.no_grad():
             if how == 'compiled':
@@ -380,7 +382,7 @@ def build_passes(
             else:
                 call = net
         runs[name] = partial(run_without_gradients, settle, call, images)
-    settle_way({}, setting.device)
+    settle_options({}, setting.device)
     return runs
 
 
@@ -435,14 +437,14 @@ def measure_steps(setting: Setting) -> None:
                     *(precision.removeprefix('torch.'), name, 1000 * seconds),
                     *(seconds / times['timm'], measure_peak_mb(runs[name], setting)),
                 )
-    settle_way({}, setting.device)
+    settle_options({}, setting.device)
 
 
 def step(
     net: nn.Module, env_cfg: dict, images: Tensor, dtype: torch.dtype | None
 ) -> None:
     """Forward and backward."""
-    settle_way(env_cfg, images.device)
+    settle_options(env_cfg, images.device)
     net.zero_grad()
     with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
         maps = net(images)

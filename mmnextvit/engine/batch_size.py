@@ -27,7 +27,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from ..models.way import ask_for_way
+from ..models.compute_options import set_overrides
 from ..utils.errors import UserError
 from .default_hooks import averages_weights
 
@@ -208,7 +208,7 @@ class Trial:
 
     def __init__(self, cfg: Config, device: torch.device) -> None:
         self._device = device
-        ask_for_way(cfg.get('env_cfg') or {})  # it counts for the memory
+        set_overrides(cfg.get('env_cfg') or {})  # it counts for the memory
         workers = dict(num_workers=0, persistent_workers=False, pin_memory=False)
         settings = copy.deepcopy(cfg.train_dataloader)
         if 'prefetch_factor' in settings:

@@ -28,7 +28,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..models.way import ask_for_way, describe_way, settle_way
+from ..models.compute_options import describe_options, set_overrides, settle_options
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 from ..weights.contents import read_best_scores, read_dataset_meta
@@ -162,7 +162,7 @@ def load_detector(
         UserError: The checkpoint cannot be read, or does not fit, or ``env_cfg`` asks
             for a memory format that there is not.
     """
-    ask_for_way(cfg.get('env_cfg') or {})
+    set_overrides(cfg.get('env_cfg') or {})
     model = build_model(cfg)
     model.cfg = cfg  # MMDetection's API reads it
     content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
@@ -225,7 +225,7 @@ class ResumableRunner(Runner):
     def setup_env(self, env_cfg: dict) -> None:
         super().setup_env(env_cfg)
         self._device = torch.device(get_device())
-        self._way = settle_way(env_cfg, self._device)
+        self._options = settle_options(env_cfg, self._device)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -235,7 +235,7 @@ class ResumableRunner(Runner):
                 # In every locale, whatever the names of the classes are.
                 stream.reconfigure(encoding='utf-8', errors='backslashreplace')
         quieten(logger)
-        logger.info(describe_way(self._way, self._device))
+        logger.info(describe_options(self._options, self._device))
         return logger
 
     def build_visualizer(self, *args: Any, **kwargs: Any) -> Visualizer:

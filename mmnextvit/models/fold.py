@@ -14,7 +14,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .way import FORMATS, find_way
+from .compute_options import FORMATS, find_options
 
 
 def can_fold(norm: nn.Module) -> bool:
@@ -130,8 +130,8 @@ def set_memory_format(model: nn.Module) -> nn.Module:
         return model
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            way = find_way(module.weight.device)
-            module.to(memory_format=FORMATS[way.inference])
+            options = find_options(module.weight.device)
+            module.to(memory_format=FORMATS[options.inference])
     return model
 
 
@@ -143,7 +143,7 @@ def in_faster_format(x: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return x
-    return x.to(memory_format=find_way(x.device).get_format())
+    return x.to(memory_format=find_options(x.device).get_format())
 
 
 def fold_before(norm: nn.Module, *layers: nn.Conv2d | nn.Linear) -> nn.Module:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .way import find_way
+from .compute_options import find_options
 
 
 def checkpoint_block(block: nn.Module, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def compute_norm_act_conv(
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and find_way(x.device).recompute_norms
+        and find_options(x.device).recompute_norms
         and not any(map(has_hooks, (norm, act, conv)))
     ):
         norm.num_batches_tracked.add_(1)

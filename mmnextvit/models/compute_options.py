@@ -41,7 +41,7 @@ NORMS_VARIABLE = 'MMNEXTVIT_RECOMPUTE_NORMS'
 CLEARLY = 0.95
 
 
-class Way(NamedTuple):
+class ComputeOptions(NamedTuple):
     """How networks are computed on a device.
 
     Attributes:
@@ -62,50 +62,54 @@ class Way(NamedTuple):
         return FORMATS[self.training if torch.is_grad_enabled() else self.inference]
 
 
-class Wish(NamedTuple):
+class Overrides(NamedTuple):
     """What a config or the environment asks for; ``None`` leaves it to the machine."""
 
     memory_format: str | None = None
     recompute_norms: bool | None = None
 
-    def applied_to(self, way: Way) -> Way:
-        """The way with what is asked for in its place."""
+    def applied_to(self, options: ComputeOptions) -> ComputeOptions:
+        """The options with what is asked for in its place."""
         if self.memory_format is not None:
-            way = way._replace(
+            options = options._replace(
                 training=self.memory_format,
                 inference=self.memory_format,
                 reason='the config or the environment',
             )
         if self.recompute_norms is not None:
-            way = way._replace(recompute_norms=self.recompute_norms)
-        return way
+            options = options._replace(recompute_norms=self.recompute_norms)
+        return options
 
 
 # On a CPU recomputed norms cost nothing that could be measured: they save passes over
 # memory. On an H200 they cost 5 to 9 % of a training step (float32, NextViT-small), and
 # channels-last saved 11 % there, 12 to 20 % of inference.
 RULES = {
-    'cpu': Way('channels_last', 'channels_last', recompute_norms=True),
-    'cuda': Way('channels_last', 'channels_last', recompute_norms=False),
+    'cpu': ComputeOptions('channels_last', 'channels_last', recompute_norms=True),
+    'cuda': ComputeOptions('channels_last', 'channels_last', recompute_norms=False),
 }
-OTHERS = Way('preserve', 'preserve', recompute_norms=False)
+OTHERS = ComputeOptions('preserve', 'preserve', recompute_norms=False)
 TENSOR_CORES = (7, 0)  # compute capability from which on convolutions have them
 
-_wish: Wish | None = None  # of the config that the process computes for
-_ways: dict[tuple[str, int], Way] = {}  # by kind of device and number of threads
+_overrides: Overrides | None = None  # of the config that the process computes for
+_decided: dict[
+    tuple[str, int], ComputeOptions
+] = {}  # by kind of device and number of threads
 
 
-def find_way(device: torch.device) -> Way:
+def find_options(device: torch.device) -> ComputeOptions:
     """How networks are computed on a device; decided once in a process."""
     key = device.type, torch.get_num_threads()
-    if key not in _ways:
+    if key not in _decided:
         # Processes that do not decide together must not decide by the clock.
         alone = get_world_size() == 1
-        _ways[key] = decide(device, _wish or read_wish({}), may_probe=alone)
-    return _ways[key]
+        _decided[key] = decide(
+            device, _overrides or read_overrides({}), may_probe=alone
+        )
+    return _decided[key]
 
 
-def ask_for_way(env_cfg: Mapping[str, Any]) -> None:
+def set_overrides(env_cfg: Mapping[str, Any]) -> None:
     """Has this process compute as a config asks.
 
     Args:
@@ -116,33 +120,35 @@ def ask_for_way(env_cfg: Mapping[str, Any]) -> None:
     Raises:
         UserError: The config or the environment asks for what there is not.
     """
-    global _wish
-    wish = read_wish(env_cfg)
-    if wish != _wish:
-        _wish = wish
-        _ways.clear()
+    global _overrides
+    overrides = read_overrides(env_cfg)
+    if overrides != _overrides:
+        _overrides = overrides
+        _decided.clear()
 
 
-def settle_way(env_cfg: Mapping[str, Any], device: torch.device) -> Way:
+def settle_options(env_cfg: Mapping[str, Any], device: torch.device) -> ComputeOptions:
     """Decides for a run, in all its processes as the first of them does.
 
     Args:
-        env_cfg: As of :func:`ask_for_way`.
+        env_cfg: As of :func:`set_overrides`.
         device: Where the run computes. All processes call this together.
 
     Raises:
         UserError: The config or the environment asks for what there is not.
     """
-    ask_for_way(env_cfg)
+    set_overrides(env_cfg)
     # The others wait for the first.
-    found: list[Any] = [decide(device, read_wish(env_cfg)) if get_rank() == 0 else None]
+    found: list[Any] = [
+        decide(device, read_overrides(env_cfg)) if get_rank() == 0 else None
+    ]
     broadcast_object_list(found)
-    way = Way(*found[0])
-    _ways[device.type, torch.get_num_threads()] = way
-    return way
+    options = ComputeOptions(*found[0])
+    _decided[device.type, torch.get_num_threads()] = options
+    return options
 
 
-def read_wish(env_cfg: Mapping[str, Any]) -> Wish:
+def read_overrides(env_cfg: Mapping[str, Any]) -> Overrides:
     """What the environment asks for, and in the rest a config's ``env_cfg``.
 
     Raises:
@@ -174,26 +180,28 @@ def read_wish(env_cfg: Mapping[str, Any]) -> Wish:
         )
     memory_format = asked or memory_format
     norms = YES_OR_NO.get(asked_norms, AUTO) if asked_norms else norms
-    return Wish(
+    return Overrides(
         None if memory_format == AUTO else memory_format,
         None if norms == AUTO else norms,
     )
 
 
-def decide(device: torch.device, wish: Wish, may_probe: bool = True) -> Way:
-    """The way of a device, by the wish, the rule, and on a CPU the probe.
+def decide(
+    device: torch.device, overrides: Overrides, may_probe: bool = True
+) -> ComputeOptions:
+    """The options of a device, by the overrides, the rule, and on a CPU the probe.
 
     Args:
         device: The device.
-        wish: What is asked for.
+        overrides: What is asked for.
         may_probe: Whether the machine may be measured where nothing is remembered.
     """
-    way = RULES.get(device.type, OTHERS)
+    options = RULES.get(device.type, OTHERS)
     if device.type == 'cuda' and not _has_tensor_cores(device):
-        way = way._replace(training='contiguous', inference='contiguous')
-    elif device.type == 'cpu' and wish.memory_format is None:
-        way = measure_or_remember(way, may_probe)
-    return wish.applied_to(way)
+        options = options._replace(training='contiguous', inference='contiguous')
+    elif device.type == 'cpu' and overrides.memory_format is None:
+        options = measure_or_remember(options, may_probe)
+    return overrides.applied_to(options)
 
 
 def _has_tensor_cores(device: torch.device) -> bool:
@@ -203,14 +211,14 @@ def _has_tensor_cores(device: torch.device) -> bool:
 # ---------------------------------------------------------------- the remembered probe
 
 
-def measure_or_remember(way: Way, may_probe: bool) -> Way:
-    """A way with the formats that are faster on this processor.
+def measure_or_remember(options: ComputeOptions, may_probe: bool) -> ComputeOptions:
+    """A options with the formats that are faster on this processor.
 
     What was measured before in the same circumstances is taken. A file that is broken,
     or cannot be written, only means that the probe is made again.
 
     Args:
-        way: What holds where nothing can be measured.
+        options: What holds where nothing can be measured.
         may_probe: As of :func:`decide`.
     """
     machine = describe_machine()
@@ -218,24 +226,24 @@ def measure_or_remember(way: Way, may_probe: bool) -> Way:
     known = load_formats(file, machine)
     measured = f'a probe of this machine, kept in {file}'
     if known is not None:
-        return way._replace(
+        return options._replace(
             training=known['training'], inference=known['inference'], reason=measured
         )
     if not may_probe:
-        return way
+        return options
     # In a thread of its own no autocast, counter of operations or grad mode is on.
     with ThreadPoolExecutor(1) as clean:
         timings = clean.submit(probe, machine['threads']).result()
     if any(timing.disturbed for timing in timings.values()):
         reason = 'the rule, as the machine is too busy to be measured'
-        return way._replace(reason=reason)
+        return options._replace(reason=reason)
     found = {name: choose_format(timing) for name, timing in timings.items()}
     seconds = {name: timing.seconds for name, timing in timings.items()}
     entry = dict(machine=machine, formats=found, seconds=seconds)
     with suppress(OSError):
         atomic_write_text(file, json.dumps(entry, indent=1) + '\n')
     print_log(describe_probe(timings), logger='current', level=logging.INFO)
-    return way._replace(
+    return options._replace(
         training=found['training'], inference=found['inference'], reason=measured
     )
 
@@ -306,16 +314,17 @@ def describe_probe(timings: Mapping[str, Timing]) -> str:
     return f'Measured which memory format is faster here: {"; ".join(parts)}.'
 
 
-def describe_way(way: Way, device: torch.device) -> str:
-    """One line about a way."""
+def describe_options(options: ComputeOptions, device: torch.device) -> str:
+    """One line about a options."""
     formats = (
-        f'{way.training} maps'
-        if way.training == way.inference
-        else f'{way.training} maps in training and {way.inference} ones in inference'
+        f'{options.training} maps'
+        if options.training == options.inference
+        else f'{options.training} maps in training and {options.inference} ones in '
+        'inference'
     )
-    norms = 'computed again in the backward pass' if way.recompute_norms else 'kept'
+    norms = 'computed again in the backward pass' if options.recompute_norms else 'kept'
     return (
         f'On {device.type} networks compute with {formats}, and norms are {norms}: '
-        f'decided by {way.reason}. env_cfg.memory_format and env_cfg.recompute_norms '
-        'overrule it.'
+        f'decided by {options.reason}. env_cfg.memory_format and '
+        'env_cfg.recompute_norms overrule it.'
     )

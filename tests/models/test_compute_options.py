@@ -1,25 +1,25 @@
-"""How a machine's way to compute is measured, remembered, overruled and shared."""
+"""How a machine's options to compute with are measured, kept, overruled, shared."""
 
 import json
 from functools import partial
 
 from mmnextvit import NextViT
-from mmnextvit.models import probe, way
+from mmnextvit.models import compute_options, probe
+from mmnextvit.models.compute_options import (
+    RULES,
+    ComputeOptions,
+    Overrides,
+    decide,
+    describe_options,
+    find_options,
+    measure_or_remember,
+    read_overrides,
+    read_processor,
+    set_overrides,
+    settle_options,
+)
 from mmnextvit.models.fold import copy_folded, in_faster_format
 from mmnextvit.models.probe import Timing, build_pass
-from mmnextvit.models.way import (
-    RULES,
-    Way,
-    Wish,
-    ask_for_way,
-    decide,
-    describe_way,
-    find_way,
-    measure_or_remember,
-    read_processor,
-    read_wish,
-    settle_way,
-)
 from mmnextvit.utils.errors import UserError
 
 import pytest
@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device('cpu')
-VARIABLES = way.FORMAT_VARIABLE, way.NORMS_VARIABLE
+VARIABLES = compute_options.FORMAT_VARIABLE, compute_options.NORMS_VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,8 @@ def fresh(monkeypatch, tmp_path):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    monkeypatch.setattr(way, '_ways', {})
-    monkeypatch.setattr(way, '_wish', None)
+    monkeypatch.setattr(compute_options, '_decided', {})
+    monkeypatch.setattr(compute_options, '_overrides', None)
 
 
 class Clock:
@@ -60,13 +60,13 @@ class Clock:
 def clock(monkeypatch):
     def use(*args, **kwargs):
         found = Clock(*args, **kwargs)
-        monkeypatch.setattr(way, 'probe', found)
+        monkeypatch.setattr(compute_options, 'probe', found)
         return found
 
     return use
 
 
-def formats(found: Way) -> tuple[str, str]:
+def formats(found: ComputeOptions) -> tuple[str, str]:
     return found.training, found.inference
 
 
@@ -84,7 +84,7 @@ LAST, PLAIN = 'channels_last', 'contiguous'
 )
 def test_the_faster_format_is_taken(training, inference, expected, clock):
     clock(training, inference)
-    found = decide(CPU, Wish())
+    found = decide(CPU, Overrides())
     assert formats(found) == expected and found.recompute_norms
 
 
@@ -94,11 +94,11 @@ def files(tmp_path):
 
 def test_it_is_measured_once_and_remembered(clock, tmp_path):
     first = clock((1.0, 0.5))
-    found = find_way(CPU)
-    assert find_way(CPU) is found and first.calls == 1
+    found = find_options(CPU)
+    assert find_options(CPU) is found and first.calls == 1
     second = clock((0.5, 1.0))  # another process would find something else
-    way._ways.clear()
-    assert formats(find_way(CPU)) == (PLAIN, LAST) and second.calls == 0
+    compute_options._decided.clear()
+    assert formats(find_options(CPU)) == (PLAIN, LAST) and second.calls == 0
     assert len(files(tmp_path)) == 1
 
 
@@ -114,11 +114,11 @@ def test_it_is_measured_once_and_remembered(clock, tmp_path):
 )
 def test_another_machine_is_measured_anew(change, clock, monkeypatch, tmp_path):
     clock((1.0, 0.5))
-    decide(CPU, Wish())
-    here = way.describe_machine()
-    monkeypatch.setattr(way, 'describe_machine', lambda: {**here, **change})
+    decide(CPU, Overrides())
+    here = compute_options.describe_machine()
+    monkeypatch.setattr(compute_options, 'describe_machine', lambda: {**here, **change})
     second = clock((1.0, 1.0))
-    assert formats(decide(CPU, Wish())) == (LAST, LAST) and second.calls == 1
+    assert formats(decide(CPU, Overrides())) == (LAST, LAST) and second.calls == 1
     assert len(files(tmp_path)) == 2
 
 
@@ -137,19 +137,19 @@ BROKEN = [
 @pytest.mark.parametrize('content', BROKEN)
 def test_a_broken_file_is_measured_anew_and_mended(content, clock, tmp_path):
     clock((1.0, 0.5))
-    decide(CPU, Wish())
+    decide(CPU, Overrides())
     (file,) = files(tmp_path)
     file.write_bytes(content)
     again = clock((1.0, 0.5))
-    assert formats(decide(CPU, Wish())) == (PLAIN, LAST) and again.calls == 1
-    decide(CPU, Wish())
+    assert formats(decide(CPU, Overrides())) == (PLAIN, LAST) and again.calls == 1
+    decide(CPU, Overrides())
     assert again.calls == 1
 
 
 @pytest.mark.parametrize('part', ['machine', 'format', 'missing'])
 def test_of_a_changed_file_nothing_is_believed(part, clock, tmp_path):
     clock((1.0, 0.5))
-    decide(CPU, Wish())
+    decide(CPU, Overrides())
     (file,) = files(tmp_path)
     entry = json.loads(file.read_text(encoding='utf-8'))
     if part == 'machine':
@@ -160,27 +160,27 @@ def test_of_a_changed_file_nothing_is_believed(part, clock, tmp_path):
         del entry['formats']['inference']
     file.write_text(json.dumps(entry), encoding='utf-8')
     again = clock((1.0, 1.0))
-    assert formats(decide(CPU, Wish())) == (LAST, LAST) and again.calls == 1
+    assert formats(decide(CPU, Overrides())) == (LAST, LAST) and again.calls == 1
 
 
 def test_where_nothing_can_be_kept_it_goes_on(clock, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('', encoding='utf-8')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     clock((1.0, 0.5))
-    assert formats(decide(CPU, Wish())) == (PLAIN, LAST)
+    assert formats(decide(CPU, Overrides())) == (PLAIN, LAST)
 
 
 def test_a_busy_machine_is_not_judged(clock, tmp_path):
     clock((1.0, 0.1), disturbed=True)
-    found = decide(CPU, Wish())
+    found = decide(CPU, Overrides())
     assert formats(found) == formats(RULES['cpu']) and 'busy' in found.reason
     assert not files(tmp_path)
 
 
 def test_processes_that_are_not_asked_together_do_not_measure(clock, monkeypatch):
-    monkeypatch.setattr(way, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(compute_options, 'get_world_size', lambda: 2)
     clocked = clock((1.0, 0.1))
-    assert formats(find_way(CPU)) == formats(RULES['cpu']) and clocked.calls == 0
+    assert formats(find_options(CPU)) == formats(RULES['cpu']) and clocked.calls == 0
 
 
 @pytest.mark.parametrize('rank', [0, 1])
@@ -190,40 +190,42 @@ def test_all_processes_compute_as_the_first(rank, clock, monkeypatch):
 
     def broadcast(objects):
         sent.append(objects[0])
-        objects[0] = Way(PLAIN, LAST, False, 'the first')
+        objects[0] = ComputeOptions(PLAIN, LAST, False, 'the first')
 
-    monkeypatch.setattr(way, 'get_rank', lambda: rank)
-    monkeypatch.setattr(way, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(way, 'broadcast_object_list', broadcast)
+    monkeypatch.setattr(compute_options, 'get_rank', lambda: rank)
+    monkeypatch.setattr(compute_options, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(compute_options, 'broadcast_object_list', broadcast)
     clocked = clock((0.5, 1.0))
-    settled = settle_way({}, CPU)
-    assert find_way(CPU) == settled == (PLAIN, LAST, False, 'the first')
+    settled = settle_options({}, CPU)
+    assert find_options(CPU) == settled == (PLAIN, LAST, False, 'the first')
     assert clocked.calls == (rank == 0) and (sent[0] is None) == (rank == 1)
 
 
 def test_one_process_of_several_may_load_another_config(clock, monkeypatch):
     """Without waiting for the others, and only what it asks for changes."""
     clock()
-    settled = settle_way({}, CPU)
-    monkeypatch.setattr(way, 'broadcast_object_list', None)
-    ask_for_way({})
-    assert find_way(CPU) is settled
-    ask_for_way(dict(memory_format=PLAIN))
-    assert find_way(CPU).training == PLAIN
+    settled = settle_options({}, CPU)
+    monkeypatch.setattr(compute_options, 'broadcast_object_list', None)
+    set_overrides({})
+    assert find_options(CPU) is settled
+    set_overrides(dict(memory_format=PLAIN))
+    assert find_options(CPU).training == PLAIN
 
 
 def test_a_config_and_above_it_the_environment_overrule(clock, monkeypatch):
     clocked = clock((1.0, 0.5), (1.0, 0.5))
     config = dict(memory_format=LAST, recompute_norms=False)
-    assert settle_way(config, CPU)[:3] == (LAST, LAST, False)
-    assert find_way(CPU).training == LAST and clocked.calls == 0
-    monkeypatch.setenv(way.FORMAT_VARIABLE, PLAIN)
-    monkeypatch.setenv(way.NORMS_VARIABLE, '1')
-    assert settle_way(config, CPU)[:3] == (PLAIN, PLAIN, True)
+    assert settle_options(config, CPU)[:3] == (LAST, LAST, False)
+    assert find_options(CPU).training == LAST and clocked.calls == 0
+    monkeypatch.setenv(compute_options.FORMAT_VARIABLE, PLAIN)
+    monkeypatch.setenv(compute_options.NORMS_VARIABLE, '1')
+    assert settle_options(config, CPU)[:3] == (PLAIN, PLAIN, True)
     assert clocked.calls == 0
-    monkeypatch.setenv(way.FORMAT_VARIABLE, 'auto')
-    monkeypatch.setenv(way.NORMS_VARIABLE, 'auto')
-    assert settle_way(config, CPU)[:3] == (PLAIN, PLAIN, True) and clocked.calls == 1
+    monkeypatch.setenv(compute_options.FORMAT_VARIABLE, 'auto')
+    monkeypatch.setenv(compute_options.NORMS_VARIABLE, 'auto')
+    assert (
+        settle_options(config, CPU)[:3] == (PLAIN, PLAIN, True) and clocked.calls == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,8 +236,8 @@ def test_a_config_and_above_it_the_environment_overrule(clock, monkeypatch):
         (dict(memory_format=True), 'env_cfg.memory_format'),
         (dict(recompute_norms='yes'), 'env_cfg.recompute_norms'),
         (dict(recompute_norms=1), 'env_cfg.recompute_norms'),
-        ({way.FORMAT_VARIABLE: 'NHWC'}, way.FORMAT_VARIABLE),
-        ({way.NORMS_VARIABLE: 'yes'}, way.NORMS_VARIABLE),
+        ({compute_options.FORMAT_VARIABLE: 'NHWC'}, compute_options.FORMAT_VARIABLE),
+        ({compute_options.NORMS_VARIABLE: 'yes'}, compute_options.NORMS_VARIABLE),
     ],
     ids=str,
 )
@@ -243,7 +245,7 @@ def test_what_there_is_not_is_refused(config, name, monkeypatch):
     for variable in set(config) & set(VARIABLES):
         monkeypatch.setenv(variable, config.pop(variable))
     with pytest.raises(UserError, match=name):
-        read_wish(config)
+        read_overrides(config)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +254,11 @@ def test_what_there_is_not_is_refused(config, name, monkeypatch):
 def test_gpus_follow_a_rule(capability, expected, clock, monkeypatch):
     clocked = clock()
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
-    found = decide(torch.device('cuda', 0), Wish())
+    found = decide(torch.device('cuda', 0), Overrides())
     assert found[:3] == (expected, expected, False) and clocked.calls == 0
-    assert decide(torch.device('cuda', 0), Wish(recompute_norms=True)).recompute_norms
+    assert decide(
+        torch.device('cuda', 0), Overrides(recompute_norms=True)
+    ).recompute_norms
 
 
 def test_other_devices_keep_the_format(clock):
@@ -299,7 +303,7 @@ def test_norms_are_kept_where_that_is_faster(tiny, monkeypatch):
 
     counts = {}
     for norms in (True, False):
-        settle_way(dict(memory_format=LAST, recompute_norms=norms), CPU)
+        settle_options(dict(memory_format=LAST, recompute_norms=norms), CPU)
         counts[norms] = count_saved()
     assert counts[True] < counts[False]
 
@@ -395,7 +399,7 @@ def test_the_probe_takes_no_longer_on_a_slow_machine(seconds, rounds, clocks):
 
 
 def test_the_line_for_the_log():
-    line = describe_way(Way(PLAIN, LAST, True, 'the rule'), CPU)
+    line = describe_options(ComputeOptions(PLAIN, LAST, True, 'the rule'), CPU)
     assert '\n' not in line
     for part in ('contiguous maps in training', 'channels_last ones', 'by the rule'):
         assert part in line
