@@ -501,6 +501,8 @@ def measure_loader(setting: Setting) -> None:
     ]
     report = Report(setting.out, 'Training with the loader', columns)
     with demo_config(setting) as cfg:
+        if setting.device.type == 'cuda':
+            cfg.optim_wrapper.type = 'AnyDeviceAmpOptimWrapper'
         for workers in [0] if setting.tiny else [4, 8, 16]:
             loader = cfg.train_dataloader
             loader.update(
@@ -508,8 +510,7 @@ def measure_loader(setting: Setting) -> None:
                 num_workers=workers,
                 persistent_workers=workers > 0,
             )
-            ready = make_training_config(cfg, None, setting.device.type == 'cuda')
-            found = measure_training(ready, 1 if setting.tiny else 8)
+            found = measure_training(cfg, 1 if setting.tiny else 8)
             mean = {
                 name: sum(values) / len(values)
                 for name, values in found._asdict().items()

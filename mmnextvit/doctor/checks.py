@@ -363,9 +363,9 @@ def find_imbalance(facts: Facts) -> Iterator[Finding]:
             'classes are rare',
             f'{show(rarest)} has {plural(fewest, "box")}, {show(commonest)} has {most}:'
             f' {100 * fewest / most:.2g} %',
-            'Add images of rare classes, or have theirs repeated: put the training '
-            "dataset into dict(type='ClassBalancedDataset', oversample_thr=0.1, "
-            'dataset=...).',
+            'Add images of rare classes, or have theirs repeated: oversample = 0.1 in '
+            "a config of mmnextvit new, or dict(type='ClassBalancedDataset', "
+            'oversample_thr=0.1, dataset=...) around the training dataset.',
             'train',
             len(rare),
             rare,

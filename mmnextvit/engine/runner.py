@@ -245,7 +245,8 @@ class ResumableRunner(Runner):
 
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
-        self.register_hook(AutotuneHook())
+        if self._device.type == 'cuda':
+            self.register_hook(AutotuneHook())
         self.register_hook(TerminalHook())
 
     def train(self) -> nn.Module:

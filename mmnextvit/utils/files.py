@@ -98,6 +98,9 @@ def check_folder(path: str | os.PathLike, option: str = '') -> None:
             f'{named}: {error.strerror}, since {error.filename} is a file: choose '
             'another folder'
         ) from error
+    except OSError as error:
+        error.filename = os.path.realpath(path)  # what a user has named
+        raise
 
 
 def check_new_folder(path: str | os.PathLike) -> Path:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmnextvit.models import probe, way
+from mmnextvit.models import compute_options, probe
 from mmnextvit.models.probe import Timing
 
 import pytest
@@ -48,13 +48,13 @@ def gpu():
 @pytest.fixture
 def setting(gpu, tmp_path, monkeypatch):
     """Of a tiny run on a CPU, in which nothing of the environment decides."""
-    for name in (way.FORMAT_VARIABLE, way.NORMS_VARIABLE):
+    for name in (compute_options.FORMAT_VARIABLE, compute_options.NORMS_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     monkeypatch.setattr(gpu, 'measure_rate', lambda setting, dtype: 1e9)
     monkeypatch.setattr(gpu, 'describe_machine', lambda device: 'a machine')
     even = {k: Timing(dict.fromkeys(probe.FORMATS, 1.0), False) for k in probe.SHAPES}
-    monkeypatch.setattr(way, 'probe', lambda threads: even)
+    monkeypatch.setattr(compute_options, 'probe', lambda threads: even)
     with fresh_process_state():
         yield gpu.Setting(torch.device('cpu'), True, tmp_path / 'table.md', 1)
 

@@ -68,6 +68,7 @@ def test_mixed_precision(tested, monkeypatch):
         assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
     options = ('--force-amp', '--out-dir', 'mixed_images')
     call_here('predict', 'tiny.py', CHECKPOINT, 'data/val', *options, cwd=folder)
+    (folder / 'a.onnx').touch()
     for command, rest in (('test', ()), ('predict', ('data/val',))):
         message = refusal(command, 'tiny.py', 'a.onnx', *rest, '--amp', cwd=folder)
         assert message.startswith('--amp: an exported file')

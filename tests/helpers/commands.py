@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmnextvit.cli import call, main
-from mmnextvit.models import way
+from mmnextvit.models import compute_options
 from mmnextvit.utils.errors import UserError
 
 import cv2
@@ -38,7 +38,7 @@ def fresh_process_state() -> Iterator[None]:
     )
     threads = torch.get_num_threads(), cv2.getNumThreads()
     deterministic = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    ways = way._wish, dict(way._ways)
+    options = compute_options._overrides, dict(compute_options._decided)
     torch.set_num_threads(1)  # as in run_tool: sums differ with the number of threads
     try:
         yield
@@ -49,7 +49,7 @@ def fresh_process_state() -> Iterator[None]:
         for handler in [h for h in logging.root.handlers if hasattr(h, 'baseFilename')]:
             handler.close()
             logging.root.removeHandler(handler)
-        way._wish, way._ways = ways
+        compute_options._overrides, compute_options._decided = options
         os.environ.clear()
         os.environ.update(environment)
         random.setstate(python)

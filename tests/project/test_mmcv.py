@@ -272,6 +272,7 @@ import mmnextvit
 print(mmnextvit.__all__, hasattr(mmnextvit, 'NextViT'))
 """
     names = ['__version__', 'config_file', 'fit_recipe', 'get_config', 'get_model']
+    names.append('tune_recipe')
     assert output(python(code, hide=['torch'], warm=False)) == f'{names} False\n'
 
 
