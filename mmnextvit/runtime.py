@@ -1512,6 +1512,7 @@ def print_objects(
     images while the network works.
     """
     code = 0
+    detector.find_thresholds(score_thr)  # an error comes before any image is read
     files = list(images)
     with open_threads() as threads:
         prepared = map_ahead(threads, partial(try_to_prepare, detector), files)

@@ -13,6 +13,7 @@ from mmnextvit.deploy.metadata import (
     resize_test_pipeline,
     round_up,
 )
+from mmnextvit.models import compute_options
 from mmnextvit.models.fold import (
     can_fold,
     copy_folded,
@@ -208,7 +209,10 @@ def test_a_copy_shares_hooks(lively):
     assert seen == [fast, fast[0]] and not isinstance(fast[0].norm, _BatchNorm)
 
 
-def test_the_memory_format_of_other_devices_stays():
+def test_the_memory_format_of_other_devices_stays(monkeypatch):
+    monkeypatch.delenv(compute_options.FORMAT_VARIABLE, raising=False)
+    monkeypatch.setattr(compute_options, '_decided', {})
+    monkeypatch.setattr(compute_options, '_overrides', None)
     conv = nn.Conv2d(4, 4, 3, device='meta')
     assert set_memory_format(conv).weight.is_contiguous()
 

@@ -680,15 +680,15 @@ def test_command_line_that_is_ended(tmp_path, capsys, monkeypatch, error, whole)
     model = str(write_onnx(tmp_path / 'm.onnx', metadata()))
     image, out = str(tmp_path / 'image.png'), tmp_path / 'found.json'
     cv2.imwrite(image, grey(255))
-    detect, images = Detector.__call__, []
+    detect, calls = Detector.detect_prepared, []
 
-    def detect_some(detector, file, score_thr):
-        images.append(file)
-        if len(images) > whole:
+    def detect_some(detector, prepared, score_thr):
+        calls.append(prepared)
+        if len(calls) > whole:
             raise error
-        return detect(detector, file, score_thr)
+        return detect(detector, prepared, score_thr)
 
-    monkeypatch.setattr(Detector, '__call__', detect_some)
+    monkeypatch.setattr(Detector, 'detect_prepared', detect_some)
     ctrl_c = isinstance(error, KeyboardInterrupt)
     with pytest.raises(SystemExit, match='130' if ctrl_c else '1'):
         main([model, image, image, image, '-o', str(out)])
