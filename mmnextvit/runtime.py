@@ -10,6 +10,7 @@ This file imports nothing else of mmnextvit, so that it may be copied alone.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import re
@@ -1097,6 +1098,25 @@ class ONNXSession:
         return dict(zip(self.outputs, self.session.run(None, {self.input: images})))
 
 
+@contextmanager
+def keeping_signal_stack() -> Iterator[None]:
+    """Leaves the stack on which this thread handles signals as it is.
+
+    OpenVINO's compiler sets one of its own and frees it with the model: the next
+    signal, as of Ctrl-C, ended the process with a segmentation fault.
+    """
+    if sys.platform != 'linux':
+        yield
+        return
+    change, before = ctypes.CDLL(None).sigaltstack, ctypes.create_string_buffer(64)
+    known = change(None, before) == 0
+    try:
+        yield
+    finally:
+        if known:
+            change(before, None)
+
+
 class OpenVINOSession:
     """OpenVINO on ``'cpu'``, ``'gpu'``, ``'auto'``: any device that it has."""
 
@@ -1124,7 +1144,8 @@ class OpenVINOSession:
         if threads:
             options['INFERENCE_NUM_THREADS'] = threads
         try:
-            self.model = core.compile_model(model, device, options)
+            with keeping_signal_stack():
+                self.model = core.compile_model(model, device, options)
         except RuntimeError as error:
             raise OptionError(
                 f'OpenVINO does not run {path} on device={device!r} (it has '
@@ -1460,6 +1481,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = {'device': args.device, 'threads': args.threads, 'rect': args.rect}
         detector = Detector(args.model, **options)
+        detector.find_thresholds(args.score_thr)  # errors come before any image
         if not args.o:
             return print_objects(detector, args.images, args.score_thr, sys.stdout)
         with new_file(args.o) as out:
@@ -1512,7 +1534,6 @@ def print_objects(
     images while the network works.
     """
     code = 0
-    detector.find_thresholds(score_thr)  # an error comes before any image is read
     files = list(images)
     with open_threads() as threads:
         prepared = map_ahead(threads, partial(try_to_prepare, detector), files)

@@ -368,7 +368,7 @@ def open_format(name: str, bench: Bench, reference: nn.Module, say: Say) -> Open
         if to == 'tensorrt':
             engine = report.path.with_suffix('.engine')
             detector = EngineDetector(engine, detector.metadata)
-    cfg = use_detector(bench.cfg, detector)
+    cfg = use_detector(bench.cfg, str(report.path), detector)
     return Opened(report.path, detector, cfg, report.drift)
 
 

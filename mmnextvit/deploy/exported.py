@@ -179,10 +179,12 @@ def use_exported(cfg: Config, path: str, device: str = 'cpu') -> Config:
     Raises:
         UserError: The file cannot be opened, or has other classes than the test data.
     """
-    return use_detector(cfg, open_exported(path, device), device)
+    return use_detector(cfg, path, open_exported(path, device), device)
 
 
-def use_detector(cfg: Config, detector: Detector, device: str = 'cpu') -> Config:
+def use_detector(
+    cfg: Config, path: str, detector: Detector, device: str = 'cpu'
+) -> Config:
     """As :func:`use_exported`, of an exported file that is open already.
 
     Raises:
@@ -194,7 +196,7 @@ def use_detector(cfg: Config, detector: Detector, device: str = 'cpu') -> Config
     dataset.pipeline = [t for t in dataset.pipeline if t not in resizing]
     dataset.pop('batch_shapes_cfg', None)
     check_classes(cfg, detector)
-    opened = OpenedPath(str(detector.path), detector)
+    opened = OpenedPath(path, detector)
     cfg.model = dict(type='mmdet.ExportedDetector', path=opened, device=device)
     cfg.custom_hooks = []
     hooks = cfg.get('default_hooks') or {}  # EMA's are for parameters

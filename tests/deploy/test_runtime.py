@@ -1,9 +1,12 @@
 """The deployment runtime, on small files of its kinds that are written here."""
 
+import ctypes
+import gc
 import io
 import json
 import os
 import re
+import signal
 import sys
 import zlib
 from functools import partial
@@ -285,6 +288,29 @@ def test_threads(tmp_path):
     model = Detector(path, threads=1).session.model
     assert model.get_property('INFERENCE_NUM_THREADS') == 1
     assert model.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32
+
+
+@pytest.mark.skipif(
+    sys.platform != 'linux', reason='as other systems have no such call'
+)
+def test_openvino_leaves_the_stack_of_signals(tmp_path):
+    """It frees its own with the model, and the next signal ended the process."""
+
+    def read_stack() -> bytes:
+        stack = ctypes.create_string_buffer(24)  # address, flags, size
+        assert ctypes.CDLL(None).sigaltstack(None, stack) == 0
+        return stack.raw
+
+    file = write_openvino(tmp_path / 'ov', metadata())
+    before = read_stack()
+    detectors = [Detector(file) for _ in range(3)]
+    assert read_stack() == before
+    for detector in detectors:
+        detector(grey(255))
+    del detector, detectors
+    gc.collect()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize('able', [['FP32'], ['FP32', 'BF16']])
