@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
 
 import mmnextvit  # noqa: E402, F401  (first)
+from mmnextvit.benchmark.norms import vary_norms  # noqa: E402
 from mmnextvit.benchmark.timing import (  # noqa: E402
     measure_matrix_rate,
     time_in_turn,
@@ -56,7 +57,6 @@ import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 SUFFIXES = {'float32': '', 'half': ' bfloat16', 'int8': ' int8'}
@@ -77,12 +77,7 @@ def build_random_detector(cfg: Config) -> nn.Module:
     """A detector with random weights, whose BatchNorms do not just pass values on."""
     detector = build_model(cfg).eval()
     torch.manual_seed(0)
-    for m in detector.modules():
-        if isinstance(m, _BatchNorm):
-            m.running_mean.normal_(0, 0.1)
-            m.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, 0, 0.1)
+    vary_norms(detector)
     return detector
 
 

@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT)]
 import mmnextvit  # noqa: E402, F401  (first)
 from mmnextvit import NextViT  # noqa: E402
 from mmnextvit.benchmark.loops import measure_training  # noqa: E402
+from mmnextvit.benchmark.norms import vary_norms  # noqa: E402
 from mmnextvit.benchmark.report import Table, describe_machine  # noqa: E402
 from mmnextvit.benchmark.timing import time_call, time_in_turn  # noqa: E402
 from mmnextvit.datasets.demo_data import make_demo_data  # noqa: E402
@@ -40,7 +41,6 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
-from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 TINY = dict(
@@ -131,12 +131,8 @@ def build_networks(setting: Setting) -> dict[str, nn.Module]:
         'timm': timm.create_model(name, features_only=True),
         'ours': NextViT(TINY if setting.tiny else 'small'),
     }
-    g = torch.Generator().manual_seed(0)
     for network in networks.values():
-        for m in network.modules():
-            if isinstance(m, _BatchNorm):
-                m.running_mean.normal_(0, 0.1, generator=g)
-                m.running_var.uniform_(0.5, 1.5, generator=g)
+        vary_norms(network)
     return {k: v.to(setting.device) for k, v in networks.items()}
 
 

@@ -858,8 +858,9 @@ def keep_best(found: Detections, iou_threshold: float, limit: int) -> list[int]:
     kept: list[int] = []
     for start in range(0, len(found.scores), NMS_BLOCK):
         block = range(start, min(start + NMS_BLOCK, len(found.scores)))
-        alive = np.logical_not(find_overlaps(found, kept, block, iou_threshold).any(0))
-        assert isinstance(alive, np.ndarray)
+        alive: np.ndarray = np.logical_not(
+            find_overlaps(found, kept, block, iou_threshold).any(0)
+        )
         overlaps = find_overlaps(found, block, block, iou_threshold)
         for i, index in enumerate(block):
             if alive[i]:

@@ -34,9 +34,7 @@ def read_size(value: object) -> tuple[int, int]:
 
 def read_count(value: object) -> int:
     """A number from 1 on."""
-    if not is_whole(value, 1):
-        raise UserError(f'{show(value)} must be a whole number from 1 on')
-    return int(value)
+    return read_whole(value, 1)
 
 
 def read_whole(value: object, least: int) -> int:

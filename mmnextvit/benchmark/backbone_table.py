@@ -15,7 +15,6 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from rich.progress import track
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import get_config
 from ..analysis import analyse
@@ -31,6 +30,7 @@ from ..runtime import import_runtime
 from ..utils.errors import UserError
 from .formats import Failure, attempt
 from .imagenet import ACCURACIES, SOURCE, Accuracy
+from .norms import list_norms, settle_norms, vary_scales
 from .report import Table
 from .timing import time_call
 
@@ -121,25 +121,12 @@ def build_detector(name: str) -> nn.Module:
         cfg.model.backbone = ConfigDict(backbone)
     torch.manual_seed(0)
     detector = build_model(cfg)
-    settle_norms(detector)
-    return detector.eval()
-
-
-def settle_norms(detector: nn.Module) -> None:
-    """Gives BatchNorms the statistics of what they see, and weights of their own.
-
-    With others, maps fade to numbers so small that a processor slows down.
-    """
-    norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, 0, 0.1)
-    with torch.no_grad():
-        detector.train()(torch.randn(2, 3, 256, 256), mode='tensor')
-    for norm, momentum in zip(norms, before):
-        norm.momentum = momentum
+    for norm in list_norms(detector):
+        vary_scales(norm)
+    # With other statistics, maps fade to numbers so small that a processor slows down.
+    images = torch.randn(2, 3, 256, 256)
+    settle_norms(detector, lambda: detector(images, mode='tensor'))
+    return detector
 
 
 def export_here(name: str, size: int, path: Path) -> None:

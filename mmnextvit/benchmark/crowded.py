@@ -7,10 +7,10 @@ NMS then has tens of thousands of boxes to go through.
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..datasets.demo_data import draw_image
 from ..utils.errors import UserError
+from .norms import settle_norms
 
 # Mean and standard deviation of the logits: of a box, of objectness and of classes.
 BOX, OBJECTNESS, CLASSES = (0.0, 0.6), (-4.5, 1.5), (-2.0, 1.5)
@@ -44,17 +44,7 @@ def crowd(detector: nn.Module, size: int = 320, seed: int = 0) -> nn.Module:
     inputs = [image.permute(2, 0, 1) for image in images]
     batch = detector.data_preprocessor({'inputs': inputs}, False)['inputs']
 
-    detector.eval()
-    norms = [m for m in detector.modules() if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # an average of what is seen, here of one batch
-        norm.train()
-    maps = detector.neck(detector.backbone(batch))
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-        norm.eval()
+    maps = settle_norms(detector, lambda: detector.neck(detector.backbone(batch)))
     for conv, features in zip(convs, maps):
         set_logits(conv, features, detector.bbox_head.num_classes)
     return detector

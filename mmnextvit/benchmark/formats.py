@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from rich.progress import track
 from torch import nn
 
@@ -29,8 +28,8 @@ from ..deploy.choices import (
     Options,
     Say,
     choose_path,
+    list_images,
     read_images,
-    take_evenly,
 )
 from ..deploy.comparison import builds_engine
 from ..deploy.export import export
@@ -47,7 +46,8 @@ from ..deploy.metadata import (
 )
 from ..deploy.parity import Drift, compare_candidates, make_batches
 from ..deploy.tensorrt import EngineDetector
-from ..engine.runner import build_dataset, computing_on, load_detector
+from ..engine.runner import computing_on, load_detector
+from ..engine.terminal import at_level
 from ..predictors import Predictor
 from ..runtime import Detector
 from ..utils.errors import UserError, find_user_error
@@ -247,6 +247,7 @@ def compare_formats(
     cfg.log_level = 'WARNING'  # of the runners that measure mAP
     threads = threads or torch.get_num_threads()
     bench = Bench(cfg, checkpoint, folder, images, threads, device, calibration)
+    # Formats load a model often.
     with using_threads(threads), at_level('WARNING'):
         reference = load_detector(cfg, checkpoint)
         opened = {
@@ -277,18 +278,6 @@ def using_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def at_level(level: str) -> Iterator[None]:
-    """Has MMEngine's logger tell no less in the block: formats load a model often."""
-    logger = MMLogger.get_current_instance()
-    before = logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def read_test_images(cfg: Config, max_images: int, say: Say) -> list[np.ndarray]:
     """Images of a config's test data, evenly spread (H x W x 3, BGR, uint8).
 
@@ -296,10 +285,7 @@ def read_test_images(cfg: Config, max_images: int, say: Say) -> list[np.ndarray]
         UserError: There are none, or none can be read.
     """
     try:
-        dataset = build_dataset(cfg, 'test')
-        chosen = take_evenly(range(len(dataset)), max_images)
-        paths = [dataset.get_data_info(i)['img_path'] for i in chosen]
-        images = list(read_images(paths, say))
+        images = list(read_images(list_images(cfg, 'test', max_images), say))
     except (OSError, UserError) as error:
         reason = find_user_error(error) or error
         raise UserError(
@@ -325,9 +311,7 @@ def find_calibration(bench: Bench) -> str | list[str]:
     if bench.calibration:
         return bench.calibration
     try:
-        dataset = build_dataset(bench.cfg, 'train')
-        chosen = take_evenly(range(len(dataset)), MAX_CALIBRATION)
-        return [dataset.get_data_info(i)['img_path'] for i in chosen]
+        return list_images(bench.cfg, 'train', MAX_CALIBRATION)
     except (OSError, UserError, KeyError, TypeError) as error:
         reason = find_user_error(error) or tell(error)
         raise UserError(

@@ -6,7 +6,6 @@ training would end or be of no use, and the exit code is 1.
 
 import argparse
 import contextlib
-import logging
 import sys
 from pathlib import Path
 
@@ -28,23 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     # What logs and progress bars print stays apart from the report.
     with contextlib.redirect_stdout(sys.stderr):
-        from mmengine.logging import MMLogger
-
         from ..doctor.checks import run_checks
         from ..doctor.findings import count_levels, plural
         from ..doctor.gather import gather_facts
         from ..doctor.report import format_json, format_report
+        from ..engine.terminal import at_level
 
-        logger = MMLogger.get_current_instance()
-        level = logger.level
         cfg = load_config(args)
         default = f'./work_dirs/{Path(args.config).stem}'
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or default
-        logger.setLevel(logging.WARNING)  # the report says what is there
-        try:
+        with at_level('WARNING'):  # the report says what is there
             facts = gather_facts(cfg)
-        finally:
-            logger.setLevel(level)
         findings = run_checks(facts)
     form = format_json if args.json else format_report
     print(form(args.config, facts, findings))

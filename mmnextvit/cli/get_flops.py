@@ -40,21 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and a summary."""
-    from mmengine.logging import MMLogger
-
     from ..analysis import analyse
     from ..engine.runner import build_model, choose_device
+    from ..engine.terminal import at_level
 
     cfg = load_config(args)
     size = choose_image_size(args.shape, cfg)
     device = choose_device(args.device)
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('WARNING')  # row graphs print a table of their own
-    try:
+    with at_level('WARNING'):  # row graphs print a table of their own
         model = build_model(cfg).to(device).eval()
-    finally:
-        logger.setLevel(level)
     with naming_file(args.config):
         analysis = analyse(model, size, args.profile)
     print(format_table(analysis))

@@ -159,9 +159,7 @@ def choose_images(cfg: Config, options: Options) -> list[str]:
     if options.images:
         return take_evenly(find_images(options.images), MAX_COMPARED)
     try:
-        dataset = build_dataset(cfg, 'test')
-        chosen = take_evenly(range(len(dataset)), MAX_COMPARED)
-        images = [dataset.get_data_info(i)['img_path'] for i in chosen]
+        images = list_images(cfg, 'test', MAX_COMPARED)
     except (OSError, UserError) as error:
         # Without what a registry put before it
         reason = find_user_error(error) or error
@@ -177,6 +175,13 @@ def choose_images(cfg: Config, options: Options) -> list[str]:
             file=cfg.filename,
         )
     return images
+
+
+def list_images(cfg: Config, mode: str, max_images: int) -> list[str]:
+    """Files of a config's images of a mode ('train', 'val', 'test'), evenly spread."""
+    dataset = build_dataset(cfg, mode)
+    chosen = take_evenly(range(len(dataset)), max_images)
+    return [dataset.get_data_info(i)['img_path'] for i in chosen]
 
 
 def find_images(source: str | Sequence[str]) -> list[str]:

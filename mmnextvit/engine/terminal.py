@@ -102,6 +102,18 @@ class QuietStart(logging.Filter):
         self.held = []
 
 
+@contextmanager
+def at_level(level: str) -> Iterator[None]:
+    """Has MMEngine's logger tell nothing below a level in the block."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def quieten(logger: MMLogger) -> None:
     """Keeps what a logger tells from the terminal until the run begins."""
     for handler in logger.handlers:

@@ -109,8 +109,8 @@ def find_options(device: torch.device) -> ComputeOptions:
     return _decided[key]
 
 
-def set_overrides(env_cfg: Mapping[str, Any]) -> None:
-    """Has this process compute as a config asks.
+def set_overrides(env_cfg: Mapping[str, Any]) -> Overrides:
+    """Has this process compute as a config asks; what it asks for.
 
     Args:
         env_cfg: The config's, with ``memory_format`` ('channels_last', 'contiguous' or
@@ -125,6 +125,7 @@ def set_overrides(env_cfg: Mapping[str, Any]) -> None:
     if overrides != _overrides:
         _overrides = overrides
         _decided.clear()
+    return overrides
 
 
 def settle_options(env_cfg: Mapping[str, Any], device: torch.device) -> ComputeOptions:
@@ -137,11 +138,9 @@ def settle_options(env_cfg: Mapping[str, Any], device: torch.device) -> ComputeO
     Raises:
         UserError: The config or the environment asks for what there is not.
     """
-    set_overrides(env_cfg)
+    overrides = set_overrides(env_cfg)
     # The others wait for the first.
-    found: list[Any] = [
-        decide(device, read_overrides(env_cfg)) if get_rank() == 0 else None
-    ]
+    found: list[Any] = [decide(device, overrides) if get_rank() == 0 else None]
     broadcast_object_list(found)
     options = ComputeOptions(*found[0])
     _decided[device.type, torch.get_num_threads()] = options

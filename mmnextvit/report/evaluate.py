@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import io
-import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import Progress
@@ -21,6 +19,7 @@ from rich.progress import Progress
 from ..engine.best_scores import find_matching
 from ..engine.hooks import can_be_deployed
 from ..engine.runner import build_runner, unwrap_model
+from ..engine.terminal import at_level
 from ..evaluation.curves import BestScores, find_best_scores
 from ..evaluation.matching import Matching
 from ..models.fold import copy_folded
@@ -104,14 +103,8 @@ def is_contact_sheet(hook: Mapping[str, Any]) -> bool:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Drops what is printed of an evaluation, which the report says better."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    with at_level('ERROR'), contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def evaluate(cfg: Config, checkpoint: str) -> Evaluation:
