@@ -183,7 +183,7 @@ def pad_on_one_side(monkeypatch):
         layout = lay_out(image, steps)
         return layout._replace(pad=tuple(2 * side for side in layout.pad))
 
-    monkeypatch.setattr(runtime, 'lay_out', wrong)
+    monkeypatch.setattr(runtime.resizing, 'lay_out', wrong)
 
 
 NETWORK = 'candidate (boxes|scores) differ by '

@@ -610,7 +610,7 @@ def test_images_that_would_fill_the_memory_are_not_decoded(name, tmp_path, monke
 
 
 def test_other_images_that_are_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr('mmnextvit.runtime.MAX_IMAGE_PIXELS', 72)
+    monkeypatch.setattr('mmnextvit.runtime.images.MAX_IMAGE_PIXELS', 72)
     for height in (8, 9):
         path = tmp_path / f'{height}.bmp'
         cv2.imwrite(str(path), noise(height, 9))

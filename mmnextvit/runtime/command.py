@@ -1,0 +1,121 @@
+"""The command: images in, lines of JSON out."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextlib import suppress as suppress_errors
+from functools import partial
+from typing import TextIO
+
+import numpy as np
+
+from .detections import Objects
+from .detector import Detector
+from .errors import ImageError
+from .resizing import Layout
+from .threads import map_ahead, open_threads
+from .thresholds import BEST, Threshold
+
+RECT = "pad to the smallest rectangle, as YOLOv5's detect.py (the file's own way)"
+SQUARE = 'pad to a square'
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m mmnextvit.runtime``; returns the exit code."""
+    p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
+    p.add_argument('model', help='exported file, or OpenVINO folder')
+    p.add_argument('images', nargs='+', metavar='image')
+    p.add_argument(
+        '--score-thr',
+        type=to_threshold,
+        default=0.3,
+        help="minimum score, 0 to 1, or 'best': each class's own (0.3)",
+    )
+    p.add_argument('--device', default='cpu', help='cpu, cuda, or as OpenVINO calls it')
+    p.add_argument('--threads', type=int, help='of the CPU')
+    shape = p.add_mutually_exclusive_group()
+    shape.add_argument('--rect', action='store_true', default=None, help=RECT)
+    shape.add_argument('--square', dest='rect', action='store_false', help=SQUARE)
+    p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
+    args = p.parse_args(arguments)
+    try:
+        options = {'device': args.device, 'threads': args.threads, 'rect': args.rect}
+        detector = Detector(args.model, **options)
+        detector.find_thresholds(args.score_thr)  # errors come before any image
+        if not args.o:
+            return print_objects(detector, args.images, args.score_thr, sys.stdout)
+        with new_file(args.o) as out:
+            return print_objects(detector, args.images, args.score_thr, out)
+    except KeyboardInterrupt:
+        p.exit(130, 'interrupted\n')
+    except (OSError, ValueError, ImportError) as error:
+        p.exit(1, f'{error}\n')
+
+
+def to_threshold(text: str) -> Threshold:
+    """A minimum score, for argparse."""
+    if text == BEST:
+        return BEST
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1, nor 'best'")
+    return value
+
+
+@contextmanager
+def new_file(path: str) -> Iterator[TextIO]:
+    """A file that did not exist. What Ctrl-C ends keeps its lines, if there are any.
+
+    Raises:
+        FileExistsError: It exists.
+        OSError: It cannot be written, which ``filename`` says. Half of a line, or none,
+            does not stay to stand in the way of the next try.
+    """
+    file = open(path, 'x', encoding='utf-8')  # noqa: SIM115  (closing may fail, too)
+    try:
+        yield file
+        file.close()
+    except BaseException as error:
+        with suppress_errors(OSError):
+            file.close()
+        if not isinstance(error, KeyboardInterrupt) or not os.path.getsize(path):
+            os.remove(path)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = path
+        raise
+
+
+def print_objects(
+    detector: Detector, images: Iterable[str], score_thr: Threshold, out: TextIO
+) -> int:
+    """Prints a line of JSON for each image; returns the exit code.
+
+    What is wrong with an image is printed, and the others go on. Threads read the next
+    images while the network works.
+    """
+    code = 0
+    files = list(images)
+    with open_threads() as threads:
+        prepared = map_ahead(threads, partial(try_to_prepare, detector), files)
+        for file, one in zip(files, prepared, strict=True):
+            if isinstance(one, ImageError):
+                print(one, file=sys.stderr)
+                code = 1
+                continue
+            (found,) = detector.detect_prepared([one], score_thr)
+            line = {'file': file, 'objects': Objects(*found, detector.classes)}
+            print(json.dumps(line), file=out, flush=True)
+    return code
+
+
+def try_to_prepare(
+    detector: Detector, file: str
+) -> tuple[np.ndarray, Layout] | ImageError:
+    """An image as :meth:`Detector.preprocess` makes it, or what is wrong with it."""
+    try:
+        return detector.preprocess(file)
+    except ImageError as error:
+        return error
