@@ -35,8 +35,10 @@ from .engine.runner import (
     load_detector,
     read_test_metainfo,
 )
+from .engine.slicing import detect_large
 from .models.fold import fold_batchnorms, set_memory_format
 from .models.graphs import use_graphs
+from .models.nms_limits import find_max_detections
 from .runs import find_run, find_run_checkpoint
 from .runtime import (
     MAX_BATCH,
@@ -44,8 +46,11 @@ from .runtime import (
     Layout,
     MinScores,
     Objects,
+    Slicing,
     Threshold,
+    dispatch,
     find_thresholds,
+    to_slicing,
 )
 from .utils.errors import MissingFileError, UserError
 from .utils.files import require_file
@@ -72,12 +77,14 @@ class Network(Protocol):
         classes: Names of the labels.
         palette: Their colours, as MMDetection's visualizer takes them.
         best_scores: The best minimum scores that the file has, if any.
+        max_detections: How many there are at most in an image.
         file: The checkpoint or exported file, for messages.
     """
 
     classes: list[str]
     palette: object
     best_scores: BestScores | None
+    max_detections: int
     file: str
 
     def prepare(self, image: np.ndarray) -> Any:
@@ -135,6 +142,7 @@ class CheckpointNetwork:
         self.classes = list(meta['classes'])
         self.palette = palette or 'random'
         self.best_scores = model.best_scores
+        self.max_detections = find_max_detections(cfg.model)
         self.file = checkpoint
         model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
         self.model = use_graphs(model, cfg.get('env_cfg') or {})
@@ -190,6 +198,7 @@ class ExportedNetwork:
         self.classes = list(self.detector.classes)
         self.palette = metainfo.get('palette', 'random')
         self.best_scores = self.detector.metadata.get('best_scores')
+        self.max_detections = self.detector.metadata['nms']['max_per_img']
         self.file = path
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Layout]:
@@ -206,6 +215,62 @@ class ExportedNetwork:
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
         raise UserError(
             'feature maps (--feature-maps) need a checkpoint: exported files keep none'
+        )
+
+
+class Uncut(NamedTuple):
+    """A large image (H, W, 3), BGR, uint8, that is to be cut into tiles."""
+
+    image: np.ndarray
+
+
+class SlicedNetwork:
+    """A network that detects in large images tile by tile.
+
+    Args:
+        network: What detects in the tiles, and in images that are not larger.
+        slicing: How images are cut.
+    """
+
+    def __init__(self, network: Network, slicing: Slicing) -> None:
+        self.network = network
+        self.slicing = slicing
+        self.classes = network.classes
+        self.palette = network.palette
+        self.best_scores = network.best_scores
+        self.max_detections = network.max_detections
+        self.file = network.file
+
+    def prepare(self, image: np.ndarray) -> Any:
+        """As the network, or a large image as it is: its tiles are cut one by one."""
+        if self.slicing.cuts(image.shape[:2]):
+            return Uncut(image)
+        return self.network.prepare(image)
+
+    def detect(
+        self, prepared: Iterable[Any], min_score: float
+    ) -> Iterator[DetDataSample]:
+        return dispatch(
+            prepared,
+            lambda one: isinstance(one, Uncut),
+            lambda some: self.network.detect(some, min_score),
+            lambda one: self._detect_large(one.image, min_score),
+        )
+
+    def _detect_large(self, image: np.ndarray, min_score: float) -> DetDataSample:
+        def detect(tiles: Iterable[np.ndarray]) -> Iterator[DetDataSample]:
+            return self.network.detect(map(self.network.prepare, tiles), min_score)
+
+        limit = self.network.max_detections
+        found = detect_large(image, self.slicing, detect, limit, min_score)
+        return DetDataSample(pred_instances=found)
+
+    def detect_with_maps(
+        self, image: np.ndarray
+    ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
+        raise UserError(
+            'feature maps (--feature-maps) are those of a whole image, and slicing '
+            '(--slice) cuts it into tiles: leave one out'
         )
 
 
@@ -283,6 +348,8 @@ class Predictor:
             exported files.
         rect: Whether each image is padded to the smallest rectangle around it, or to a
             square; as the config or the exported file has it if ``None``.
+        slicing: How images that are larger than a tile are cut into tiles, or the size
+            of these; images are detected in as they are if ``None``.
 
     Attributes:
         classes: Names of the labels.
@@ -299,15 +366,22 @@ class Predictor:
         device: str | None = None,
         amp: Amp = False,
         rect: bool | None = None,
+        slicing: Slicing | int | None = None,
     ) -> None:
-        self.network = open_network(source, checkpoint, device, amp, rect)
+        with user_errors():
+            slicing = to_slicing(slicing)
+        network = open_network(source, checkpoint, device, amp, rect)
+        self.network = SlicedNetwork(network, slicing) if slicing else network
         self.classes = self.network.classes
         self.colours = list_colours(self.network.palette, len(self.classes))
 
     @property
     def model(self) -> torch.nn.Module | None:
         """The detector, its BatchNorms folded; ``None`` for an exported file."""
-        return getattr(self.network, 'model', None)
+        network = self.network
+        if isinstance(network, SlicedNetwork):
+            network = network.network
+        return getattr(network, 'model', None)
 
     def __call__(
         self, images: Input | Sequence[Input], score_thr: Threshold = 0.3

@@ -17,6 +17,8 @@ from ..utils.messages import escape
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from ..runtime import Slicing
+
 
 class Changes(Mapping[str, Any]):
     """The values of ``--cfg-options`` by key, as MMEngine reads them.
@@ -355,6 +357,60 @@ def add_threshold(parser: argparse.ArgumentParser, help: str) -> None:
 def to_threshold(text: str) -> float | str:
     """A minimum score or 'best', for argparse."""
     return text if text == 'best' else to_share(text)
+
+
+def add_slicing(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--slice`` and what goes with it, as in :mod:`mmnextvit.runtime.command`.
+
+    The values are checked by :func:`read_slicing`.
+    """
+    add = parser.add_argument_group('large images').add_argument
+    add(
+        '--slice',
+        type=int,
+        metavar='SIZE',
+        help='cut images larger than this into tiles of this height and width',
+    )
+    add(
+        '--overlap',
+        type=float,
+        metavar='SHARE',
+        help='what neighbours have in common, as a share of a tile (0.2)',
+    )
+    add(
+        '--merge',
+        choices=('ios', 'iou'),
+        help='compare boxes of several tiles by the share of the smaller one (ios, the '
+        'default) or by intersection over union',
+    )
+    add(
+        '--merge-thr',
+        type=float,
+        dest='threshold',
+        metavar='SHARE',
+        help='from which on they are one object (0.5)',
+    )
+    add(
+        '--tiles-only',
+        action='store_false',
+        default=None,
+        dest='whole',
+        help='leave the whole image out, in which larger objects are found',
+    )
+
+
+def read_slicing(args: argparse.Namespace) -> 'Slicing | None':
+    """How to cut images, of what :func:`add_slicing` has had parsed.
+
+    Raises:
+        UserError: A value cannot be, or is of no use without ``--slice``.
+    """
+    from ..runtime import OptionError, read_slicing
+
+    try:
+        return read_slicing(vars(args))
+    except OptionError as error:
+        raise UserError(str(error)) from error
 
 
 def to_share(text: str) -> float:

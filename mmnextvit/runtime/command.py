@@ -16,6 +16,7 @@ from .detections import Objects
 from .detector import Detector
 from .errors import ImageError
 from .resizing import Layout
+from .slicing import MERGES, read_slicing
 from .threads import map_ahead, open_threads
 from .thresholds import BEST, Threshold
 
@@ -39,11 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     shape = p.add_mutually_exclusive_group()
     shape.add_argument('--rect', action='store_true', default=None, help=RECT)
     shape.add_argument('--square', dest='rect', action='store_false', help=SQUARE)
+    add_slicing(p)
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
     args = p.parse_args(arguments)
     try:
         options = {'device': args.device, 'threads': args.threads, 'rect': args.rect}
-        detector = Detector(args.model, **options)
+        detector = Detector(args.model, **options, slicing=read_slicing(vars(args)))
         detector.find_thresholds(args.score_thr)  # errors come before any image
         if not args.o:
             return print_objects(detector, args.images, args.score_thr, sys.stdout)
@@ -53,6 +55,43 @@ def main(arguments: list[str] | None = None) -> int:
         p.exit(130, 'interrupted\n')
     except (OSError, ValueError, ImportError) as error:
         p.exit(1, f'{error}\n')
+
+
+def add_slicing(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--slice`` and what goes with it."""
+    add = parser.add_argument_group('large images').add_argument
+    add(
+        '--slice',
+        type=int,
+        metavar='SIZE',
+        help='cut images larger than this into tiles of this height and width',
+    )
+    add(
+        '--overlap',
+        type=float,
+        metavar='SHARE',
+        help='what neighbours have in common, as a share of a tile (0.2)',
+    )
+    add(
+        '--merge',
+        choices=MERGES,
+        help='compare boxes of several tiles by the share of the smaller one (ios, the '
+        'default) or by intersection over union',
+    )
+    add(
+        '--merge-thr',
+        type=float,
+        dest='threshold',
+        metavar='SHARE',
+        help='from which on they are one object (0.5)',
+    )
+    add(
+        '--tiles-only',
+        action='store_false',
+        default=None,
+        dest='whole',
+        help='leave the whole image out, in which larger objects are found',
+    )
 
 
 def to_threshold(text: str) -> Threshold:

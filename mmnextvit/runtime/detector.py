@@ -13,8 +13,9 @@ from .metadata import MAX_SIDE, ResizeStep
 from .nms import suppress
 from .outputs import check_outputs
 from .packages import name_file
-from .resizing import Layout, fit, group, stack, to_image
+from .resizing import Layout, fit, group, lay_out, resize, stack, to_image
 from .sessions import SESSIONS, Session, find_model
+from .slicing import Found, Slicing, detect_in_tiles, dispatch, to_slicing
 from .thresholds import MinScores, Threshold, are_high, find_thresholds
 
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
@@ -34,6 +35,8 @@ class Detector:
             YOLOv5's ``detect.py`` does, or to a square; the file's own way if ``None``,
             which is YOLOv5's where the config was imported. Files of fixed size take
             images of that size alone.
+        slicing: How images that are larger than a tile are cut into tiles, or the size
+            of these; images are detected in as they are if ``None``.
 
     Attributes:
         metadata: What the exporter wrote into the file.
@@ -42,7 +45,7 @@ class Detector:
     Raises:
         MissingModelError: There is no such file; it is a ``FileNotFoundError``, too.
         ModelFileError: The file is damaged, or not from ``mmnextvit export``.
-        OptionError: There is no such device, or the size does not fit the file.
+        OptionError: There is no such device, or a size does not fit.
         ImportError: The format's runtime is not installed.
     """
 
@@ -54,7 +57,9 @@ class Detector:
         threads: int | None = None,
         imgsz: Size | None = None,
         rect: bool | None = None,
+        slicing: Slicing | int | None = None,
     ) -> None:
+        self.slicing = to_slicing(slicing)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise OptionError(f'threads={threads!r} is not a whole number from 1 on')
         self.path = find_model(Path(path))
@@ -158,6 +163,29 @@ class Detector:
     def _detect(
         self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
     ) -> Iterator[Detections]:
+        return dispatch(
+            prepared,
+            lambda one: self._is_cut(one[1]),
+            lambda some: self._detect_whole(some, thresholds),
+            lambda one: self._detect_tiles(one[0], thresholds),
+        )
+
+    def _is_cut(self, layout: Layout) -> bool:
+        return self.slicing is not None and self.slicing.cuts(layout.image)
+
+    def _detect_tiles(self, image: np.ndarray, thresholds: MinScores) -> Detections:
+        def detect(tiles: Iterable[np.ndarray]) -> Iterator[Found]:
+            prepared = (fit(tile, self.steps) for tile in tiles)
+            return (Found(*one) for one in self._detect_whole(prepared, thresholds))
+
+        assert self.slicing is not None  # or no image is cut
+        limit = self.metadata['nms']['max_per_img']
+        found = detect_in_tiles(image, self.slicing, detect, limit)
+        return Detections(found.boxes, found.scores, found.labels)
+
+    def _detect_whole(
+        self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
+    ) -> Iterator[Detections]:
         size = self.metadata['input']['batch']
         for batch in group(prepared, size or MAX_BATCH):
             outputs = self.run(stack(batch, size or len(batch)))
@@ -189,10 +217,14 @@ class Detector:
     def preprocess(self, image: Image) -> tuple[np.ndarray, Layout]:
         """The resized image and where it goes; :func:`stack` makes the input of it.
 
+        One that is to be cut into tiles comes as it is.
+
         Raises:
             ImageError: It cannot be read.
         """
-        return fit(read(image), self.steps)
+        pixels = read(image)
+        layout = lay_out(pixels.shape[:2], self.steps)
+        return pixels if self._is_cut(layout) else resize(pixels, layout), layout
 
     def find_thresholds(self, score_thr: Threshold | None) -> MinScores:
         """The minimum score, or each label's; see :func:`find_thresholds`.
