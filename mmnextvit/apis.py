@@ -222,9 +222,10 @@ def test(
     if amp:
         cfg.test_cfg.fp16 = amp  # MMEngine's name of it
     thresholds = read_thresholds(cfg, checkpoint, score_thr)
-    if slicing is not None:
-        with user_errors():
-            cfg.test_cfg = with_tiles(cfg, to_slicing(slicing))
+    with user_errors():
+        tiles = to_slicing(slicing)
+    if tiles is not None:
+        cfg.test_cfg = with_tiles(cfg, tiles)
     if show_dir is not None:
         cfg.default_hooks.visualization = dict(
             type='mmdet.DrawTestHook',

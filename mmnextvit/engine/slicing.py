@@ -112,7 +112,7 @@ class SlicedTestLoop(TestLoop):
         self.limit = limit
         self.pipeline = build_array_pipeline(runner.cfg)
         self.seconds = np.zeros(2)  # of whole images, and of tiles besides
-        self.images = np.zeros(2, int)  # all, and those that were cut
+        self.images: np.ndarray = np.zeros(2, int)  # all, and those that were cut
 
     def run(self) -> dict[str, float]:
         self.runner.call_hook('before_test')

@@ -272,7 +272,7 @@ def place(found: Found, number: int, tile: Tile, size: Size) -> Placed:
     boxes = np.float32(found.boxes).reshape(-1, 4) + np.float32([left, top, left, top])
     margin = max(1.0, CUT_SHARE * max(right - left, bottom - top))
     x1, y1, x2, y2 = boxes.T
-    cut = np.zeros(count, bool)
+    cut: np.ndarray = np.zeros(count, bool)
     # The borders of the image cut nothing that any tile could see.
     for inside, distance in (
         (left > 0, x1 - left),
@@ -286,7 +286,7 @@ def place(found: Found, number: int, tile: Tile, size: Size) -> Placed:
         patches = [cut_patch(mask, left, top) for mask in found.masks]
     return Placed(
         boxes,
-        np.float32(found.scores),
+        np.asarray(found.scores, np.float32),
         np.asarray(found.labels),
         np.full(count, number),
         cut,
@@ -306,18 +306,21 @@ def cut_patch(mask: np.ndarray, left: int, top: int) -> list[Patch]:
     if not len(rows):
         return []
     (y1, y2), (x1, x2) = rows[[0, -1]], columns[[0, -1]]
-    pixels = mask[y1 : y2 + 1, x1 : x2 + 1].astype(bool)  # a copy: the tile's goes
+    # A copy, so that the mask of the whole tile goes.
+    pixels: np.ndarray = mask[y1 : y2 + 1, x1 : x2 + 1].astype(bool)
     return [Patch(left + int(x1), top + int(y1), pixels)]
 
 
 def join(placed: Iterable[Placed]) -> Placed:
     """The detections of several tiles as one; there is one tile at least."""
-    *arrays, patches = zip(*placed)
-    has_masks = patches[0] is not None
-    return Placed(
-        *map(np.concatenate, arrays),
-        [one for some in patches for one in some] if has_masks else None,
+    every = list(placed)
+    boxes, scores, labels, tiles, cut = (
+        np.concatenate([one[part] for one in every]) for part in range(5)
     )
+    patches = None
+    if every[0].patches is not None:
+        patches = [patch for one in every for patch in one.patches or ()]
+    return Placed(boxes, scores, labels, tiles, cut, patches)
 
 
 def merge(found: Placed, slicing: Slicing, size: Size, limit: int) -> Found:
@@ -381,7 +384,7 @@ def merge(found: Placed, slicing: Slicing, size: Size, limit: int) -> Found:
         masks = PatchedMasks(size, patches)
     return Found(
         np.float32([box for box, *_ in kept]).reshape(-1, 4),
-        np.float32([score for _, score, *_ in kept]),
+        np.array([score for _, score, *_ in kept], np.float32),
         np.array([label for _, _, label, _ in kept], found.labels.dtype),
         masks,
     )
