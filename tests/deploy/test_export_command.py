@@ -104,6 +104,8 @@ def test_command_as_a_process(here):
     printed = run_tool(
         'export.py', 'tiny.py', 'best.pth', '--to', 'torchscript', cwd=here
     )
+    assert 'torchscript: torch has deprecated TorchScript' in printed
+    assert '--to pt2' in printed
     assert 'Writing best.torchscript ...' in printed
     assert 'Comparing best.torchscript with torch ...' in printed
     assert 'best.torchscript: torchscript, float32, 64x64' in printed

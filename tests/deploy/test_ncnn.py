@@ -105,7 +105,7 @@ def test_predict_and_test_take_it(folder, here):
     'name', ['yolov5_nextvit_s', 'yolov8_nextvit_s', 'rtmdet_nextvit_s']
 )
 def test_heads(libraries, name, multi_label, tmp_path):
-    """Each gives what MMYOLO's own prediction finds, with one class a box or several."""
+    """Each gives what MMYOLO's own prediction finds, one class a box or several."""
     cfg = resize_test_pipeline(small_config(name, classes=3), SIZE)
     cfg.model.test_cfg.update(score_thr=0.05, max_per_img=100, multi_label=multi_label)
     model = lively_detector(cfg)
