@@ -139,6 +139,16 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize('name', ['data/aotinductor/model/a.so', 'serialized.pt'])
+def test_other_files_are_refused(tmp_path, name):
+    """Compiled code, and the pickles of older versions."""
+    path = write_pt2(tmp_path / 'm.pt2', metadata())
+    with zipfile.ZipFile(path, 'a') as file:
+        file.writestr(name, b'1')
+    with pytest.raises(ModelFileError, match=f'it has {name}, which is not loaded'):
+        Detector(path)
+
+
 @pytest.mark.parametrize('name', CHANGES)
 def test_what_loading_would_run_is_refused(tmp_path, name):
     path = write_pt2(tmp_path / 'm.pt2', metadata())
