@@ -186,7 +186,7 @@ def _find_checkpoint(folder: str, title: str) -> str:
     try:
         return str(find_run_checkpoint(folder))
     except MissingFileError as error:
-        exported = f'{folder} is a folder with 0 .xml files'
+        exported = f'{folder} is a folder with 0 .xml files and 0 .param files'
         problem = f'{title}{error}. Nor was it exported: {exported}'
         raise MissingFileError(problem) from error
 

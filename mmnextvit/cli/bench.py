@@ -9,6 +9,7 @@ benchmark`.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         metavar='FORMAT',
-        help='torch, torchscript, onnx, openvino, tensorrt, also with -half or -int8, '
-        'as in openvino-int8 (all in float32 that can run here)',
+        help='torch, onnx, openvino, tensorrt, ncnn, pt2, torchscript, also with -half '
+        'or -int8, as in openvino-int8 (all in float32 that can run here)',
     )
     parser.add_argument(
         '--images',
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> 'Comparison':
             device=args.device,
             calibration=args.calib,
             with_map=not args.no_map,
-            say=partial(print, flush=True),
+            say=partial(print, flush=True, file=sys.stdout),
         )
         if args.out:
             write(comparison, folder)

@@ -1,11 +1,13 @@
-"""Export a detector to ONNX, OpenVINO, TensorRT, CoreML or TorchScript.
+"""Export a detector to ONNX, OpenVINO, TensorRT, CoreML, NCNN, pt2 or TorchScript.
 
-Normalisation, network, decoding and non-maximum suppression are inside. The file is
-compared with torch on real images, and one that differs is not kept. In half precision
-or int8 it differs, and its mAP on the config's test data is reported beside torch's.
+Normalisation, network and decoding are inside, and non-maximum suppression where the
+format has it. The file is compared with torch on real images, and one that differs is
+not kept. In half precision or int8 it differs, and its mAP on the config's test data is
+reported beside torch's.
 """
 
 import argparse
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,9 +72,9 @@ def run(args: argparse.Namespace) -> 'Report':
         overwrite=args.force,
         out=args.out,
     )
-    report = export(
-        load_config(args), args.checkpoint, options, partial(print, flush=True)
-    )
+    # Bound to today's output: converters are silenced while another thread tells time.
+    say = partial(print, flush=True, file=sys.stdout)
+    report = export(load_config(args), args.checkpoint, options, say)
     print(report)
     return report
 

@@ -32,7 +32,7 @@ class Options:
         batch: Images at a time, ``None`` for any number.
         precision: 'float32', 'half' or 'int8'.
         calibration: Images to calibrate int8 with: a folder or a pattern, or files.
-        nms: Whether the file suppresses overlapping boxes itself.
+        nms: Whether the file suppresses overlapping boxes itself, where its format can.
         efficient_nms: Whether TensorRT's plugin does, in place of ONNX's operator.
         images: Images to compare on: a folder or a pattern; some of the config's test
             data if ``None``.
@@ -69,9 +69,9 @@ def check_options(options: Options) -> None:
         raise UserError(
             f'{options.to} has fixed sizes here: {", ".join(able)} can be dynamic'
         )
-    if options.to == 'coreml' and options.batch != 1:
+    if not wanted.batches and options.batch != 1:
         raise UserError(
-            f'batch {options.batch} (--batch): CoreML takes one image at a time'
+            f'batch {options.batch} (--batch): {options.to} takes one image at a time'
         )
     if options.efficient_nms and (options.to != 'tensorrt' or not options.nms):
         raise UserError(
@@ -124,7 +124,7 @@ def choose_path(checkpoint: str, options: Options) -> Path:
         )
     if out.is_dir():
         ours = out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()
-        others = sorted({p.name for p in out.iterdir()} - {'model.xml', 'model.bin'})
+        others = sorted({p.name for p in out.iterdir()} - {*wanted.files})
         if others and not ours:
             raise UserError(
                 f'{out} is a folder with {others[0]}, which is not replaced: choose '

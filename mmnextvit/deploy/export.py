@@ -22,7 +22,8 @@ from .choices import (
     take_evenly,
 )
 from .comparison import Comparison, describe_comparison
-from .formats import write
+from .elapsed import telling_time
+from .formats import FORMATS, write
 from .job import Job
 from .mean_ap import compare_map
 from .metadata import build_metadata, resize_test_pipeline
@@ -91,7 +92,10 @@ def export(
         OSError: The file cannot be written, or the disk is full.
     """
     check_options(options)
+    known = FORMATS[options.to]
     out = choose_path(checkpoint, options)
+    if known.note:
+        say(f'{options.to}: {known.note}')
     calibration = []
     if options.precision == 'int8' and options.calibration:
         calibration = take_evenly(find_images(options.calibration), MAX_CALIBRATION)
@@ -109,7 +113,7 @@ def export(
         batch=options.batch,
         dynamic_size=options.dynamic_size,
         precision=options.precision,
-        nms_in_graph=options.nms,
+        nms_in_graph=options.nms and known.nms,
         best_scores=reference.best_scores,
     )
     images = list(read_images(paths, say))
@@ -121,8 +125,7 @@ def export(
             f'calibration {options.calibration} (--calib): none of the images can be '
             'read'
         )
-    # OpenVINO and CoreML make float16 of float32 themselves.
-    in_half = options.precision == 'half' and options.to not in ('openvino', 'coreml')
+    in_half = options.precision == 'half' and not known.halves
     candidates = Candidates(reference, half=in_half)
     job = Job(candidates, metadata, batches, options.efficient_nms)
 
@@ -131,7 +134,8 @@ def export(
     with atomic_write(out, options.overwrite) as path:
         say(f'Writing {out.name} ...')
         with explain_full_disk(path.parent, job.size):
-            written = write(options.to, job, path)
+            with telling_time(say, f'Writing {out.name}'):
+                written = write(options.to, job, path)
             drift = comparison.compare(written, path)
         faults = drift.list_faults(comparison.exact)
         if faults:

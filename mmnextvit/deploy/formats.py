@@ -28,7 +28,13 @@ class Format:
         extra: Our extra that brings them.
         int8: Whether it has int8.
         dynamic: Whether batch, height and width may be dynamic.
+        batches: Whether it takes several images at a time.
+        nms: Whether non-maximum suppression may be in the file; the runtime does it
+            otherwise.
+        halves: Whether its converter makes float16 of float32 itself.
         runs: Whether :class:`~mmnextvit.runtime.Detector` runs what is written.
+        files: What a folder of it consists of.
+        note: What to know before it is chosen, in a sentence.
     """
 
     suffix: str
@@ -36,7 +42,12 @@ class Format:
     extra: str = ''
     int8: bool = False
     dynamic: bool = False
+    batches: bool = True
+    nms: bool = True
+    halves: bool = False
     runs: bool = True
+    files: tuple[str, ...] = ()
+    note: str = ''
 
     @property
     def ending(self) -> str:
@@ -52,10 +63,39 @@ ONNX = ('onnx', 'onnxscript', 'onnxslim', 'onnxruntime')
 OPENVINO = (*ONNX, 'openvino')
 FORMATS = {
     'onnx': Format('.onnx', ONNX, 'onnx', int8=True, dynamic=True),
-    'openvino': Format('_openvino', OPENVINO, 'openvino', int8=True, dynamic=True),
+    'openvino': Format(
+        '_openvino',
+        OPENVINO,
+        'openvino',
+        int8=True,
+        dynamic=True,
+        halves=True,
+        files=('model.xml', 'model.bin'),
+    ),
     'tensorrt': Format('_tensorrt.onnx', ONNX, 'onnx', int8=True, dynamic=True),
-    'coreml': Format('.mlpackage', ('coremltools',), 'coreml', runs=False),
-    'torchscript': Format('.torchscript'),
+    'coreml': Format(
+        '.mlpackage',
+        ('coremltools',),
+        'coreml',
+        batches=False,
+        halves=True,
+        runs=False,
+    ),
+    'ncnn': Format(
+        '_ncnn',
+        ('pnnx', 'ncnn'),
+        'ncnn',
+        batches=False,
+        nms=False,
+        halves=True,
+        files=('model.param', 'model.bin', 'model.json'),
+    ),
+    'pt2': Format('.pt2', dynamic=True, nms=False),
+    'torchscript': Format(
+        '.torchscript',
+        note='torch has deprecated TorchScript, and later versions may not write or '
+        "load it: --to pt2 writes torch.export's format in its place",
+    ),
 }
 
 

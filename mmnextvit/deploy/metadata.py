@@ -30,7 +30,7 @@ from .candidates import get_mean_and_std, is_multi_label
 STRIDE = 32  # both sides of an image are multiples of it
 PACKAGES = (
     'mmnextvit torch timm mmengine mmcv mmcv-lite mmdet mmyolo onnx onnxscript '
-    'onnxruntime openvino nncf coremltools'
+    'onnxruntime openvino nncf coremltools pnnx ncnn'
 )
 # Transforms of MMYOLO's that the runtime follows, and those that leave the image alone.
 RESIZING = ('YOLOv5KeepRatioResize', 'LetterResize', 'YOLOv5LetterResize')

@@ -44,6 +44,27 @@ ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
 EfficientNMS_TRT
 """
 TENSORRT_OPERATORS = frozenset(_PARSED.split())
+# Inputs, counted from 0, that must be constant, by the same page.
+CONSTANT_INPUTS = {
+    'CumSum': {1: 'an axis'},
+    'NonMaxSuppression': {2: 'a limit', 3: 'an IoU threshold', 4: 'a minimum score'},
+    'Slice': {3: 'an axis'},
+    'Squeeze': {1: 'an axis'},
+    'TopK': {1: 'a number'},
+    'Unsqueeze': {1: 'an axis'},
+}
+# The modes of Resize that it knows.
+RESIZE_MODES = {
+    'mode': ('nearest', 'linear'),
+    'coordinate_transformation_mode': (
+        *('half_pixel', 'pytorch_half_pixel', 'tf_half_pixel_for_nn'),
+        *('asymmetric', 'align_corners'),
+    ),
+}
+UNKNOWN_TYPES = {
+    *('COMPLEX128', 'COMPLEX64', 'INT16', 'STRING', 'UINT16', 'UINT32', 'UINT64'),
+    'DOUBLE',  # is cut to float
+}
 TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
 
 
@@ -87,13 +108,37 @@ def check_operators(model: 'ModelProto') -> None:
             zero = constant.get(node.input[2]) if len(node.input) > 2 else None
             if zero is not None and (zero.dtype != np.int8 or zero.any()):
                 wrong.append(f'{node.op_type} that is not int8 around 0 ({node.name})')
-        if node.op_type == 'TopK' and node.input[1] not in constant:
-            wrong.append(f'TopK of a number that is not constant ({node.name})')
+        for i, what in CONSTANT_INPUTS.get(node.op_type, {}).items():
+            if i < len(node.input) and node.input[i] not in {'', *constant}:
+                wrong.append(
+                    f'{node.op_type} of {what} that is not constant ({node.name})'
+                )
+        if node.op_type == 'Resize':
+            modes = {a.name: a.s.decode() for a in node.attribute if a.s}
+            wrong += [
+                f'Resize with {key} {modes[key]} ({node.name})'
+                for key, known in RESIZE_MODES.items()
+                if modes.get(key, known[0]) not in known
+            ]
+    types = list_types(model)
+    wrong += [f'{types[n]} ({n})' for n in sorted(types) if types[n] in UNKNOWN_TYPES]
     if wrong:
         raise UserError(
             f"TensorRT's ONNX parser does not take {', '.join(wrong)}: choose another "
             'backbone or neck, or another format'
         )
+
+
+def list_types(model: 'ModelProto') -> dict[str, str]:
+    """ONNX's names of the types of a model's tensors, by the tensor."""
+    from onnx import TensorProto
+    from onnx.shape_inference import infer_shapes
+
+    graph = infer_shapes(model).graph
+    types = {i.name: i.data_type for i in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
+    return {name: TensorProto.DataType.Name(number) for name, number in types.items()}
 
 
 def list_constants(model: 'ModelProto') -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from ..runtime import (
     Thresholds,
     name_file,
     parse_metadata,
-    read_torchscript_metadata,
+    read_archive_metadata,
 )
 from .job import Job, Written
 from .tracing import make_example, silence_converters
@@ -118,5 +118,5 @@ def read_metadata(path: Path) -> Metadata:
         ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
     """
     with name_file(path, 'torch'):
-        text = read_torchscript_metadata(path)
+        text = read_archive_metadata(path)
     return parse_metadata(text, path)

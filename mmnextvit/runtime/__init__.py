@@ -4,9 +4,10 @@
     for detection in Detector('model.onnx')('image.jpg'):
         print(detection['class'], detection['score'], detection['box'])
 
-It needs NumPy, OpenCV and the runtime of the file's format: ONNX Runtime, OpenVINO or,
-for TorchScript, torch. ``python -m mmnextvit.runtime MODEL IMAGE...`` prints JSON.
-This folder imports nothing else of mmnextvit, so that it may be copied alone.
+It needs NumPy, OpenCV and the runtime of the file's format: ONNX Runtime, OpenVINO,
+NCNN or, for .pt2 and TorchScript, torch. ``python -m mmnextvit.runtime MODEL IMAGE...``
+prints JSON. This folder imports nothing else of mmnextvit, so that it may be copied
+alone.
 """
 
 from .command import (
@@ -84,14 +85,18 @@ from .resizing import (
 )
 from .sessions import (
     SESSIONS,
+    NCNNSession,
     ONNXSession,
     OpenVINOSession,
+    ProgramSession,
     Session,
     TorchScriptSession,
     check_inputs,
+    compute_digest,
     find_model,
+    read_archive_metadata,
+    read_ncnn_file,
     read_openvino_metadata,
-    read_torchscript_metadata,
 )
 from .slicing import (
     MERGES,
@@ -139,6 +144,7 @@ __all__ = [
     'MinScores',
     'MissingModelError',
     'ModelFileError',
+    'NCNNSession',
     'NMS',
     'Normalization',
     'ONNXSession',
@@ -147,6 +153,7 @@ __all__ = [
     'OpenVINOSession',
     'OptionError',
     'PatchedMasks',
+    'ProgramSession',
     'ResizeStep',
     'SESSIONS',
     'STEPS',
@@ -162,6 +169,7 @@ __all__ = [
     'check_metadata',
     'check_number_of_pixels',
     'check_outputs',
+    'compute_digest',
     'compute_keep_ratio',
     'compute_letterbox',
     'decode',
@@ -186,10 +194,11 @@ __all__ = [
     'parse_metadata',
     'print_objects',
     'read',
+    'read_archive_metadata',
+    'read_ncnn_file',
     'read_openvino_metadata',
     'read_slicing',
     'read_stated_size',
-    'read_torchscript_metadata',
     'resize',
     'send_nothing',
     'stack',

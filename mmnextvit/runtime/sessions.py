@@ -1,7 +1,11 @@
 """A file that its runtime has loaded, one class for each format."""
 
 import ctypes
+import hashlib
+import json
+import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -176,15 +180,14 @@ class TorchScriptSession:
     package = 'torch'
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        if device.lower() != 'cpu':
-            raise OptionError(f'device={device!r}: {path} was made for the CPU')
+        check_cpu(device, path)
         self.torch = import_runtime(self.package)
         if find_spec('torchvision') is not None:
             import_module('torchvision')  # its NMS may be in the file
         if threads:
             self.torch.set_num_threads(threads)  # of the whole process
         with name_file(path, self.package):
-            text = read_torchscript_metadata(path)
+            text = read_archive_metadata(path)
         self.metadata = parse_metadata(text, path)
         with name_file(path, self.package):
             self.model = self.torch.jit.load(str(path), 'cpu')
@@ -192,8 +195,201 @@ class TorchScriptSession:
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with self.torch.inference_mode():
             outputs = self.model(self.torch.from_numpy(images))
-        names = OUTPUTS if len(outputs) == len(OUTPUTS) else ('boxes', 'scores')
-        return {name: values.numpy() for name, values in zip(names, outputs)}
+        return name_outputs(outputs)
+
+
+class ProgramSession:
+    """A program of ``torch.export`` (.pt2), by torch on the CPU.
+
+    torch unpickles and evaluates what such a file holds. Pickles, compiled code and
+    texts other than plain names, which exports never have, are refused before that.
+    """
+
+    package = 'torch'
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        check_cpu(device, path)
+        self.torch = import_runtime(self.package)
+        if threads:
+            self.torch.set_num_threads(threads)  # of the whole process
+        with name_file(path, self.package):
+            text = read_archive_metadata(path)
+        self.metadata = parse_metadata(text, path)
+        with name_file(path, self.package):
+            check_program(path)
+            with warnings.catch_warnings(action='ignore'):  # of read-only memory
+                program = self.torch.export.load(str(path))
+            given = program.graph.find_nodes(op='placeholder')
+            named = {*program.graph_signature.user_inputs}
+            shapes = [
+                [
+                    side if isinstance(side, int) else None
+                    for side in n.meta['val'].shape
+                ]
+                for n in given
+                if n.name in named
+            ]
+        check_inputs(shapes, self.metadata, path)
+        with name_file(path, self.package):
+            self.model = program.module()
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        with self.torch.inference_mode():
+            outputs = self.model(self.torch.from_numpy(images))
+        return name_outputs(outputs)
+
+
+class NCNNSession:
+    """NCNN on the CPU, an image at a time.
+
+    NCNN trusts its files: it may end the process on a damaged one. That the two are as
+    they were written, their digests say, before it sees them.
+    """
+
+    package = 'ncnn'
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        check_cpu(device, path)
+        self.ncnn = import_runtime(self.package, 'ncnn')
+        with name_file(path, self.package):
+            content = read_ncnn_file(path)
+        self.metadata = parse_metadata(json.dumps(content.get('metadata')), path)
+        digests = content.get('sha256')
+        parts = path, path.with_suffix('.bin')
+        for part in parts:
+            known = digests.get(part.name) if isinstance(digests, dict) else None
+            if compute_digest(part) != known:
+                raise ModelFileError(
+                    f'{part} is not the file that {path.stem}.json was written for '
+                    '(sha256): copy the whole folder again, or export it again'
+                )
+        self.net = self.ncnn.Net()
+        self.net.opt.use_vulkan_compute = False
+        if self.metadata.get('precision') != 'half':
+            # Unasked, it takes 16 bits where the processor has them.
+            for name in ('fp16_packed', 'fp16_storage', 'fp16_arithmetic'):
+                setattr(self.net.opt, f'use_{name}', False)
+            self.net.opt.use_bf16_storage = False
+        if threads:
+            self.net.opt.num_threads = threads
+        with name_file(path, self.package):
+            loads = self.net.load_param, self.net.load_model
+            for load, part in zip(loads, parts):
+                if load(str(part)) != 0:
+                    raise ValueError(f'it does not load {part.name}')
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, list[np.ndarray]] = {'boxes': [], 'scores': []}
+        for image in images:
+            with self.net.create_extractor() as extractor:
+                # A copy of NCNN's own, that may outlive the array.
+                given = self.ncnn.Mat(np.ascontiguousarray(image)).clone()
+                extractor.input('in0', given)
+                for name, output in zip(found, ('out0', 'out1')):
+                    code, values = extractor.extract(output)
+                    if code != 0:
+                        raise ValueError(f'it does not compute {name} (code {code})')
+                    found[name].append(np.array(values, np.float32))
+                    del values  # before the memory's owner
+        return {name: np.stack(values) for name, values in found.items()}
+
+
+def name_outputs(outputs: Sequence[Any]) -> dict[str, np.ndarray]:
+    """The tensors that a program of torch gives, by name."""
+    names = OUTPUTS if len(outputs) == len(OUTPUTS) else ('boxes', 'scores')
+    return {name: values.numpy() for name, values in zip(names, outputs)}
+
+
+def check_cpu(device: str, path: Path) -> None:
+    """
+    Raises:
+        OptionError: Another device is asked for.
+    """
+    if device.lower() != 'cpu':
+        raise OptionError(f'device={device!r}: {path} was made for the CPU')
+
+
+def compute_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def read_ncnn_file(path: Path) -> dict[str, Any]:
+    """What stands beside a ``.param`` of NCNN's: its metadata and the digests.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    file = path.with_suffix('.json')
+    if file.stat().st_size > 4 * MAX_METADATA:
+        raise ValueError(f'{file.name} is too large')
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{file.name} is no JSON: {error}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{file.name} is no JSON object')
+    return content
+
+
+MAX_PROGRAM = 1 << 28  # bytes of a program's JSON
+# The operators that a program may name, and the sizes that it may compute, which torch
+# looks up and evaluates as Python.
+OPERATOR = re.compile(
+    r'torch\.ops\.(aten|prims)\.\w+\.\w+|torch\.sym_\w+|'
+    r'_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|eq|ne|lt|le|gt|ge|getitem)'
+)
+# Such as Mul(Symbol('s1', integer=True), Integer(2))
+SIZE = re.compile(
+    r"(?:Symbol\('[a-z]+\d+'(?:, [a-z]+=(?:True|False))*\)"
+    r'|[a-z]+\d+|[A-Z]\w*|\d+|[\s()*+/,<>=-])*+'
+)
+
+
+def check_program(path: Path) -> None:
+    """Refuses a .pt2 with what exports never have, and what loading it would run.
+
+    Raises:
+        ValueError: It has pickles or compiled code, or a text that is no plain name of
+            an operator or size.
+    """
+    with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            name = f'/{entry.filename}'
+            # torch.save's files, and libraries that torch would load
+            if entry.file_size and (name.endswith('.pt') or '/aotinductor/' in name):
+                raise ValueError(f'it has {entry.filename}, which is not loaded')
+            if not name.endswith('.json') or '/extra/' in name:
+                continue
+            if entry.file_size > MAX_PROGRAM:
+                raise ValueError(f'{entry.filename} is too large')
+            check_texts(json.loads(file.read(entry)))
+
+
+def check_texts(value: Any) -> None:
+    """
+    Args:
+        value: Of a program's JSON.
+
+    Raises:
+        ValueError: It has a text that torch would run, and that is not plain.
+    """
+    values = [value]
+    while values:
+        value = values.pop()
+        if isinstance(value, list):
+            values += value
+        if not isinstance(value, dict):
+            continue
+        values += value.values()
+        target, size = value.get('target', ''), value.get('expr_str', '')
+        if value.get('use_pickle') or value.get('guards_code'):
+            raise ValueError('it has pickles, or code of its own')
+        if target and not (isinstance(target, str) and OPERATOR.fullmatch(target)):
+            raise ValueError(f'it has the operator {ascii(target)[:80]}')
+        if not (isinstance(size, str) and SIZE.fullmatch(size)):
+            raise ValueError(f'it has the size {ascii(size)[:80]}')
 
 
 def read_openvino_metadata(model: Any) -> Any:
@@ -201,8 +397,8 @@ def read_openvino_metadata(model: Any) -> Any:
     return model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else ''
 
 
-def read_torchscript_metadata(path: Path) -> str:
-    """The text of a TorchScript file's metadata, without running what it holds."""
+def read_archive_metadata(path: Path) -> str:
+    """The text of the metadata in an archive of torch's, without running it."""
     with zipfile.ZipFile(path) as file:
         for entry in file.infolist():
             if entry.filename.endswith(f'/extra/{KEY}.json'):
@@ -215,11 +411,15 @@ SESSIONS: dict[str, Callable[[Path, str, int | None], Session]] = {
     '.onnx': ONNXSession,
     '.xml': OpenVINOSession,
     '.torchscript': TorchScriptSession,
+    '.pt2': ProgramSession,
+    '.param': NCNNSession,
 }
+# What lies beside the file that is loaded. The first two stand in folders of their own.
+BESIDE = {'.xml': ('.bin',), '.param': ('.bin', '.json')}
 
 
 def find_model(path: Path) -> Path:
-    """The file to load: ``path``, or the ``.xml`` in an OpenVINO folder.
+    """The file to load: ``path``, or what a folder of OpenVINO's or NCNN's has.
 
     Raises:
         MissingModelError: There is no such file or folder, or a part of it is missing.
@@ -231,20 +431,30 @@ def find_model(path: Path) -> Path:
         raise MissingModelError(f'{path} cannot be read: {error.strerror}') from error
     if not exists:
         raise MissingModelError(f'{path} does not exist: mmnextvit export writes it')
-    known = f'{", ".join(SESSIONS)} and OpenVINO folders with one .xml are known'
-    models = list(path.glob('*.xml')) if path.is_dir() else [path]
-    if len(models) != 1:
-        raise ModelFileError(
-            f'{path} is a folder with {len(models)} .xml files: {known}'
-        )
+    known = (
+        f'{", ".join(SESSIONS)} and folders with one {" or ".join(BESIDE)} (OpenVINO, '
+        'NCNN) are known'
+    )
+    models = [path]
+    if path.is_dir():
+        found = {suffix: list(path.glob(f'*{suffix}')) for suffix in BESIDE}
+        models = [file for files in found.values() for file in files]
+        counts = (f'{len(files)} {suffix} files' for suffix, files in found.items())
+        if len(models) != 1:
+            raise ModelFileError(
+                f'{path} is a folder with {" and ".join(counts)}: {known}'
+            )
     (path,) = models
     if path.suffix not in SESSIONS:
         raise ModelFileError(
             f'{path} has the suffix {path.suffix!r}: {known}. mmnextvit export makes '
             'them of a checkpoint'
         )
-    if path.suffix == '.xml' and not path.with_suffix('.bin').is_file():
-        raise MissingModelError(f'{path} lacks {path.stem}.bin, which lay beside it')
+    for suffix in BESIDE.get(path.suffix, ()):
+        if not path.with_suffix(suffix).is_file():
+            raise MissingModelError(
+                f'{path} lacks {path.stem}{suffix}, which lay beside it'
+            )
     if not path.is_file():
         raise ModelFileError(f'{path} is no file')
     try:
