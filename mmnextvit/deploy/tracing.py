@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 
 import torch
@@ -22,6 +22,50 @@ def silence_converters() -> Iterator[None]:
 def make_example(size: Sequence[int], batch: int | None) -> Tensor:
     """A batch of images to trace with; a dimension of 1 could not become dynamic."""
     return torch.zeros(batch or 2, 3, *size)
+
+
+@contextmanager
+def fixing_masks(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Has masks that depend on the image's size alone computed once, before tracing.
+
+    timm's Swin transformers draw the mask of each block anew for every image. Traced,
+    and then converted, that is half of such a network's operators.
+
+    Args:
+        network: It is as before behind the block.
+        images: Of the size that it is traced with.
+    """
+    blocks = [m for m in network.modules() if hasattr(m, 'get_attn_mask')]
+
+    def keep(block: nn.Module) -> None:
+        compute = block.get_attn_mask
+
+        def compute_and_keep(*args: object, **kwargs: object) -> Tensor | None:
+            mask = compute(*args, **kwargs)
+            if not hasattr(block, 'fixed_mask'):
+                block.register_buffer('fixed_mask', mask, persistent=False)
+            return mask
+
+        block.get_attn_mask = compute_and_keep
+
+    def give(block: nn.Module) -> None:
+        block.get_attn_mask = lambda *args, **kwargs: block.fixed_mask
+
+    try:
+        for block in blocks:
+            keep(block)
+        if blocks:
+            with torch.no_grad():
+                network(images)
+        for block in blocks:
+            if hasattr(block, 'fixed_mask'):
+                give(block)
+        yield
+    finally:
+        for block in blocks:
+            del block.get_attn_mask
+            if hasattr(block, 'fixed_mask'):
+                del block.fixed_mask
 
 
 def export_program(
@@ -47,7 +91,7 @@ def export_program(
         dims[3] = STRIDE * torch.export.Dim('columns', min=2)
         if size[0] == size[1]:  # torch would take equal sides for the same dimension
             size = [size[0], size[1] + STRIDE]
-    with torch.no_grad(), silence_converters():
-        return torch.export.export(
-            network, (make_example(size, batch),), dynamic_shapes=(dims or None,)
-        )
+    images = make_example(size, batch)
+    fixing = nullcontext() if dynamic_size else fixing_masks(network, images)
+    with torch.no_grad(), silence_converters(), fixing:
+        return torch.export.export(network, (images,), dynamic_shapes=(dims or None,))
