@@ -25,6 +25,7 @@ from .deploy.exported import (
     user_errors,
 )
 from .deploy.finite import check_finite
+from .deploy.formats import holds_export
 from .engine.configs import open_config
 from .engine.precision import Amp, choose_mixed
 from .engine.runner import (
@@ -327,10 +328,10 @@ def find_parts(source: Source) -> tuple[Source | None, str | os.PathLike]:
 
 
 def is_run(path: Any) -> bool:
-    """Whether this is the path of a folder, and of none that is OpenVINO's."""
+    """Whether this is the path of a folder, and of none that was exported."""
     if not isinstance(path, (str, os.PathLike)) or not Path(path).is_dir():
         return False
-    return not any(Path(path).glob('*.xml'))
+    return not holds_export(path)
 
 
 class Predictor:

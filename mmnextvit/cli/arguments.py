@@ -8,6 +8,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..deploy.formats import holds_export
 from ..recipes import RATE, read_size
 from ..runs import find_run, find_run_checkpoint, find_run_config, is_first_process
 from ..utils.errors import MissingFileError, UserError
@@ -115,7 +116,7 @@ def parse_arguments(
         run = _find_parts(given['config'], with_checkpoint='checkpoint' in given)
     for name, title in WEIGHTS.items():
         value = run.get(name) if given.get(name) is None else given[name]
-        if is_folder(value) and not _holds_xml(value):
+        if is_folder(value) and not holds_export(value):
             value = _find_checkpoint(value, title)
         if name in given:
             run[name] = value
@@ -156,11 +157,6 @@ def begin(args: argparse.Namespace) -> None:
         for name, title in TITLES.items():
             if name in given:
                 print(f'{title:9} {escape(given[name])}', flush=True)
-
-
-def _holds_xml(folder: str) -> bool:
-    """Whether a folder is one that was exported."""
-    return any(Path(folder).expanduser().glob('*.xml'))
 
 
 def _find_parts(folder: str, with_checkpoint: bool) -> dict[str, Any]:

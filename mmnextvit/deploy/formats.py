@@ -5,6 +5,7 @@ of :class:`~mmnextvit.deploy.candidates.Candidates`, the format's own non-maximu
 suppression behind it, and the metadata. This module imports none of them, nor torch.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -110,6 +111,14 @@ def check_format(name: str) -> str:
         hint = f' ({near})' if near else ''
         raise UserError(f'there is no format {name!r}{hint}: {", ".join(FORMATS)}')
     return name
+
+
+def holds_export(folder: str | os.PathLike) -> bool:
+    """Whether a folder has the file that a format's folder is opened by."""
+    suffixes = {
+        Path(known.files[0]).suffix for known in FORMATS.values() if known.files
+    }
+    return any(file.suffix in suffixes for file in Path(folder).expanduser().glob('*'))
 
 
 def write(to: str, job: 'Job', path: Path) -> 'Written':

@@ -8,6 +8,7 @@ from io import StringIO
 import torch
 from torch import Tensor, nn
 
+from ..utils.errors import UserError
 from .metadata import STRIDE
 
 
@@ -24,6 +25,28 @@ def make_example(size: Sequence[int], batch: int | None) -> Tensor:
     return torch.zeros(batch or 2, 3, *size)
 
 
+def list_masked(network: nn.Module) -> list[nn.Module]:
+    """The blocks that draw their masks by the size of the image, as timm's Swin's."""
+    return [module for module in network.modules() if hasattr(module, 'get_attn_mask')]
+
+
+def check_any_size(network: nn.Module) -> None:
+    """Refuses at once what torch.export would reason about for half an hour.
+
+    The windows of such blocks do not divide an image of any size, and sympy simplifies
+    the shape of each: five narrow blocks were not done in eight minutes.
+
+    Raises:
+        UserError: The network has such blocks.
+    """
+    if blocks := list_masked(network):
+        raise UserError(
+            f'the backbone has blocks ({type(blocks[0]).__name__}) whose windows and '
+            'masks depend on the image size, and torch.export does not come to an end '
+            'with any size: export it for a fixed one (--imgsz HEIGHT WIDTH)'
+        )
+
+
 @contextmanager
 def fixing_masks(network: nn.Module, images: Tensor) -> Iterator[None]:
     """Has masks that depend on the image's size alone computed once, before tracing.
@@ -35,7 +58,7 @@ def fixing_masks(network: nn.Module, images: Tensor) -> Iterator[None]:
         network: It is as before behind the block.
         images: Of the size that it is traced with.
     """
-    blocks = [m for m in network.modules() if hasattr(m, 'get_attn_mask')]
+    blocks = list_masked(network)
 
     def keep(block: nn.Module) -> None:
         compute = block.get_attn_mask
@@ -81,7 +104,12 @@ def export_program(
         size: H and W, multiples of 32.
         batch: B; ``None`` for any number.
         dynamic_size: Whether H and W may be any multiples of 32 from 64.
+
+    Raises:
+        UserError: It cannot be traced for any size in a bearable time.
     """
+    if dynamic_size:
+        check_any_size(network)
     dims = {}
     if batch is None:
         dims[0] = torch.export.Dim('batch', min=1)

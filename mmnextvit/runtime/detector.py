@@ -25,7 +25,8 @@ class Detector:
     """A detector from an exported file. Use it from one thread at a time.
 
     Args:
-        path: ``model.onnx``, an OpenVINO folder or its ``.xml``, or a ``.torchscript``.
+        path: ``model.onnx``, a ``.pt2`` or ``.torchscript``, a folder of OpenVINO's or
+            NCNN's, or the ``.xml`` or ``.param`` in it.
         device: ``'cpu'``; for ONNX Runtime also ``'cuda'`` or ``'cuda:1'``, for
             OpenVINO whatever it calls a device.
         threads: How many the CPU may use; the runtime's own choice if ``None``.

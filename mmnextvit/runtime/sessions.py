@@ -346,13 +346,18 @@ SIZE = re.compile(
     r'|[a-z]+\d+|[A-Z]\w*|\d+|[\s()*+/,<>=-])*+'
 )
 
+# What a program of any size asks of its input's.
+GUARD = re.compile(r"(?:L\['images'\]\.size\(\)\[\d\]|min|max|\d+|[\s()*+/%,<>=!-])*+")
+
+PLAIN = {'target': OPERATOR, 'expr_str': SIZE, 'guards_code': GUARD}
+
 
 def check_program(path: Path) -> None:
     """Refuses a .pt2 with what exports never have, and what loading it would run.
 
     Raises:
         ValueError: It has pickles or compiled code, or a text that is no plain name of
-            an operator or size.
+            an operator, no size and no comparison of sizes.
     """
     with zipfile.ZipFile(path) as file:
         for entry in file.infolist():
@@ -383,13 +388,13 @@ def check_texts(value: Any) -> None:
         if not isinstance(value, dict):
             continue
         values += value.values()
-        target, size = value.get('target', ''), value.get('expr_str', '')
-        if value.get('use_pickle') or value.get('guards_code'):
-            raise ValueError('it has pickles, or code of its own')
-        if target and not (isinstance(target, str) and OPERATOR.fullmatch(target)):
-            raise ValueError(f'it has the operator {ascii(target)[:80]}')
-        if not (isinstance(size, str) and SIZE.fullmatch(size)):
-            raise ValueError(f'it has the size {ascii(size)[:80]}')
+        if value.get('use_pickle'):
+            raise ValueError('it has pickles')
+        for key, pattern in PLAIN.items():
+            texts = value.get(key) or []
+            for text in texts if isinstance(texts, list) else [texts]:
+                if not (isinstance(text, str) and pattern.fullmatch(text)):
+                    raise ValueError(f'its {key} is {ascii(text)[:80]}')
 
 
 def read_openvino_metadata(model: Any) -> Any:
