@@ -1,4 +1,4 @@
-"""Export a detector to ONNX, OpenVINO, TensorRT, CoreML, NCNN, pt2 or TorchScript.
+"""Export a detector to ONNX, OpenVINO, TensorRT, NCNN and others.
 
 Normalisation, network and decoding are inside, and non-maximum suppression where the
 format has it. The file is compared with torch on real images, and one that differs is

@@ -92,7 +92,6 @@ def run(args: argparse.Namespace) -> None:
     else:
         check_folder('predictions')
     begin(args)
-    slicing = read_slicing(args)
     if slicing and args.feature_maps:
         raise UserError(
             '--feature-maps draws what the network computes of a whole image, and '
@@ -104,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
     from ..deploy.exported import is_exported
     from ..engine.prediction import open_results, predict_files
 
+    slicing = read_slicing(args)
     cfg = load_config(args)
     if args.feature_maps and is_exported(args.checkpoint):
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')

@@ -39,7 +39,7 @@ def write(job: Job, path: Path) -> Written:
     check_layers(files[0])
     digests = {file.name: compute_digest(file) for file in files}
     content = {'metadata': job.metadata, 'sha256': digests}
-    path.joinpath('model.json').write_text(json.dumps(content))
+    path.joinpath('model.json').write_text(json.dumps(content), encoding='utf-8')
     session = NCNNSession(files[0], 'cpu', None)
     run = run_candidates(session, job.candidates.best_class_only)
     return Written(run, read_metadata(path))
@@ -100,7 +100,9 @@ def check_layers(param: Path) -> None:
         UserError: pnnx has left an operator that NCNN has no layer for, under torch's
             name.
     """
-    lines = param.read_text().splitlines()[2:]  # behind the version and the counts
+    lines = param.read_text(encoding='utf-8').splitlines()[
+        2:
+    ]  # behind the version and the counts
     types = {line.split()[0] for line in lines if line.strip()}
     unknown = sorted(name for name in types if not name.isidentifier())
     if unknown:

@@ -274,8 +274,8 @@ class NCNNSession:
             self.net.opt.num_threads = threads
         with name_file(path, self.package):
             loads = self.net.load_param, self.net.load_model
-            for load, part in zip(loads, parts):
-                if load(str(part)) != 0:
+            for take, part in zip(loads, parts):
+                if take(str(part)) != 0:
                     raise ValueError(f'it does not load {part.name}')
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
