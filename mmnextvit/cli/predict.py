@@ -92,11 +92,6 @@ def run(args: argparse.Namespace) -> None:
     else:
         check_folder('predictions')
     begin(args)
-    if slicing and args.feature_maps:
-        raise UserError(
-            '--feature-maps draws what the network computes of a whole image, and '
-            '--slice cuts it into tiles: leave one out'
-        )
 
     from ..apis import Predictor
     from ..datasets.sources import check_has_images, find_files
@@ -104,6 +99,11 @@ def run(args: argparse.Namespace) -> None:
     from ..engine.prediction import open_results, predict_files
 
     slicing = read_slicing(args)
+    if slicing and args.feature_maps:
+        raise UserError(
+            '--feature-maps draws what the network computes of a whole image, and '
+            '--slice cuts it into tiles: leave one out'
+        )
     cfg = load_config(args)
     if args.feature_maps and is_exported(args.checkpoint):
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')

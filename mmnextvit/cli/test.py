@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     if args.work_dir:
         check_folder(args.work_dir, '--work-dir')
     begin(args)
-    slicing = read_slicing(args)
 
     from ..apis import test
 
+    slicing = read_slicing(args)
     return test(
         load_config(args),
         args.checkpoint,
