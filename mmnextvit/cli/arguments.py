@@ -2,8 +2,9 @@
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,14 @@ def begin(args: argparse.Namespace) -> None:
         for name, title in TITLES.items():
             if name in given:
                 print(f'{title:9} {escape(given[name])}', flush=True)
+
+
+def bind_print() -> Callable[[str], None]:
+    """What prints a line to the output of now, also while that is redirected.
+
+    Converters are silenced while another thread says how long they have taken.
+    """
+    return partial(print, flush=True, file=sys.stdout)
 
 
 def _find_parts(folder: str, with_checkpoint: bool) -> dict[str, Any]:

@@ -9,16 +9,14 @@ benchmark`.
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.files import atomic_write_text, check_new_folder
-from .arguments import add_detector, begin, load_config, to_count
+from .arguments import add_detector, begin, bind_print, load_config, to_count
 
 if TYPE_CHECKING:
     from ..benchmark.formats import Comparison
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> 'Comparison':
             device=args.device,
             calibration=args.calib,
             with_map=not args.no_map,
-            say=partial(print, flush=True, file=sys.stdout),
+            say=bind_print(),
         )
         if args.out:
             write(comparison, folder)

@@ -7,13 +7,11 @@ reported beside torch's.
 """
 
 import argparse
-import sys
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..deploy.formats import FORMATS, check_format
 from ..utils.errors import UserError
-from .arguments import add_detector, begin, load_config
+from .arguments import add_detector, begin, bind_print, load_config
 
 if TYPE_CHECKING:
     from ..deploy.export import Report
@@ -72,9 +70,7 @@ def run(args: argparse.Namespace) -> 'Report':
         overwrite=args.force,
         out=args.out,
     )
-    # Bound to today's output: converters are silenced while another thread tells time.
-    say = partial(print, flush=True, file=sys.stdout)
-    report = export(load_config(args), args.checkpoint, options, say)
+    report = export(load_config(args), args.checkpoint, options, bind_print())
     print(report)
     return report
 

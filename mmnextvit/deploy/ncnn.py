@@ -100,10 +100,9 @@ def check_layers(param: Path) -> None:
         UserError: pnnx has left an operator that NCNN has no layer for, under torch's
             name.
     """
-    lines = param.read_text(encoding='utf-8').splitlines()[
-        2:
-    ]  # behind the version and the counts
-    types = {line.split()[0] for line in lines if line.strip()}
+    lines = param.read_text(encoding='utf-8').splitlines()
+    # The first two are the version and the counts.
+    types = {line.split()[0] for line in lines[2:] if line.strip()}
     unknown = sorted(name for name in types if not name.isidentifier())
     if unknown:
         raise UserError(

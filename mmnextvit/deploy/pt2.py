@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..runtime import KEY, Metadata, name_file, parse_metadata, read_archive_metadata
+from ..runtime import KEY
+from ..runtime import read_archive_metadata as read_metadata
 from .job import Job, Written
 from .tracing import export_program, silence_converters
 
@@ -36,14 +37,3 @@ def write(job: Job, path: Path) -> Written:
         return boxes.numpy(), scores.numpy()
 
     return Written(run, read_metadata(path))
-
-
-def read_metadata(path: Path) -> Metadata:
-    """The metadata in a .pt2 file, without running what it holds.
-
-    Raises:
-        ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
-    """
-    with name_file(path, 'torch'):
-        text = read_archive_metadata(path)
-    return parse_metadata(text, path)

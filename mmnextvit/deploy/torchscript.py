@@ -8,14 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime import (
-    KEY,
-    Metadata,
-    Thresholds,
-    name_file,
-    parse_metadata,
-    read_archive_metadata,
-)
+from ..runtime import KEY, Thresholds
+from ..runtime import read_archive_metadata as read_metadata
 from .job import Job, Written
 from .tracing import make_example, silence_converters
 
@@ -109,14 +103,3 @@ def write(job: Job, path: Path) -> Written:
         return boxes.numpy(), scores.numpy()
 
     return Written(run, read_metadata(path))
-
-
-def read_metadata(path: Path) -> Metadata:
-    """The metadata in a TorchScript file, without running what it holds.
-
-    Raises:
-        ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
-    """
-    with name_file(path, 'torch'):
-        text = read_archive_metadata(path)
-    return parse_metadata(text, path)

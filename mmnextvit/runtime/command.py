@@ -27,7 +27,7 @@ SQUARE = 'pad to a square'
 def main(arguments: list[str] | None = None) -> int:
     """``python -m mmnextvit.runtime``; returns the exit code."""
     p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
-    p.add_argument('model', help='exported file, or OpenVINO folder')
+    p.add_argument('model', help='exported file, or folder of OpenVINO or NCNN')
     p.add_argument('images', nargs='+', metavar='image')
     p.add_argument(
         '--score-thr',

@@ -3,7 +3,6 @@
 import ctypes
 import hashlib
 import json
-import re
 import sys
 import warnings
 import zipfile
@@ -20,6 +19,7 @@ from .errors import MissingModelError, ModelFileError, OptionError
 from .metadata import KEY, MAX_METADATA, Metadata, parse_metadata
 from .outputs import OUTPUTS
 from .packages import import_runtime, name_file
+from .programs import check_program
 
 
 class Session(Protocol):
@@ -170,73 +170,72 @@ class OpenVINOSession:
         return {name: outputs[o] for o in self.model.outputs for name in o.names}
 
 
-class TorchScriptSession:
-    """torch on the CPU, on which the file was traced.
+class TorchSession:
+    """A network that torch loads and runs, on the CPU."""
+
+    package = 'torch'
+
+    def __init__(self, path: Path, device: str, threads: int | None) -> None:
+        check_cpu(device, path)
+        self.torch = import_runtime(self.package)
+        if threads:
+            self.torch.set_num_threads(threads)  # of the whole process
+        self.metadata = read_archive_metadata(path)
+        self.model = self.open_network(path)
+
+    def open_network(self, path: Path) -> Callable[..., Sequence[Any]]:
+        """The network, of a file whose metadata are ours.
+
+        Raises:
+            ModelFileError: It cannot be loaded.
+        """
+        raise NotImplementedError
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        with self.torch.inference_mode():
+            outputs = self.model(self.torch.from_numpy(images))
+        names = OUTPUTS if len(outputs) == len(OUTPUTS) else ('boxes', 'scores')
+        return {name: values.numpy() for name, values in zip(names, outputs)}
+
+
+class TorchScriptSession(TorchSession):
+    """A traced program (.torchscript).
 
     TorchScript is a program: loading it runs what it holds, so that a file from someone
     else needs as much trust as theirs. Stray files are refused before that.
     """
 
-    package = 'torch'
-
-    def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        check_cpu(device, path)
-        self.torch = import_runtime(self.package)
+    def open_network(self, path: Path) -> Callable[..., Sequence[Any]]:
         if find_spec('torchvision') is not None:
             import_module('torchvision')  # its NMS may be in the file
-        if threads:
-            self.torch.set_num_threads(threads)  # of the whole process
         with name_file(path, self.package):
-            text = read_archive_metadata(path)
-        self.metadata = parse_metadata(text, path)
-        with name_file(path, self.package):
-            self.model = self.torch.jit.load(str(path), 'cpu')
-
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        with self.torch.inference_mode():
-            outputs = self.model(self.torch.from_numpy(images))
-        return name_outputs(outputs)
+            return self.torch.jit.load(str(path), 'cpu')
 
 
-class ProgramSession:
-    """A program of ``torch.export`` (.pt2), by torch on the CPU.
+class ProgramSession(TorchSession):
+    """A program of ``torch.export`` (.pt2).
 
     torch unpickles and evaluates what such a file holds. Pickles, compiled code and
     texts other than plain names, which exports never have, are refused before that.
     """
 
-    package = 'torch'
-
-    def __init__(self, path: Path, device: str, threads: int | None) -> None:
-        check_cpu(device, path)
-        self.torch = import_runtime(self.package)
-        if threads:
-            self.torch.set_num_threads(threads)  # of the whole process
-        with name_file(path, self.package):
-            text = read_archive_metadata(path)
-        self.metadata = parse_metadata(text, path)
+    def open_network(self, path: Path) -> Callable[..., Sequence[Any]]:
         with name_file(path, self.package):
             check_program(path)
             with warnings.catch_warnings(action='ignore'):  # of read-only memory
                 program = self.torch.export.load(str(path))
-            given = program.graph.find_nodes(op='placeholder')
-            named = {*program.graph_signature.user_inputs}
+            inputs = {*program.graph_signature.user_inputs}
             shapes = [
                 [
                     side if isinstance(side, int) else None
                     for side in n.meta['val'].shape
                 ]
-                for n in given
-                if n.name in named
+                for n in program.graph.find_nodes(op='placeholder')
+                if n.name in inputs
             ]
         check_inputs(shapes, self.metadata, path)
         with name_file(path, self.package):
-            self.model = program.module()
-
-    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        with self.torch.inference_mode():
-            outputs = self.model(self.torch.from_numpy(images))
-        return name_outputs(outputs)
+            return program.module()
 
 
 class NCNNSession:
@@ -294,12 +293,6 @@ class NCNNSession:
         return {name: np.stack(values) for name, values in found.items()}
 
 
-def name_outputs(outputs: Sequence[Any]) -> dict[str, np.ndarray]:
-    """The tensors that a program of torch gives, by name."""
-    names = OUTPUTS if len(outputs) == len(OUTPUTS) else ('boxes', 'scores')
-    return {name: values.numpy() for name, values in zip(names, outputs)}
-
-
 def check_cpu(device: str, path: Path) -> None:
     """
     Raises:
@@ -333,83 +326,25 @@ def read_ncnn_file(path: Path) -> dict[str, Any]:
     return content
 
 
-MAX_PROGRAM = 1 << 28  # bytes of a program's JSON
-# The operators that a program may name, and the sizes that it may compute, which torch
-# looks up and evaluates as Python.
-OPERATOR = re.compile(
-    r'torch\.ops\.(aten|prims)\.\w+\.\w+|torch\.sym_\w+|'
-    r'_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|eq|ne|lt|le|gt|ge|getitem)'
-)
-# Such as Mul(Symbol('s1', integer=True), Integer(2))
-SIZE = re.compile(
-    r"(?:Symbol\('[a-z]+\d+'(?:, [a-z]+=(?:True|False))*\)"
-    r'|[a-z]+\d+|[A-Z]\w*|\d+|[\s()*+/,<>=-])*+'
-)
-
-# What a program of any size asks of its input's.
-GUARD = re.compile(r"(?:L\['images'\]\.size\(\)\[\d\]|min|max|\d+|[\s()*+/%,<>=!-])*+")
-
-PLAIN = {'target': OPERATOR, 'expr_str': SIZE, 'guards_code': GUARD}
-
-
-def check_program(path: Path) -> None:
-    """Refuses a .pt2 with what exports never have, and what loading it would run.
-
-    Raises:
-        ValueError: It has pickles or compiled code, or a text that is no plain name of
-            an operator, no size and no comparison of sizes.
-    """
-    with zipfile.ZipFile(path) as file:
-        for entry in file.infolist():
-            name = f'/{entry.filename}'
-            # torch.save's files, and libraries that torch would load
-            if entry.file_size and (name.endswith('.pt') or '/aotinductor/' in name):
-                raise ValueError(f'it has {entry.filename}, which is not loaded')
-            if not name.endswith('.json') or '/extra/' in name:
-                continue
-            if entry.file_size > MAX_PROGRAM:
-                raise ValueError(f'{entry.filename} is too large')
-            check_texts(json.loads(file.read(entry)))
-
-
-def check_texts(value: Any) -> None:
-    """
-    Args:
-        value: Of a program's JSON.
-
-    Raises:
-        ValueError: It has a text that torch would run, and that is not plain.
-    """
-    values = [value]
-    while values:
-        value = values.pop()
-        if isinstance(value, list):
-            values += value
-        if not isinstance(value, dict):
-            continue
-        values += value.values()
-        if value.get('use_pickle'):
-            raise ValueError('it has pickles')
-        for key, pattern in PLAIN.items():
-            texts = value.get(key) or []
-            for text in texts if isinstance(texts, list) else [texts]:
-                if not (isinstance(text, str) and pattern.fullmatch(text)):
-                    raise ValueError(f'its {key} is {ascii(text)[:80]}')
-
-
 def read_openvino_metadata(model: Any) -> Any:
     """The metadata of a model of OpenVINO's: a text, unless the file is not ours."""
     return model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else ''
 
 
-def read_archive_metadata(path: Path) -> str:
-    """The text of the metadata in an archive of torch's, without running it."""
-    with zipfile.ZipFile(path) as file:
+def read_archive_metadata(path: Path) -> Metadata:
+    """The metadata in an archive of torch's, without running what it holds.
+
+    Raises:
+        ModelFileError: As of :func:`parse_metadata`, or it is no such archive.
+    """
+    text = ''
+    with name_file(path, 'torch'), zipfile.ZipFile(path) as file:
         for entry in file.infolist():
             if entry.filename.endswith(f'/extra/{KEY}.json'):
                 with file.open(entry) as content:  # which may be packed terabytes
-                    return content.read(4 * MAX_METADATA).decode()
-    return ''
+                    text = content.read(4 * MAX_METADATA).decode()
+                break
+    return parse_metadata(text, path)
 
 
 SESSIONS: dict[str, Callable[[Path, str, int | None], Session]] = {

@@ -1,7 +1,9 @@
 """Large images in tiles: where these lie, and what several saw of one object."""
 
+import argparse
 import json
 
+from mmnextvit.cli import arguments
 from mmnextvit.engine.inferencer import find_or_replace
 from mmnextvit.models.nms_limits import find_max_detections
 from mmnextvit.predictors import Predictor, SlicedNetwork
@@ -10,6 +12,7 @@ from mmnextvit.runtime import (
     Found,
     OptionError,
     Slicing,
+    command,
     detect_in_tiles,
     list_tiles,
     main,
@@ -253,3 +256,14 @@ def test_resizing_that_sahi_looks_for():
     assert pipeline[1]['scale'] == (96, 64)
     assert find_or_replace(None, pipeline, 'Resize') == 1
     assert find_or_replace(None, steps, 'Resize') == -1
+
+
+def test_the_commands_offer_the_same_options():
+    """Ours may not import the runtime's, which brings NumPy, to show its help."""
+    ours, runtimes = argparse.ArgumentParser('x'), argparse.ArgumentParser('x')
+    arguments.add_slicing(ours)
+    command.add_slicing(runtimes)
+    assert ours.format_help() == runtimes.format_help()
+    given = ['--slice', '64', '--overlap', '0.3', '--merge', 'iou', '--tiles-only']
+    assert ours.parse_args(given) == runtimes.parse_args(given)
+    assert vars(ours.parse_args(given))['whole'] is False
