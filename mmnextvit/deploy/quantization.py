@@ -60,7 +60,7 @@ def quantize_signed(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'network.onnx')
         ort.quantize_static(
-            network,
+            type(network).FromString(network.SerializeToString()),  # it changes its own
             path,
             Reader(),
             op_types_to_quantize=['Conv', 'ConvTranspose', 'Gemm'],
