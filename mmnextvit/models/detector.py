@@ -368,8 +368,8 @@ def probe_outputs(backbone: torch.nn.Module) -> Outputs:
     """
     training = backbone.training
     parameter = next(backbone.parameters(), torch.zeros(()))
-    channels = count_image_channels(backbone)
-    image = parameter.new_zeros(1, channels, PROBE_SIDE, PROBE_SIDE)
+    shape = 1, count_image_channels(backbone), PROBE_SIDE, PROBE_SIDE
+    image = parameter.new_zeros(shape)
     backbone.eval()  # which in some of MMDetection's does not return the module
     try:
         with torch.no_grad():

@@ -104,7 +104,7 @@ class ComputedMasks(Masks):
         values[:, (columns < x1) | (columns >= x2)] = 0
         # Of a padding that is no whole pixels, or of which one side has a pixel more,
         # MMYOLO cuts as much off both sides.
-        top, left = np.float32(self.layout.origin)
+        top, left = (np.float32(side) for side in self.layout.origin)
         bottom, right = int(height - top), int(width - left)
         return values[int(top) : bottom, int(left) : right]
 
@@ -132,7 +132,7 @@ def outline_mask(mask: np.ndarray) -> list[Polygon]:
 def encode_mask(mask: np.ndarray) -> RLE:
     """A mask (H, W), bool, as COCO's uncompressed run-length code."""
     pixels = mask.ravel(order='F')
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    changes: np.ndarray = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     counts = np.diff(np.concatenate(([0], changes, [pixels.size]))).tolist()
     first = [0] if pixels.size and pixels[0] else []  # they begin with what is off
     return {'size': list(mask.shape), 'counts': [*first, *counts]}

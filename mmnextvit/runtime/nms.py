@@ -34,7 +34,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
         found = Detections(boxes[rows], values[best], labels)
         kept = keep_best(found, nms['iou_threshold'], nms['max_per_img'])
         if len(kept) == nms['max_per_img'] or count >= total:
-            return Detections(*(parts[kept] for parts in found))
+            return Detections(boxes[rows][kept], values[best][kept], labels[kept])
         count *= 4
 
 
@@ -85,8 +85,8 @@ def find_overlaps(
         others: The indices of B of them.
         iou_threshold: What overlaps one of the same class by more is suppressed.
     """
-    (first, _, label), (second, _, other_label) = (
-        Detections(*(parts[list(rows)] for parts in found)) for rows in (better, others)
+    (first, label), (second, other_label) = (
+        (found.boxes[list(rows)], found.labels[list(rows)]) for rows in (better, others)
     )
     x1, y1, x2, y2 = np.ascontiguousarray(first[:, :4].T)[..., None]
     u1, v1, u2, v2 = np.ascontiguousarray(second[:, :4].T)

@@ -9,7 +9,7 @@ from pathlib import Path
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.apis import Predictor
 from mmnextvit.datasets.images import BrokenImageError
-from mmnextvit.runtime import Detector, ImageError
+from mmnextvit.runtime import Detector, ImageError, Objects
 
 import cv2
 import numpy as np
@@ -92,9 +92,7 @@ def test_from_training_to_a_file(channels, to, tmp_path, capfd):
         Predictor(tmp_path / f'model.{to}')(image, 0.01),
         predictor(cv2.imread(str(image), cv2.IMREAD_UNCHANGED), 0.01),
     ):
-        assert [o['class'] for o in found] == [o['class'] for o in wanted]
-        np.testing.assert_allclose(found.boxes, wanted.boxes, atol=0.1)
-        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-3)
+        assert_alike(found, wanted)
     for file_of_both in (checkpoint, tmp_path / f'model.{to}'):
         out = tmp_path / f'found{Path(file_of_both).suffix}'
         args = ('tiny.py', file_of_both, folder, '--out-dir', out, '--score-thr', 0.01)
@@ -107,7 +105,7 @@ def test_from_training_to_a_file(channels, to, tmp_path, capfd):
     colours = tmp_path / 'colours.png'
     cv2.imwrite(str(colours), cv2.imread(str(image)))
     if channels == 1:  # a grey image is made of it
-        assert [o['class'] for o in file(colours, 0.01)] == [o['class'] for o in wanted]
+        assert_alike(file(colours, 0.01), wanted)
         return
     message = 'colours.png.* has 3 channels, and this detector takes images of 4.*PNG'
     with pytest.raises(ImageError, match=message):
@@ -120,6 +118,14 @@ def test_from_training_to_a_file(channels, to, tmp_path, capfd):
     )
     printed = run('train', 'tiny.py', '--work-dir', 'again', code=1)
     assert 'has 3 channels' in printed and '.png' in printed
+
+
+def assert_alike(found: Objects, wanted: Objects) -> None:
+    """The best are the same, in whatever order of those that are as good."""
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-3)
+    for label, box, score in zip(wanted.labels, wanted.boxes, wanted.scores[:50]):
+        same = (found.labels == label) & (np.abs(found.scores - score) < 1e-3)
+        assert (same & (np.abs(found.boxes - box).max(1) < 0.1)).any()
 
 
 def image_of(channels: int) -> np.ndarray:

@@ -86,10 +86,12 @@ def preprocessed(model: nn.Module, images: list[np.ndarray]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
+def enliven(
+    model: nn.Module, seed: int = 0, images: list[np.ndarray] | None = None
+) -> nn.Module:
     """Makes a detector find things in any image; returns it, in eval mode."""
     g = torch.Generator().manual_seed(seed)
-    images = demo_images(*[(64, 96)] * 12, seed=seed + 1)
+    images = images or demo_images(*[(64, 96)] * 12, seed=seed + 1)
     inputs = preprocessed(model, images)
 
     def maps() -> None:
@@ -129,12 +131,14 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def lively_detector(cfg: Config, seed: int = 0) -> nn.Module:
-    """The config's detector, that finds things."""
+def lively_detector(
+    cfg: Config, seed: int = 0, images: list[np.ndarray] | None = None
+) -> nn.Module:
+    """The config's detector, that finds things; in demo images, if not in others."""
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
     model.cfg = cfg  # as MMDetection's API wants it
-    return enliven(model, seed)
+    return enliven(model, seed, images)
 
 
 def demo_images(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
