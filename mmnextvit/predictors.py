@@ -249,8 +249,11 @@ class SlicedNetwork:
         self.palette = network.palette
         self.best_scores = network.best_scores
         self.max_detections = network.max_detections
-        self.color_type = network.color_type
         self.file = network.file
+
+    @property
+    def color_type(self) -> str:
+        return self.network.color_type
 
     def prepare(self, image: np.ndarray) -> Any:
         """As the network, or a large image as it is: its tiles are cut one by one."""

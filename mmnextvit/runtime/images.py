@@ -19,7 +19,7 @@ Size = tuple[int, int]  # height, width
 
 
 # What images can be of, as the network's input names it, and how many channels that is.
-CHANNELS = {'GRAY': 1, 'RGB': 3, 'RGBA': 4}
+CHANNELS = {'RGB': 3, 'GRAY': 1, 'RGBA': 4}
 CONVERSIONS = {  # from so many channels to so many
     (1, 3): cv2.COLOR_GRAY2BGR,
     (4, 3): cv2.COLOR_BGRA2BGR,

@@ -90,6 +90,7 @@ def whole(network, monkeypatch):
         ('openvino', False, True),
         ('torchscript', True, True),
         ('torchscript', False, False),
+        ('pt2', True, False),
     ],
 )
 def test_masks_are_those_of_torch(to, smooth, in_graph, whole, images, tmp_path):
