@@ -17,6 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor
 
 from .datasets.image_inputs import Input, load_input
+from .datasets.images import CHANNELS_OF, convert
 from .deploy.exported import (
     check_classes,
     is_exported,
@@ -34,6 +35,7 @@ from .engine.runner import (
     choose_device,
     choose_resizing,
     load_detector,
+    read_color_type,
     read_test_metainfo,
 )
 from .engine.slicing import detect_large
@@ -51,6 +53,7 @@ from .runtime import (
     Threshold,
     dispatch,
     find_thresholds,
+    get_channels,
     to_slicing,
 )
 from .utils.errors import MissingFileError, UserError
@@ -80,9 +83,12 @@ class Network(Protocol):
         best_scores: The best minimum scores that the file has, if any.
         max_detections: How many there are at most in an image.
         file: The checkpoint or exported file, for messages.
+        color_type: How images are to be read, as of
+            :func:`~mmnextvit.datasets.images.load_image`.
     """
 
     classes: list[str]
+    color_type: str
     palette: object
     best_scores: BestScores | None
     max_detections: int
@@ -148,6 +154,7 @@ class CheckpointNetwork:
         model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
         self.model = use_graphs(model, cfg.get('env_cfg') or {})
         self.pipeline = build_array_pipeline(choose_resizing(cfg, rect))
+        self.color_type = read_color_type(cfg)
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """The image as the test pipeline makes it."""
@@ -168,7 +175,8 @@ class CheckpointNetwork:
         resized = one['inputs'].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
         with collect_feature_maps(self.model) as maps:
             (sample,) = self._run([one])
-        return sample, cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), maps
+        seen = convert(np.ascontiguousarray(resized), 'color')
+        return sample, cv2.cvtColor(seen, cv2.COLOR_BGR2RGB), maps
 
     def _run(self, batch: Sequence[dict[str, Any]]) -> list[DetDataSample]:
         device = next(self.model.parameters()).device.type
@@ -200,6 +208,8 @@ class ExportedNetwork:
         self.palette = metainfo.get('palette', 'random')
         self.best_scores = self.detector.metadata.get('best_scores')
         self.max_detections = self.detector.metadata['nms']['max_per_img']
+        channels = get_channels(self.detector.metadata)
+        self.color_type = next(k for k, v in CHANNELS_OF.items() if v == channels)
         self.file = path
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Layout]:
@@ -220,7 +230,7 @@ class ExportedNetwork:
 
 
 class Uncut(NamedTuple):
-    """A large image (H, W, 3), BGR, uint8, that is to be cut into tiles."""
+    """A large image (H, W, C), uint8, that is to be cut into tiles."""
 
     image: np.ndarray
 
@@ -241,6 +251,10 @@ class SlicedNetwork:
         self.best_scores = network.best_scores
         self.max_detections = network.max_detections
         self.file = network.file
+
+    @property
+    def color_type(self) -> str:
+        return self.network.color_type
 
     def prepare(self, image: np.ndarray) -> Any:
         """As the network, or a large image as it is: its tiles are cut one by one."""
@@ -374,6 +388,7 @@ class Predictor:
         network = open_network(source, checkpoint, device, amp, rect)
         self.network = SlicedNetwork(network, slicing) if slicing else network
         self.classes = self.network.classes
+        self.color_type = self.network.color_type
         self.colours = list_colours(self.network.palette, len(self.classes))
 
     @property
@@ -417,7 +432,7 @@ class Predictor:
         Raises:
             BrokenImageError: It cannot be used.
         """
-        return Prepared(self.network.prepare(load_input(image)))
+        return Prepared(self.network.prepare(load_input(image, self.color_type)))
 
     def detect(
         self, image: Input | Prepared, score_thr: Threshold = 0.3
@@ -433,7 +448,8 @@ class Predictor:
         """As :meth:`detect`, for a list of images."""
         if not images:
             raise UserError('the list of images is empty: there is nothing to predict')
-        prepared = map(self.network.prepare, load_inputs(images))
+        given = load_inputs(images, self.color_type)
+        prepared = map(self.network.prepare, given)
         return list(self._detect(prepared, score_thr))
 
     def detect_with_maps(
@@ -449,7 +465,8 @@ class Predictor:
             UserError: The predictor does not see the network's inside.
         """
         thresholds = self.find_thresholds(score_thr)
-        sample, seen, maps = self.network.detect_with_maps(load_input(image))
+        given = load_input(image, self.color_type)
+        sample, seen, maps = self.network.detect_with_maps(given)
         sample.pred_instances = keep_high(sample.pred_instances, thresholds)
         return sample, seen, maps
 
@@ -480,14 +497,16 @@ class Predictor:
         return Objects(found.bboxes, found.scores, found.labels, self.classes, masks)
 
     def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
-        """The image (H, W, 3), BGR, uint8, with the detections of a sample."""
+        """The image, BGR and uint8, with the detections of a sample: (H, W, 3)."""
         found = sample.pred_instances.cpu()
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        rgb = cv2.cvtColor(convert(image, 'color'), cv2.COLOR_BGR2RGB)
         drawn = draw_detections(rgb, found, self.classes, self.colours)
         return cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
 
 
-def load_inputs(images: Sequence[Input]) -> Iterator[np.ndarray]:
+def load_inputs(
+    images: Sequence[Input], color_type: str = 'color'
+) -> Iterator[np.ndarray]:
     """The images of a list, each when it is needed.
 
     Raises:
@@ -495,7 +514,7 @@ def load_inputs(images: Sequence[Input]) -> Iterator[np.ndarray]:
     """
     for number, image in enumerate(images):
         try:
-            yield load_input(image)
+            yield load_input(image, color_type)
         except UserError as error:
             if error.file is None:
                 error.problem = f'image {number} of the list: {error.problem}'

@@ -36,6 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--int8', action='store_true', help='8 bits, calibrated by --calib'
     )
     parser.add_argument('--calib', help='images to calibrate with: folder or pattern')
+    parser.add_argument(
+        '--max-drop',
+        type=float,
+        metavar='X',
+        help='by how much no mAP of int8 may fall: leaves layers in float',
+    )
+    parser.add_argument(
+        '--max-minutes',
+        type=float,
+        default=60,
+        metavar='N',
+        help='how long these layers are looked for (60)',
+    )
     parser.add_argument('--no-nms', action='store_true', help='give all candidates')
     parser.add_argument(
         '--efficient-nms',
@@ -67,6 +80,8 @@ def run(args: argparse.Namespace) -> 'Report':
         efficient_nms=args.efficient_nms,
         images=args.images,
         with_map=not args.no_map,
+        max_drop=args.max_drop,
+        max_minutes=args.max_minutes,
         overwrite=args.force,
         out=args.out,
     )

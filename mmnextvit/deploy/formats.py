@@ -36,6 +36,8 @@ class Format:
         runs: Whether :class:`~mmnextvit.runtime.Detector` runs what is written.
         files: What a folder of it consists of.
         note: What to know before it is chosen, in a sentence.
+        masks: Whether detectors that find masks can be written.
+        channels: How many channels images may have.
     """
 
     suffix: str
@@ -49,6 +51,8 @@ class Format:
     runs: bool = True
     files: tuple[str, ...] = ()
     note: str = ''
+    masks: bool = False
+    channels: tuple[int, ...] = (3,)
 
     @property
     def ending(self) -> str:
@@ -60,10 +64,13 @@ class Format:
         return self.ending in ('', '.mlpackage')
 
 
+ANY = 1, 3, 4  # channels: grey, RGB, RGB and a fourth
 ONNX = ('onnx', 'onnxscript', 'onnxslim', 'onnxruntime')
 OPENVINO = (*ONNX, 'openvino')
 FORMATS = {
-    'onnx': Format('.onnx', ONNX, 'onnx', int8=True, dynamic=True),
+    'onnx': Format(
+        '.onnx', ONNX, 'onnx', int8=True, dynamic=True, masks=True, channels=ANY
+    ),
     'openvino': Format(
         '_openvino',
         OPENVINO,
@@ -72,8 +79,12 @@ FORMATS = {
         dynamic=True,
         halves=True,
         files=('model.xml', 'model.bin'),
+        masks=True,
+        channels=ANY,
     ),
-    'tensorrt': Format('_tensorrt.onnx', ONNX, 'onnx', int8=True, dynamic=True),
+    'tensorrt': Format(
+        '_tensorrt.onnx', ONNX, 'onnx', int8=True, dynamic=True, channels=ANY
+    ),
     'coreml': Format(
         '.mlpackage',
         ('coremltools',),
@@ -91,11 +102,13 @@ FORMATS = {
         halves=True,
         files=('model.param', 'model.bin', 'model.json'),
     ),
-    'pt2': Format('.pt2', dynamic=True, nms=False),
+    'pt2': Format('.pt2', dynamic=True, nms=False, masks=True, channels=ANY),
     'torchscript': Format(
         '.torchscript',
         note='torch has deprecated TorchScript, and later versions may not write or '
         "load it: --to pt2 writes torch.export's format in its place",
+        masks=True,
+        channels=ANY,
     ),
 }
 

@@ -114,7 +114,7 @@ def check_layers(param: Path) -> None:
 def run_candidates(session: NCNNSession, best_class_only: bool) -> Run:
     """The run of the written file, with what the runtime does to the scores."""
 
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         outputs = session.run(images)
         boxes, scores = outputs['boxes'], outputs['scores']
         if best_class_only:

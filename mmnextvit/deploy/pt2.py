@@ -31,9 +31,9 @@ def write(job: Job, path: Path) -> Written:
     path.write_bytes(content.getbuffer())
     network = program.module()
 
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.inference_mode():
-            boxes, scores = network(torch.from_numpy(images))
-        return boxes.numpy(), scores.numpy()
+            outputs = network(torch.from_numpy(images))
+        return tuple(values.numpy() for values in outputs)
 
     return Written(run, read_metadata(path))

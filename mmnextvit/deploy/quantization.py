@@ -61,9 +61,7 @@ def quantize_signed(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'network.onnx')
         ort.quantize_static(
-            copy.deepcopy(
-                network
-            ),  # it moves the weights of what it is given to a file
+            copy.deepcopy(network),  # its weights are moved to a file
             path,
             Reader(),
             op_types_to_quantize=['Conv', 'ConvTranspose', 'Gemm'],

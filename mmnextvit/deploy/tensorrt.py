@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..runtime import Detector, Metadata, check_inputs, to_pair
+from ..runtime import Detector, Metadata, check_inputs, count_channels, to_pair
 from ..utils.errors import UserError
 from . import onnx
 from .job import Job, Written
@@ -68,9 +68,12 @@ UNKNOWN_TYPES = {
 TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
 
 
+QUANTIZER = quantize_signed  # of int8
+
+
 def write(job: Job, path: Path) -> Written:
     """Writes an ONNX file that TensorRT's parser takes."""
-    network, float_layers = onnx.convert(job, quantize_signed)
+    network, float_layers = onnx.convert(job, QUANTIZER)
     model = onnx.complete(network, job)
     check_operators(model)
     onnx.save(model, job.metadata, path)
@@ -189,16 +192,17 @@ def build_engine(path: Path, engine: Path, metadata: Metadata) -> None:
 
 
 def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
-    """Minimum, usual and maximum shape of the input (B, 3, H, W)."""
+    """Minimum, usual and maximum shape of the input (B, C, H, W)."""
     wanted = metadata['input']
     size = to_pair(wanted['size'])
     min_size = (64, 64) if wanted['dynamic_size'] else size
     batch = wanted['batch']
     min_batch, max_batch = (1, MAX_BATCH) if batch is None else (batch, batch)
+    channels = count_channels(metadata)
     return [
-        (min_batch, 3, *min_size),
-        (min_batch, 3, *size),
-        (max_batch, 3, *size),
+        (min_batch, channels, *min_size),
+        (min_batch, channels, *size),
+        (max_batch, channels, *size),
     ]
 
 

@@ -20,9 +20,9 @@ def silence_converters() -> Iterator[None]:
         yield
 
 
-def make_example(size: Sequence[int], batch: int | None) -> Tensor:
+def make_example(size: Sequence[int], batch: int | None, channels: int = 3) -> Tensor:
     """A batch of images to trace with; a dimension of 1 could not become dynamic."""
-    return torch.zeros(batch or 2, 3, *size)
+    return torch.zeros(batch or 2, channels, *size)
 
 
 def list_masked(network: nn.Module) -> list[nn.Module]:
@@ -100,7 +100,7 @@ def export_program(
     """``network`` as torch exports it.
 
     Args:
-        network: A module from images (B, 3, H, W).
+        network: A module from images (B, C, H, W), C being its ``image_channels`` or 3.
         size: H and W, multiples of 32.
         batch: B; ``None`` for any number.
         dynamic_size: Whether H and W may be any multiples of 32 from 64.
@@ -119,7 +119,7 @@ def export_program(
         dims[3] = STRIDE * torch.export.Dim('columns', min=2)
         if size[0] == size[1]:  # torch would take equal sides for the same dimension
             size = [size[0], size[1] + STRIDE]
-    images = make_example(size, batch)
+    images = make_example(size, batch, getattr(network, 'image_channels', 3))
     fixing = nullcontext() if dynamic_size else fixing_masks(network, images)
     with torch.no_grad(), silence_converters(), fixing:
         return torch.export.export(network, (images,), dynamic_shapes=(dims or None,))

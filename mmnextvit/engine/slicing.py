@@ -19,9 +19,10 @@ from mmengine.structures import InstanceData
 from terminaltables import AsciiTable
 from torch.utils.data import DataLoader
 
+from ..datasets.image_inputs import with_colours
+from ..datasets.images import load_image
 from ..runtime import MAX_BATCH, Found, Slicing, detect_in_tiles
-from ..visualization.predictions import read_drawn
-from .runner import build_array_pipeline
+from .runner import build_array_pipeline, read_color_type
 
 # What a comparison shows of COCO's numbers, by the end of their names.
 SHOWN = {
@@ -111,6 +112,7 @@ class SlicedTestLoop(TestLoop):
         self.slicing = Slicing(**slicing)
         self.limit = limit
         self.pipeline = build_array_pipeline(runner.cfg)
+        self.color_type = with_colours(read_color_type(runner.cfg))
         self.seconds = np.zeros(2)  # of whole images, and of tiles besides
         self.images: np.ndarray = np.zeros(2, int)  # all, and those that were cut
 
@@ -154,7 +156,9 @@ class SlicedTestLoop(TestLoop):
 
     def _look_again(self, sample: DetDataSample) -> None:
         """Gives a sample what is found in tiles, and in the whole image, of a file."""
-        image = read_drawn(sample)[..., ::-1]
+        height, width = sample.ori_shape[:2]
+        path, stated = sample.img_path, (width, height)  # as it was turned
+        image = load_image(path, self.color_type, stated=stated).image
         begun = time.perf_counter()
         whole = sample.pred_instances if self.slicing.whole else None
         sample.pred_instances = detect_large(

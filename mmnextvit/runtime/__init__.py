@@ -22,6 +22,9 @@ from .detector import (
     MAX_BATCH,
     Detector,
 )
+from .drawing import (
+    draw_objects,
+)
 from .errors import (
     DetectorError,
     ImageError,
@@ -30,15 +33,25 @@ from .errors import (
     OptionError,
 )
 from .images import (
+    CHANNELS,
     END_MARKERS,
     Image,
     Size,
     check_number_of_pixels,
+    convert_image,
     decode,
     has_end,
     iterate_segments,
     read,
     read_stated_size,
+)
+from .masks import (
+    RLE,
+    ComputedMasks,
+    Masks,
+    Polygon,
+    encode_mask,
+    outline_mask,
 )
 from .metadata import (
     FORMAT,
@@ -48,11 +61,14 @@ from .metadata import (
     NMS,
     BestScores,
     Input,
+    MaskSettings,
     Metadata,
     Normalization,
     ResizeStep,
     Thresholds,
     check_metadata,
+    count_channels,
+    get_channels,
     parse_metadata,
 )
 from .nms import (
@@ -62,8 +78,8 @@ from .nms import (
     suppress,
 )
 from .outputs import (
-    OUTPUTS,
     check_outputs,
+    list_outputs,
 )
 from .packages import (
     import_runtime,
@@ -125,6 +141,8 @@ from .thresholds import (
 __all__ = [
     'BEST',
     'BestScores',
+    'CHANNELS',
+    'ComputedMasks',
     'Detections',
     'Detector',
     'DetectorError',
@@ -140,6 +158,8 @@ __all__ = [
     'MAX_METADATA',
     'MAX_SIDE',
     'MERGES',
+    'MaskSettings',
+    'Masks',
     'Metadata',
     'MinScores',
     'MissingModelError',
@@ -148,12 +168,13 @@ __all__ = [
     'NMS',
     'Normalization',
     'ONNXSession',
-    'OUTPUTS',
     'Objects',
     'OpenVINOSession',
     'OptionError',
     'PatchedMasks',
+    'Polygon',
     'ProgramSession',
+    'RLE',
     'ResizeStep',
     'SESSIONS',
     'STEPS',
@@ -172,25 +193,32 @@ __all__ = [
     'compute_digest',
     'compute_keep_ratio',
     'compute_letterbox',
+    'convert_image',
+    'count_channels',
     'decode',
     'detect_in_tiles',
     'dispatch',
+    'draw_objects',
+    'encode_mask',
     'find_best',
     'find_model',
     'find_overlaps',
     'find_thresholds',
     'fit',
+    'get_channels',
     'group',
     'has_end',
     'import_runtime',
     'iterate_segments',
     'keep_best',
     'lay_out',
+    'list_outputs',
     'list_tiles',
     'main',
     'map_ahead',
     'name_file',
     'open_threads',
+    'outline_mask',
     'parse_metadata',
     'print_objects',
     'read',

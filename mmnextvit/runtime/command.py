@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextlib import suppress as suppress_errors
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from .detections import Objects
 from .detector import Detector
+from .drawing import draw_objects, write_drawing
 from .errors import ImageError
 from .resizing import Layout
 from .slicing import MERGES, read_slicing
@@ -41,16 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
     shape.add_argument('--rect', action='store_true', default=None, help=RECT)
     shape.add_argument('--square', dest='rect', action='store_false', help=SQUARE)
     add_slicing(p)
+    p.add_argument(
+        '--draw', metavar='FOLDER', help='where drawings go: boxes, masks and classes'
+    )
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
     args = p.parse_args(arguments)
     try:
         options = {'device': args.device, 'threads': args.threads, 'rect': args.rect}
         detector = Detector(args.model, **options, slicing=read_slicing(vars(args)))
         detector.find_thresholds(args.score_thr)  # errors come before any image
+        given = (detector, args.images, args.score_thr)
         if not args.o:
-            return print_objects(detector, args.images, args.score_thr, sys.stdout)
+            return print_objects(*given, sys.stdout, args.draw)
         with new_file(args.o) as out:
-            return print_objects(detector, args.images, args.score_thr, out)
+            return print_objects(*given, out, args.draw)
     except KeyboardInterrupt:
         p.exit(130, 'interrupted\n')
     except (OSError, ValueError, ImportError) as error:
@@ -128,9 +133,15 @@ def new_file(path: str) -> Iterator[TextIO]:
 
 
 def print_objects(
-    detector: Detector, images: Iterable[str], score_thr: Threshold, out: TextIO
+    detector: Detector,
+    images: Iterable[str],
+    score_thr: Threshold,
+    out: TextIO,
+    drawings: str | None = None,
 ) -> int:
     """Prints a line of JSON for each image; returns the exit code.
+
+    With ``drawings`` each is drawn into that folder, too.
 
     What is wrong with an image is printed, and the others go on. Threads read the next
     images while the network works.
@@ -145,7 +156,11 @@ def print_objects(
                 code = 1
                 continue
             (found,) = detector.detect_prepared([one], score_thr)
-            line = {'file': file, 'objects': Objects(*found, detector.classes)}
+            objects = detector.list_objects(found)
+            line: dict[str, object] = {'file': file, 'objects': objects.add_polygons()}
+            if drawings:
+                drawn = draw_objects(file, objects)
+                line['drawn'] = str(write_drawing(Path(drawings), file, drawn))
             print(json.dumps(line), file=out, flush=True)
     return code
 

@@ -9,7 +9,8 @@ import numpy as np
 from .detections import Detections, Objects
 from .errors import ModelFileError, OptionError
 from .images import Image, Size, read
-from .metadata import MAX_SIDE, ResizeStep
+from .masks import ComputedMasks
+from .metadata import MAX_SIDE, ResizeStep, get_channels
 from .nms import suppress
 from .outputs import check_outputs
 from .packages import name_file
@@ -125,7 +126,13 @@ class Detector:
             OptionError: As of :meth:`detect`.
         """
         (detections,) = self.detect([image], score_thr)
-        return Objects(*detections, self.classes)
+        return self.list_objects(detections)
+
+    def list_objects(self, detections: Detections) -> Objects:
+        """Detections as calling the detector gives them, with all their masks."""
+        masks = detections.masks
+        arrays = None if masks is None else masks.to_array()
+        return Objects(*detections, self.classes, arrays)
 
     def detect(
         self, images: Iterable[Image], score_thr: Threshold | None = None
@@ -177,12 +184,13 @@ class Detector:
     def _detect_tiles(self, image: np.ndarray, thresholds: MinScores) -> Detections:
         def detect(tiles: Iterable[np.ndarray]) -> Iterator[Found]:
             prepared = (fit(tile, self.steps) for tile in tiles)
-            return (Found(*one) for one in self._detect_whole(prepared, thresholds))
+            whole = self._detect_whole(prepared, thresholds)
+            return (Found(*one, one.masks) for one in whole)
 
         assert self.slicing is not None  # or no image is cut
         limit = self.metadata['nms']['max_per_img']
         found = detect_in_tiles(image, self.slicing, detect, limit)
-        return Detections(found.boxes, found.scores, found.labels)
+        return Detections(*found)
 
     def _detect_whole(
         self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
@@ -192,8 +200,7 @@ class Detector:
             outputs = self.run(stack(batch, size or len(batch)))
             for row, (_, layout) in enumerate(batch):
                 one = {name: values[row] for name, values in outputs.items()}
-                boxes, scores, labels = self.postprocess(one, thresholds)
-                yield Detections(to_image(boxes, layout), scores, labels)
+                yield self.postprocess(one, thresholds, layout)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The network's outputs by name, checked; see :func:`check_outputs`.
@@ -207,8 +214,13 @@ class Detector:
         with name_file(self.path, self.session.package):
             outputs = self.session.run(images)
         try:
-            in_graph = self.metadata['nms']['in_graph']
-            check_outputs(outputs, len(images), len(self.classes), in_graph)
+            check_outputs(
+                outputs,
+                len(images),
+                len(self.classes),
+                self.metadata['nms']['in_graph'],
+                self.metadata['masks']['channels'] if 'masks' in self.metadata else 0,
+            )
         except ValueError as error:
             raise ModelFileError(
                 f'{self.path} gives wrong results: {error}. Export the checkpoint again'
@@ -223,7 +235,7 @@ class Detector:
         Raises:
             ImageError: It cannot be read.
         """
-        pixels = read(image)
+        pixels = read(image, get_channels(self.metadata))
         layout = lay_out(pixels.shape[:2], self.steps)
         return pixels if self._is_cut(layout) else resize(pixels, layout), layout
 
@@ -242,20 +254,43 @@ class Detector:
         self,
         outputs: dict[str, np.ndarray],
         thresholds: MinScores = 0,
+        layout: Layout | None = None,
     ) -> Detections:
-        """Detections of one image after NMS, in pixels of the network's input.
+        """Detections of one image after NMS.
 
         Args:
             outputs: One image's row of every output of the session.
             thresholds: Minimum score, or each label's.
+            layout: Where the image lies in the network's input.
+
+        Returns:
+            Boxes in the image's pixels, with their masks, if any; without a layout
+            boxes in pixels of the network's input alone.
         """
         nms, min_score = self.metadata['nms'], float(np.min(thresholds))
+        settings = self.metadata.get('masks')
+        rows = outputs['boxes']
+        if settings:  # what masks are made of follows the boxes through NMS
+            rows = np.concatenate((rows, outputs['coefficients']), 1)
         if nms['in_graph']:
             count = int(outputs['num_detections'][0])
-            boxes, scores, labels = (outputs[n][:count] for n in Detections._fields)
+            found = (rows, outputs['scores'], outputs['labels'])
+            rows, scores, labels = (values[:count] for values in found)
         else:
             # Lower scores suppress no higher ones. Those of just `min_score` must pass.
             nms = {**nms, 'score_thr': max(nms['score_thr'], min_score - 1e-6)}
-            boxes, scores, labels = suppress(outputs['boxes'], outputs['scores'], nms)
-        wanted = are_high(scores, labels, thresholds)
-        return Detections(boxes[wanted], scores[wanted], labels[wanted])
+            rows, scores, labels = suppress(rows, outputs['scores'], nms)
+        high = are_high(scores, labels, thresholds)
+        (boxes, coefficients), scores, labels = (
+            np.split(rows[high], [4], 1),
+            scores[high],
+            labels[high],
+        )
+        if layout is None:
+            return Detections(boxes, scores, labels)
+        masks = None
+        if settings:
+            masks = ComputedMasks(
+                coefficients, outputs['prototypes'], boxes, layout, settings
+            )
+        return Detections(to_image(boxes, layout), scores, labels, masks)

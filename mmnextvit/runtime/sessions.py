@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import MissingModelError, ModelFileError, OptionError
-from .metadata import KEY, MAX_METADATA, Metadata, parse_metadata
-from .outputs import OUTPUTS
+from .metadata import KEY, MAX_METADATA, Metadata, count_channels, parse_metadata
+from .outputs import list_outputs
 from .packages import import_runtime, name_file
 from .programs import check_program
 
@@ -53,7 +53,7 @@ def check_inputs(
     """
     wanted = metadata['input']
     size = [None, None] if wanted['dynamic_size'] else wanted['size']
-    asked = (wanted['batch'], 3, *size)
+    asked = (wanted['batch'], count_channels(metadata), *size)
     fits = len(shapes) == 1 and len(shapes[0]) == len(asked)
     if fits and all(has in (None, side) for has, side in zip(shapes[0], asked)):
         return
@@ -194,8 +194,7 @@ class TorchSession:
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         with self.torch.inference_mode():
             outputs = self.model(self.torch.from_numpy(images))
-        names = OUTPUTS if len(outputs) == len(OUTPUTS) else ('boxes', 'scores')
-        return {name: values.numpy() for name, values in zip(names, outputs)}
+        return name_outputs(outputs, self.metadata)
 
 
 class TorchScriptSession(TorchSession):
@@ -291,6 +290,12 @@ class NCNNSession:
                     found[name].append(np.array(values, np.float32))
                     del values  # before the memory's owner
         return {name: np.stack(values) for name, values in found.items()}
+
+
+def name_outputs(outputs: Sequence[Any], metadata: Metadata) -> dict[str, np.ndarray]:
+    """The tensors that a program of torch gives, by name."""
+    names = list_outputs(metadata['nms']['in_graph'], 'masks' in metadata)
+    return {name: values.numpy() for name, values in zip(names, outputs)}
 
 
 def check_cpu(device: str, path: Path) -> None:

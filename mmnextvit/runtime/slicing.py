@@ -6,7 +6,7 @@ object then becomes one detection again (:func:`merge`).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import OptionError
 from .images import Size
+from .masks import Masks
 
 MIN_SLICE, MAX_SLICE = 32, 1 << 14  # pixels
 CUT_SHARE = 0.01  # of a tile's side: what ends so near to its border goes on beyond
@@ -133,7 +134,7 @@ class Patch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PatchedMasks(Sequence[np.ndarray]):
+class PatchedMasks(Masks):
     """The masks in a large image, each made when it is asked for.
 
     Args:
@@ -156,13 +157,6 @@ class PatchedMasks(Sequence[np.ndarray]):
             height, width = pixels.shape
             mask[top : top + height, left : left + width] |= pixels
         return mask
-
-    def to_array(self) -> np.ndarray:
-        """(N, H, W), bool: all masks at once."""
-        masks: np.ndarray = np.empty((len(self), *self.size), bool)
-        for number in range(len(self)):
-            masks[number] = self[number]
-        return masks
 
 
 class Placed(NamedTuple):
