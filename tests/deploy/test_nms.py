@@ -95,7 +95,7 @@ def make(case):
 def handed(monkeypatch):
     """How many detections each try of the runtime, or of TorchScript's, looks at."""
     counts = []
-    for module in (runtime, torchscript):
+    for module in (runtime.nms, torchscript):
         keep = module.keep_best
 
         def count(found, *args, keep=keep):
@@ -170,7 +170,7 @@ def test_the_runtime_compares_blocks_alone(monkeypatch):
         sizes.append((len(better), len(others)))
         return find(found, better, others, threshold)
 
-    monkeypatch.setattr(runtime, 'find_overlaps', count)
+    monkeypatch.setattr(runtime.nms, 'find_overlaps', count)
     boxes, scores = candidates(25_200)
     found = runtime.suppress(boxes, scores, dict(LIMITS, multi_label=True))
     assert len(found.scores) == 40

@@ -241,8 +241,13 @@ def test_torch_side_shares_nothing_with_what_is_exported(detector, monkeypatch):
     cfg = resize_test_pipeline(detector.cfg, (64, 96))
     monkeypatch.setattr(Candidates, '__init__', fail)
     for name in ('lay_out', 'resize', 'stack', 'to_image', 'fit'):
-        for module in ('mmnextvit.runtime', 'mmnextvit.deploy.parity'):
-            monkeypatch.setattr(f'{module}.{name}', fail, raising=False)
+        for module in (
+            'runtime',
+            'runtime.resizing',
+            'runtime.detector',
+            'deploy.parity',
+        ):
+            monkeypatch.setattr(f'mmnextvit.{module}.{name}', fail, raising=False)
     assert np.array_equal(predict_candidates(detector, images)[0], boxes)
     assert len(detect_by_torch(detector, cfg, demo_images((40, 90)))[0].scores)
 

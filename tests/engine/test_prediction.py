@@ -454,7 +454,7 @@ def test_the_next_image_is_read_and_the_last_one_drawn_beside_the_network(
 def test_few_images_are_held_at_once(slow, many, tmp_path, monkeypatch):
     """However slow the network is, or the disk that is written to."""
     del many[5]
-    monkeypatch.setattr('mmnextvit.runtime.MAX_THREADS', 2)
+    monkeypatch.setattr('mmnextvit.runtime.threads.MAX_THREADS', 2)
     lock, prepared, detected, drawn, held = threading.Lock(), [], [], [], []
 
     def note(done: list, name: str) -> None:
