@@ -182,7 +182,10 @@ def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
         info=info,
         images=images,
         annotations=annotations,
-        categories=[dict(id=i, name=n) for i, n in enumerate(CLASSES, start=1)],
+        categories=[
+            dict(id=number, name=name, supercategory='shape')
+            for number, name in enumerate(CLASSES, start=1)
+        ],
     )
 
 

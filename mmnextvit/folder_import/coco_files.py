@@ -59,7 +59,10 @@ def build_coco(
         info=dict(description=f'{layout}, converted by mmnextvit new'),
         images=images,
         annotations=annotations,
-        categories=[dict(id=ids[name], name=name) for name in classes],
+        # MMDetection's analyses of COCO files look at the last entry.
+        categories=[
+            dict(id=ids[name], name=name, supercategory='') for name in classes
+        ],
     )
     return content, unmeasured
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (puts the stand-in in place)
+from mmnextvit.utils.errors import find_user_error
 
 import mmcv.ops
 import numpy as np
@@ -194,10 +195,8 @@ def test_soft_nms_of_few_boxes(method):
     assert suppress([], []) == ([], [])
     box = [1.0, 2.0, 3.0, 5.0]
     assert suppress(box, [0.5]) == ([[*box, 0.5]], [0])
-    assert suppress(box, [0.0]) == (
-        [[*box, 0.0]],
-        [0],
-    )  # the best one stays, as in mmcv
+    # The best one stays, as in mmcv.
+    assert suppress(box, [0.0]) == ([[*box, 0.0]], [0])
     empty = [2.0, 2.0, 2.0, 2.0]  # overlaps nothing, not even itself
     assert suppress([empty, empty], [0.5, 0.5])[1] == [0, 1]
     arrays = np.float32([box]), np.float32([0.5])
@@ -492,6 +491,12 @@ def test_other_ops_raise_when_called(name):
         calls_of_other_ops()[name]()
     assert f"mmcv's op {name} needs compiled mmcv" in str(error.value)
     assert 'pip install --no-deps --no-build-isolation' in str(error.value)
+    # A command ends with it, and without a traceback.
+    assert str(find_user_error(error.value)) == str(error.value)
+
+
+def test_what_else_is_not_implemented_keeps_its_traceback():
+    assert find_user_error(NotImplementedError('an abstract method')) is None
 
 
 @pytest.mark.slow
