@@ -30,7 +30,7 @@ TOOLS = {
     '--out curves.png',
     'mmdet/analysis_tools/analyze_results': 'demo.py detections.pkl results --topk 3',
     'mmdet/analysis_tools/benchmark': 'demo.py --checkpoint demo.pth --max-iter 10 '
-    '--work-dir bench_det',
+    '--log-interval 5 --work-dir bench_det',
     'mmdet/analysis_tools/browse_dataset': 'demo.py --output-dir seen_det --not-show',
     'mmdet/analysis_tools/coco_error_analysis': 'detections.bbox.json errors '
     f'--ann {VAL} --extraplots',
@@ -46,7 +46,7 @@ TOOLS = {
     '--corruptions gaussian_noise --severities 0 1 --work-dir robust',
     'mmdet/analysis_tools/robustness_eval': 'robust_results.pkl',
     'mmdet/misc/get_image_metas': 'demo.py --dataset val --out metas.pkl',
-    'mmdet/misc/print_config': 'demo.py --save-path printed_det.py',
+    'mmdet/misc/print_config': 'demo.py --save-path ./printed_det.py',
     'mmdet/misc/split_coco': '--data-root coco --out-dir split_det '
     '--labeled-percent 50 --fold 1',
     'mmdet/dataset_converters/images2coco': '../demo_data/val classes.txt listed.json',
@@ -68,7 +68,7 @@ TOOLS = {
     'mmyolo/analysis_tools/vis_scheduler': 'demo.py --out-dir rates --not-show',
     'mmyolo/misc/coco_split': f'--json {TRAIN} --out-dir split_yolo --ratios 0.8 0.2',
     'mmyolo/misc/extract_subcoco': 'coco subset --num-img 4',
-    'mmyolo/misc/print_config': 'demo.py --save-path printed_yolo.py',
+    'mmyolo/misc/print_config': 'demo.py --save-path ./printed_yolo.py',
     'mmyolo/misc/publish_model': 'demo.pth published_yolo.pth',
     'mmyolo/dataset_converters/yolo2coco': 'yolo',
     'mmyolo/dataset_converters/labelme2coco': '--img-dir ../demo_data/val '

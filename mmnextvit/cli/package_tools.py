@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,15 @@ def _loading_by_our_reader() -> Iterator[None]:
     holds records of MMEngine's; and every file from before torch 1.6 that has more than
     tensors. Our reader runs nothing that a file holds either.
     """
-    import torch
-
-    from ..weights.reader import read_all
-
+    torch: Any = import_module('torch')
     load = torch.load
 
     @functools.wraps(load)
     def read(f: Any, map_location: Any = None, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs or not isinstance(f, str | os.PathLike):
             return load(f, map_location, *args, **kwargs)
+        from ..weights.reader import read_all
+
         return read_all(f, map_location)
 
     torch.load = read

@@ -180,6 +180,7 @@ def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
         ]
     return dict(
         info=info,
+        licenses=[],  # tools that split COCO's files copy them
         images=images,
         annotations=annotations,
         categories=[

@@ -55,11 +55,12 @@ def build_coco(
             if shape.segmentation is not None:
                 annotation['segmentation'] = shape.segmentation
             annotations.append(annotation)
+    # Tools for COCO's files look at `licenses` and `supercategory`, too.
     content = dict(
         info=dict(description=f'{layout}, converted by mmnextvit new'),
+        licenses=[],
         images=images,
         annotations=annotations,
-        # MMDetection's analyses of COCO files look at the last entry.
         categories=[
             dict(id=ids[name], name=name, supercategory='') for name in classes
         ],

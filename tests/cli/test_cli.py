@@ -451,7 +451,7 @@ def test_tools_that_publish_a_model_read_checkpoints(
     with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
         torch.load(checkpoint)
     load, out = torch.load, tmp_path / 'published.pth'
-    package_tools.run_script(package_tools.find_tool(tool), [checkpoint, str(out)])
+    package_tools.run_script(package_tools.find_tool(tool), [str(checkpoint), str(out)])
     assert torch.load is load
     pattern = 'published-????????.pth'
     for _ in range(1000):  # the tool does not wait for the `mv` that it starts

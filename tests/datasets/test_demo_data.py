@@ -56,7 +56,8 @@ def test_seed_split_and_number_make_the_image(data, tmp_path):
 def test_boxes_hold_the_shapes(data):
     """The box is that of the pixels that differ from the ground around it."""
     coco = COCO(data / 'annotations' / 'train.json')
-    # pycocotools, and MMDetection's analyses, look at the `supercategory`, too.
+    # Tools for COCO's files look at the `supercategory` and the licenses, too.
+    assert coco.dataset['licenses'] == []
     ids = coco.getCatIds(supNms=['shape'])
     assert [c['name'] for c in coco.loadCats(ids)] == [*maker.CLASSES]
     sizes = []

@@ -224,8 +224,8 @@ def test_detectors_find_the_same(name, handed, monkeypatch):
 
 def test_a_detector_with_soft_nms():
     cfg = small_config('yolov5_nextvit_s', classes=3)
-    cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.5, method='naive')
-    cfg.model.test_cfg.update(score_thr=0.01, max_per_img=20)
+    cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.1, method='naive')
+    cfg.model.test_cfg.update(score_thr=0.01, max_per_img=300)
     model = lively_detector(cfg)
     images = demo_images((64, 96))
     sample = DetDataSample(
@@ -241,15 +241,15 @@ def test_a_detector_with_soft_nms():
 
     naive = predict()
     softer = {m: predict(method=m) for m in ('linear', 'gaussian')}
-    model.bbox_head.test_cfg.nms = ConfigDict(type='nms', iou_threshold=0.5)
+    model.bbox_head.test_cfg.nms = ConfigDict(type='nms', iou_threshold=0.1)
     plain = predict()
-    assert len(plain) == 20
+    assert len(plain) > 5
     for key in ('bboxes', 'scores', 'labels'):  # scores that become 0 are dropped
         assert torch.equal(naive[key], plain[key])
     for found in softer.values():
-        assert len(found) == 20 and found.scores[0] == plain.scores[0]
+        assert len(found) > len(plain)  # what overlaps stays, with lower scores
+        assert found.scores[0] == plain.scores[0]
         assert (found.scores.diff() <= 0).all()
-        assert not torch.equal(found.bboxes, plain.bboxes)
 
 
 @pytest.fixture
