@@ -4,6 +4,7 @@ Whatever torchvision or torch has is taken from there. What mmcv gives as `outpu
 `grad_...` is filled, as its own ops do.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -290,11 +291,30 @@ def _modulate(geometry: dict[str, int]) -> Callable[..., Tensor]:
         input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor, bias: Tensor
     ) -> Tensor:
         given = bias if geometry['with_bias'] else None
+        size = [
+            (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel - 1) - 1)
+            // stride[i]
+            + 1
+            for i, kernel in enumerate(weight.shape[2:])
+        ]
+        offset, mask = (_take_first(x, size) for x in (offset, mask))
         return deform_conv2d(
             input, offset, weight, given, stride, padding, dilation, mask
         )
 
     return convolve
+
+
+def _take_first(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The first numbers of each image, as many as maps of a size, H W, have.
+
+    mmcv checks no sizes here, and reads the maps as if they had those of the output.
+    MMDetection's DyHead gives larger ones, and has learnt with what is read.
+    """
+    count = x.shape[1] * math.prod(size)
+    if x[0].numel() <= count:  # as a rule; of too few torchvision says so
+        return x
+    return x.flatten(1)[:, :count].reshape(*x.shape[:2], *size)
 
 
 def ms_deform_attn_forward(

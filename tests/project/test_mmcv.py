@@ -400,6 +400,28 @@ def test_deform_conv_equals_plain_deform_conv(kind, dtype, device):
 
 
 @pytest.mark.parametrize('device', DEVICES)
+def test_modulated_deform_conv_takes_larger_maps_for_those_of_the_output(device):
+    # mmcv's kernels find a number by the output's height and width, whatever the maps'
+    # are. So it is with MMDetection's DyHead, that gives the maps of another level.
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(2, 2, 3, 4)), rng.normal(size=(3, 2, 3, 3))
+    offset, mask = rng.normal(size=(2, 18, 6, 8)), rng.uniform(size=(2, 9, 6, 8))
+    read = [
+        np.stack([image.reshape(-1)[: n * 12].reshape(n, 3, 4) for image in maps])
+        for n, maps in ((18, offset), (9, mask))
+    ]
+    want = plain_deform_conv(x, weight, *read, np.zeros(3), (1, 1), (1, 1), (1, 1), 1)
+    given = [torch.tensor(v, device=device) for v in (x, offset, mask, weight)]
+    leaves = [v.requires_grad_() for v in given]
+    got = mmcv.ops.modulated_deform_conv2d(*leaves, None, 1, 1)
+    np.testing.assert_allclose(got.detach().cpu().numpy(), want, 1e-12, 1e-12)
+    got.sum().backward()
+    for n, leaf in ((18, leaves[1]), (9, leaves[2])):
+        slopes = leaf.grad.flatten(1)
+        assert slopes[:, : n * 12].any() and not slopes[:, n * 12 :].any()
+
+
+@pytest.mark.parametrize('device', DEVICES)
 def test_deformable_attention_equals_plain_attention(device):
     sizes = [(3, 4), (2, 2)]
     rng = np.random.default_rng(0)
