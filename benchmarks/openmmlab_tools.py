@@ -29,8 +29,8 @@ TOOLS = {
     'mmdet/analysis_tools/analyze_logs': 'plot_curve scalars.json --keys loss_bbox '
     '--out curves.png',
     'mmdet/analysis_tools/analyze_results': 'demo.py detections.pkl results --topk 3',
-    'mmdet/analysis_tools/benchmark': 'demo.py --checkpoint demo.pth --max-iter 10 '
-    '--log-interval 5 --work-dir bench_det',
+    'mmdet/analysis_tools/benchmark': 'demo.py --checkpoint demo.pth --max-iter 8 '
+    '--num-warmup 2 --log-interval 4 --work-dir bench_det',
     'mmdet/analysis_tools/browse_dataset': 'demo.py --output-dir seen_det --not-show',
     'mmdet/analysis_tools/coco_error_analysis': 'detections.bbox.json errors '
     f'--ann {VAL} --extraplots',
