@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..runtime import Detector, Metadata, check_inputs, to_pair
+from ..runtime import Detector, Metadata, Session, check_inputs, to_pair
 from ..utils.errors import UserError
 from . import onnx
 from .job import Job, Written
@@ -157,8 +157,11 @@ def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
     ]
 
 
-class EngineSession:
-    """An engine as the runtime's other sessions, with torch's memory on the GPU."""
+class EngineSession(Session):
+    """An engine as the runtime's other sessions, with torch's memory on the GPU.
+
+    Its execution context is for one thread at a time.
+    """
 
     package = 'tensorrt'
 

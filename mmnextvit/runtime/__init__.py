@@ -20,6 +20,7 @@ from .detections import (
 from .detector import (
     MAX_BATCH,
     Detector,
+    choose_batch_size,
 )
 from .errors import (
     DetectorError,
@@ -103,6 +104,7 @@ from .thresholds import (
     Threshold,
     are_high,
     find_thresholds,
+    list_best_scores,
 )
 
 __all__ = [
@@ -145,6 +147,7 @@ __all__ = [
     'check_metadata',
     'check_number_of_pixels',
     'check_outputs',
+    'choose_batch_size',
     'compute_keep_ratio',
     'compute_letterbox',
     'decode',
@@ -159,6 +162,7 @@ __all__ = [
     'iterate_segments',
     'keep_best',
     'lay_out',
+    'list_best_scores',
     'main',
     'map_ahead',
     'name_file',

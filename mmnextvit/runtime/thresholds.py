@@ -28,14 +28,14 @@ def find_thresholds(
         OptionError: It is neither, or the file has no best scores.
     """
     if score_thr == BEST:
-        if best_scores is None:
+        best = list_best_scores(best_scores, classes)
+        if best is None:
             raise OptionError(
                 "score_thr='best' (--score-thr): the file has no best scores. The best "
                 'checkpoint of a training has them, mmnextvit report writes them into '
                 'another one, and mmnextvit export takes them along'
             )
-        own, other = best_scores['classes'], best_scores['all']
-        return [own.get(name, other) for name in classes]
+        return [best[name] for name in classes]
     value = float(score_thr) if isinstance(score_thr, Real) else float('nan')
     if not 0 <= value <= 1:
         raise OptionError(
@@ -43,6 +43,21 @@ def find_thresholds(
             "'best'"
         )
     return value
+
+
+def list_best_scores(
+    best_scores: BestScores | None, classes: Sequence[str]
+) -> dict[str, float] | None:
+    """The minimum score of each class that 'best' stands for, by name.
+
+    Args:
+        best_scores: What a file has of them, if any.
+        classes: Names of the labels.
+    """
+    if best_scores is None:
+        return None
+    own, other = best_scores['classes'], best_scores['all']
+    return {name: own.get(name, other) for name in classes}
 
 
 def are_high(
