@@ -190,6 +190,17 @@ def test_batches_of_an_exported_file(tmp_path):
             [],
         ]
         assert one.batch(images, 0.5) == [one(image, 0.5) for image in images]
+        chosen = {**one.best_scores, CLASSES[0]: 0.6}
+        assert one(white, chosen).names == [CLASSES[2], CLASSES[0], CLASSES[1]]
+        assert one.batch(images, chosen) == [one(image, chosen) for image in images]
+        for wrong, problem in (
+            ({CLASSES[0]: 0.5}, 'has no score in it'),
+            ({**by_class, 'cow': 0.5}, "'cow' is no class of the file"),
+            ({**by_class, 'red': 2}, "that of 'red' is 2, and must be a number"),
+            ({**by_class, 'red': None}, "that of 'red' is None"),
+        ):
+            with pytest.raises((OptionError, UserError), match=problem):
+                one(white, wrong)
     plain = write_onnx(tmp_path / 'plain.onnx', metadata())
     assert Predictor(plain).best_scores is Detector(plain).best_scores is None
     with pytest.raises(UserError, match='no best scores'):

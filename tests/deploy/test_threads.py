@@ -5,10 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from mmnextvit.predictors import Predictor
 from mmnextvit.runtime import (
     SESSIONS,
+    Detections,
     Detector,
     ImageError,
     map_ahead,
@@ -19,9 +21,10 @@ from mmnextvit.runtime import (
 import numpy as np
 import pytest
 
-from tests.helpers.toy_exports import WRITERS, metadata
+from tests.helpers.toy_exports import WRITERS, metadata, write_ncnn
 
 THREADS = 8
+FORMATS = {**WRITERS, 'model_ncnn': write_ncnn}
 
 
 def test_results_come_in_order():
@@ -104,7 +107,7 @@ class Bright(Detector):
 
     def detect_prepared(self, prepared, score_thr=None):
         for (value,), _ in prepared:
-            yield np.zeros((1, 4)), np.array([value]), np.array([0])
+            yield Detections(np.zeros((1, 4)), np.array([value]), np.array([0]))
 
 
 def test_lines_come_in_order_without_broken_images(capsys):
@@ -139,11 +142,12 @@ def call_together(call: Callable, items: list, rounds: int) -> list[tuple]:
 
 
 @pytest.mark.deploy
-@pytest.mark.parametrize('name', WRITERS)
+@pytest.mark.parametrize('name', FORMATS)
 @pytest.mark.parametrize('threads', [None, 1])
 def test_threads_that_share_a_detector_get_their_own_boxes(name, threads, tmp_path):
-    about = metadata(dynamic=True, mini_pad=True)
-    path = WRITERS[name](tmp_path / name, about)
+    if name == 'model_ncnn':
+        pytest.importorskip('ncnn', reason='needs the extra ncnn')
+    path = FORMATS[name](tmp_path / name, metadata(dynamic=True, mini_pad=True))
     detector, images = Detector(path, threads=threads), make_images()
     alone = [detector(image, 0) for image in images]
     assert len({tuple(found.scores.tolist()) for found in alone}) == len(images)
@@ -158,9 +162,8 @@ def test_threads_that_share_a_detector_get_their_own_boxes(name, threads, tmp_pa
 
 @pytest.mark.deploy
 def test_every_format_is_tested_with_threads():
-    assert {name.rpartition('.')[2] for name in WRITERS} >= {
-        suffix.lstrip('.').replace('xml', 'model_openvino') for suffix in SESSIONS
-    }
+    folders = {'.xml': 'model_openvino', '.param': 'model_ncnn'}
+    assert {*FORMATS} == {folders.get(s, f'model{s}') for s in SESSIONS}
 
 
 class Forgetful:
@@ -189,8 +192,7 @@ def test_a_session_that_does_not_say_so_runs_in_one_thread_at_a_time(monkeypatch
 
     def count_wrong(**more: object) -> int:
         detector = Detector.__new__(Detector)
-        detector.path = 'forgetful'
-        detector._use(Forgetful(**more))
+        detector._use(Path('forgetful'), Forgetful(**more))
         results = call_together(lambda image: detector(image, 0)[0], images, 4)
         return sum(
             abs(found['score'] - (10 + 20 * i) / 255) > 1e-3 for i, found in results
