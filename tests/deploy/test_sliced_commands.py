@@ -66,7 +66,7 @@ def test_metrics_are_those_of_coco_s_tool(here, whole):
         (numbers, Slicing(TILE, OVERLAP, whole=whole)),
     ):
         expected = evaluate(here, 'best.pth', slicing)
-        assert expected > 0.1
+        assert expected > 0.02  # tiles cut the objects of such small images
         assert found['coco/bbox_mAP'] == pytest.approx(expected, abs=2e-3)
     assert numbers['coco/bbox_mAP'] != plain['coco/bbox_mAP']
 
