@@ -1,7 +1,7 @@
 # Exported detectors alone: mmnextvit/runtime, without torch and OpenMMLab's packages.
 #
 #   docker build -f docker/runtime.Dockerfile -t mmnextvit-runtime .
-#   docker run --rm -v "$PWD:/work" mmnextvit-runtime model.onnx image.jpg > objects.jsonl
+#   docker run --rm --network none -v "$PWD:/work" mmnextvit-runtime model.onnx image.jpg > objects.jsonl
 #
 # For OpenVINO's files: --build-arg PACKAGE=openvino
 FROM debian:bookworm-slim AS packages

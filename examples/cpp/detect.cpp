@@ -59,6 +59,9 @@ std::pair<ov::Tensor, Layout> prepare(Image image, const Metadata& about) {
             layout.factor[k] = gain;
             layout.origin[k] = (canvas[k] - before[k] * gain) / 2;
         }
+    } else if (about.flag(step + "half_pad")) {
+        layout.origin[0] = (canvas[0] - image.height) / 2.0;
+        layout.origin[1] = (canvas[1] - image.width) / 2.0;
     }
     const size_t batch = about.number("input.batch", 1), plane = size_t(canvas[0]) * canvas[1];
     ov::Tensor input(ov::element::f32, {batch, 3, size_t(canvas[0]), size_t(canvas[1])});
@@ -79,6 +82,7 @@ int main(int count, char** arguments) try {
     if (!model->has_rt_info("mmnextvit")) throw std::runtime_error("mmnextvit export did not write this file");
     const Metadata about(model->get_rt_info<std::string>("mmnextvit"));
     if (about.number("format") > 1) throw std::runtime_error("the metadata are newer than this program");
+    if (about.has("input.channels") && about.text("input.channels") != "RGB") throw std::runtime_error("the images are to be " + about.text("input.channels") + ", and PPM has RGB");
     if (!about.flag("nms.in_graph")) throw std::runtime_error("export without --no-nms");
     auto request = core.compile_model(model, "CPU", ov::hint::inference_precision(ov::element::f32)).create_infer_request();
     Image image;
