@@ -19,12 +19,12 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
-from tests.helpers.toy_exports import metadata, write_onnx, write_openvino
+from tests.helpers.toy_exports import WRITERS, metadata
 
 TEXT = (ROOT / 'docker' / 'runtime.Dockerfile').read_text().replace('\\\n', ' ')
 LINES = [line for line in TEXT.splitlines() if line and not line.startswith('#')]
 (PIP,) = re.findall(r'pip install (.*?)&&', TEXT)
-WRITERS = {'onnxruntime': write_onnx, 'openvino': write_openvino}
+FILES = {'onnxruntime': 'model.onnx', 'openvino': 'model_openvino'}
 
 
 def find_lines(instruction: str) -> list[list[str]]:
@@ -67,7 +67,7 @@ def test_it_names_what_is_there():
     assert find_lines('ARG') == [['PACKAGE=onnxruntime']]
     locked = (ROOT / 'requirements' / 'lock.txt').read_text()
     assert '-c /lock.txt' in PIP
-    for package in WRITERS:
+    for package in FILES:
         for name in list_packages(package):
             assert re.search(rf'^{name}==', locked, re.M), name
     guide = (ROOT / 'docs' / 'deployment.md').read_text()
@@ -75,7 +75,7 @@ def test_it_names_what_is_there():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('package', WRITERS)
+@pytest.mark.parametrize('package', FILES)
 def test_the_runtime_runs_of_it_alone(package, tmp_path):
     app, venv = tmp_path / 'app', tmp_path / 'venv'
     venv.mkdir()
@@ -83,7 +83,8 @@ def test_the_runtime_runs_of_it_alone(package, tmp_path):
     (copied,) = (line for line in find_lines('COPY') if line[0].startswith('mmnextvit'))
     source, place = copied
     shutil.copytree(ROOT / source, tmp_path / place.lstrip('/'))
-    model = WRITERS[package](tmp_path / 'model.onnx', metadata())
+    name = FILES[package]
+    model = WRITERS[name](tmp_path / name, metadata())
     cv2.imwrite(str(tmp_path / 'a.png'), np.full((64, 64, 3), 255, np.uint8))
     (environment,) = find_lines('ENV')
     assert 'PYTHONPATH=/app' in environment
