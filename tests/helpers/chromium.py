@@ -1,9 +1,10 @@
 """Chromium without a window, driven over two pipes by its DevTools protocol.
 
-It needs nothing but the browser: ``--remote-debugging-pipe`` takes messages in JSON, each
-of which ends in a zero byte.
+It needs nothing but the browser: with ``--remote-debugging-pipe`` that takes messages
+in JSON, each of which ends in a zero byte.
 """
 
+import base64
 import json
 import os
 import select
@@ -17,13 +18,22 @@ from typing import Any
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 LIMIT = 60  # seconds, for whatever is waited for
-# Its own addresses and every update are out of its reach; WebGL and threads are as they are.
+# It asks nobody for updates, and has a camera that shows a moving pattern.
 OPTIONS = (
-    '--headless=new --no-sandbox --remote-debugging-pipe --no-first-run --disable-gpu '
-    '--disable-dev-shm-usage --disable-background-networking --disable-component-update '
-    '--disable-extensions --disable-sync --force-color-profile=srgb --no-pings '
-    '--use-fake-device-for-media-stream --use-fake-ui-for-media-stream'
-).split()
+    '--headless=new',
+    '--no-sandbox',
+    '--remote-debugging-pipe',
+    '--no-first-run',
+    '--disable-gpu',
+    '--disable-dev-shm-usage',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-extensions',
+    '--disable-sync',
+    '--force-color-profile=srgb',
+    '--use-fake-device-for-media-stream',
+    '--use-fake-ui-for-media-stream',
+)
 
 
 def find_chromium() -> str | None:
@@ -76,7 +86,9 @@ class Page:
             thrown = details.get('exception', {}).get('description', '')
             self.errors.append(f'{details["text"]} {thrown}')
         elif method == 'Log.entryAdded' and params['entry']['level'] == 'error':
-            self.errors.append(f'{params["entry"]["text"]} {params["entry"].get("url")}')
+            self.errors.append(
+                f'{params["entry"]["text"]} {params["entry"].get("url")}'
+            )
 
     def call(self, method: str, **params: Any) -> dict:
         return self.browser.call(method, self.session, **params)
@@ -123,8 +135,6 @@ class Page:
         )
 
     def save_screenshot(self, path: Path) -> None:
-        import base64
-
         shot = self.call('Page.captureScreenshot', format='png')
         path.write_bytes(base64.b64decode(shot['data']))
 
@@ -165,7 +175,9 @@ class Chromium:
         return answer['result']
 
     def read(self, end: float) -> None:
-        ready, _, _ = select.select([self.reading], [], [], max(0, end - time.monotonic()))
+        ready, _, _ = select.select(
+            [self.reading], [], [], max(0, end - time.monotonic())
+        )
         content = os.read(self.reading, 1 << 20) if ready else b''
         if not content:
             raise TimeoutError('Chromium does not answer')
