@@ -1,4 +1,4 @@
-"""Export a detector to ONNX, OpenVINO, TensorRT, CoreML or TorchScript.
+"""Export a detector to ONNX, OpenVINO, TensorRT, CoreML, or a web page.
 
 Normalisation, network, decoding and non-maximum suppression are inside. The file is
 compared with torch on real images, and one that differs is not kept. In half precision
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--images', help="images to compare on (the config's test images)"
     )
+    parser.add_argument(
+        '--onnxruntime-web',
+        metavar='PACKAGE',
+        help='for web: what `npm pack onnxruntime-web@VERSION` writes, or a folder in '
+        'node_modules (fetched by npm, once)',
+    )
     parser.add_argument('--no-map', action='store_true', help="don't measure mAP")
     parser.add_argument('--force', action='store_true', help='replace what exists')
     parser.add_argument('-o', '--out', help='file or folder (beside the checkpoint)')
@@ -67,6 +73,7 @@ def run(args: argparse.Namespace) -> 'Report':
         efficient_nms=args.efficient_nms,
         images=args.images,
         with_map=not args.no_map,
+        onnxruntime_web=args.onnxruntime_web,
         overwrite=args.force,
         out=args.out,
     )

@@ -37,6 +37,8 @@ class Options:
         images: Images to compare on: a folder or a pattern; some of the config's test
             data if ``None``.
         with_map: Whether mAP is measured of files that are not in float32.
+        onnxruntime_web: The package of that name for the format 'web', packed by npm or
+            a folder; fetched by npm, once, if ``None``.
         overwrite: Whether what exists is replaced.
         out: File or folder to write; beside the checkpoint if ``None``.
     """
@@ -51,6 +53,7 @@ class Options:
     efficient_nms: bool = False
     images: str | None = None
     with_map: bool = True
+    onnxruntime_web: str | Path | None = None
     overwrite: bool = False
     out: str | Path | None = None
 
@@ -69,9 +72,14 @@ def check_options(options: Options) -> None:
         raise UserError(
             f'{options.to} has fixed sizes here: {", ".join(able)} can be dynamic'
         )
-    if options.to == 'coreml' and options.batch != 1:
+    if wanted.single and options.batch != 1:
+        batch = options.batch or 'dynamic'
         raise UserError(
-            f'batch {options.batch} (--batch): CoreML takes one image at a time'
+            f'batch {batch} (--batch): {wanted.single} takes one image at a time'
+        )
+    if options.onnxruntime_web is not None and options.to != 'web':
+        raise UserError(
+            f'onnxruntime_web (--onnxruntime-web) is for web only, not for {options.to}'
         )
     if options.efficient_nms and (options.to != 'tensorrt' or not options.nms):
         raise UserError(
@@ -124,13 +132,21 @@ def choose_path(checkpoint: str, options: Options) -> Path:
         )
     if out.is_dir():
         ours = out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()
-        others = sorted({p.name for p in out.iterdir()} - {'model.xml', 'model.bin'})
+        others = sorted(list_others(out, wanted.files))
         if others and not ours:
             raise UserError(
                 f'{out} is a folder with {others[0]}, which is not replaced: choose '
                 'another name'
             )
     return out
+
+
+def list_others(folder: Path, files: Iterable[str]) -> set[str]:
+    """What lies in a folder, and in those in it, beside some files."""
+    ours = {Path(file) for file in files}
+    ours |= {parent for file in ours for parent in file.parents}
+    there = {path.relative_to(folder) for path in folder.rglob('*')}
+    return {path.as_posix() for path in there - ours}
 
 
 def choose_size(cfg: Config, options: Options, say: Say) -> tuple[int, int]:

@@ -22,13 +22,14 @@ from .choices import (
     take_evenly,
 )
 from .comparison import Comparison, describe_comparison
-from .formats import write
+from .formats import FORMATS, write
 from .job import Job
 from .mean_ap import compare_map
 from .metadata import build_metadata, resize_test_pipeline
 from .parity import Drift, make_batches
 from .space import explain_full_disk
 from .tensorrt import format_trtexec
+from .web_runtime import read_runtime
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Report:
         lines.append(f'{self.compared}: {drift}' if drift.largest else self.compared)
         if self.build_command:
             lines.append(f'Build an engine where TensorRT is: {self.build_command}')
+        if options.to == 'web':
+            lines.append(f'Show it in a browser: mmnextvit serve {self.path}')
         if drift.images and not drift.detections:
             lines.append(
                 'Nothing was detected in the images: name others (--images) to be sure'
@@ -92,6 +95,9 @@ def export(
     """
     check_options(options)
     out = choose_path(checkpoint, options)
+    web_runtime = {}
+    if options.to == 'web':
+        web_runtime = read_runtime(options.onnxruntime_web, say)
     calibration = []
     if options.precision == 'int8' and options.calibration:
         calibration = take_evenly(find_images(options.calibration), MAX_CALIBRATION)
@@ -124,7 +130,7 @@ def export(
     # OpenVINO and CoreML make float16 of float32 themselves.
     in_half = options.precision == 'half' and options.to not in ('openvino', 'coreml')
     candidates = Candidates(reference, half=in_half)
-    job = Job(candidates, metadata, batches, options.efficient_nms)
+    job = Job(candidates, metadata, batches, options.efficient_nms, web_runtime)
 
     comparison = Comparison(options, metadata, reference, cfg, images, say)
 
@@ -141,7 +147,8 @@ def export(
     mean_ap = {}
     if options.precision != 'float32' and drift.images and options.with_map:
         with explain_full_disk(out.parent, 1 << 20):
-            mean_ap = compare_map(cfg, out, checkpoint, say)
+            model = out / FORMATS[options.to].model
+            mean_ap = compare_map(cfg, model, checkpoint, say)
     return Report(
         out,
         options,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..utils.errors import MissingPackageError, UserError
 from ..utils.messages import did_you_mean
+from . import web_folder
 
 if TYPE_CHECKING:
     from .job import Job, Written
@@ -29,6 +30,9 @@ class Format:
         int8: Whether it has int8.
         dynamic: Whether batch, height and width may be dynamic.
         runs: Whether :class:`~mmnextvit.runtime.Detector` runs what is written.
+        files: What lies in a folder, where another one of them may take its place.
+        model: Which of them the detector opens, where it is not the folder itself.
+        single: Who takes one image at a time, where more are no use.
     """
 
     suffix: str
@@ -37,6 +41,9 @@ class Format:
     int8: bool = False
     dynamic: bool = False
     runs: bool = True
+    files: tuple[str, ...] = ()
+    model: str = ''
+    single: str = ''
 
     @property
     def ending(self) -> str:
@@ -52,10 +59,29 @@ ONNX = ('onnx', 'onnxscript', 'onnxslim', 'onnxruntime')
 OPENVINO = (*ONNX, 'openvino')
 FORMATS = {
     'onnx': Format('.onnx', ONNX, 'onnx', int8=True, dynamic=True),
-    'openvino': Format('_openvino', OPENVINO, 'openvino', int8=True, dynamic=True),
+    'openvino': Format(
+        '_openvino',
+        OPENVINO,
+        'openvino',
+        int8=True,
+        dynamic=True,
+        files=('model.xml', 'model.bin'),
+    ),
     'tensorrt': Format('_tensorrt.onnx', ONNX, 'onnx', int8=True, dynamic=True),
-    'coreml': Format('.mlpackage', ('coremltools',), 'coreml', runs=False),
+    'coreml': Format(
+        '.mlpackage', ('coremltools',), 'coreml', runs=False, single='CoreML'
+    ),
     'torchscript': Format('.torchscript'),
+    'web': Format(
+        '_web',
+        ONNX,
+        'onnx',
+        int8=True,
+        dynamic=True,
+        files=web_folder.FILES,
+        model=web_folder.MODEL,
+        single='the page',
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """What a format's module is given to write, and what it gives back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -30,12 +30,14 @@ class Job:
         metadata: Its metadata, which says what else is wanted of the file.
         calibration: Batches (B, 3, H, W) for int8 to calibrate with.
         efficient_nms: Whether to use TensorRT's plugin in place of ONNX's operator.
+        web_runtime: The files of ONNX Runtime Web for the format 'web', by name.
     """
 
     candidates: Candidates
     metadata: Metadata
     calibration: list[np.ndarray] | None = None
     efficient_nms: bool = False
+    web_runtime: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
