@@ -47,6 +47,8 @@ export function layOut(image, steps) {
     const gain = Math.min(...each(canvas, (whole, i) => whole / image[i]));
     factor = [gain, gain];
     origin = each(canvas, (whole, i) => (whole - image[i] * gain) / 2);
+  } else if (last.half_pad) {
+    origin = each(canvas, (whole, i) => (whole - size[i]) / 2);
   }
   return { image, resizes, canvas, pad, factor, origin, fill: last.fill ?? 0 };
 }
