@@ -16,6 +16,8 @@ from ..utils.messages import first_few
 from .web_folder import FILES, METADATA, MODEL
 
 HOST = '127.0.0.1'  # nothing outside this machine reaches it
+# Another site's page could have its own name lead here, and so read what is served.
+HOSTS = (HOST, 'localhost')
 TAKEN = (errno.EADDRINUSE, errno.EACCES, errno.EPERM)
 
 # The system's own table of types may have no or other ones.
@@ -52,6 +54,7 @@ def find_web_folder(path: Path) -> Path:
         )
     folder = path if path.is_dir() else path.parent
     missing = [name for name in FILES if not (folder / name).is_file()]
+    linked = [name for name in FILES if not lies_in(folder, name)]
     if path.is_file() and path.name not in FILES:
         missing = [*FILES]
     if len(missing) == len(FILES):
@@ -64,12 +67,22 @@ def find_web_folder(path: Path) -> Path:
             f'{folder} lacks {first_few(missing)}: copy the whole folder, or export '
             'the checkpoint again (mmnextvit export --to web)'
         )
+    if linked:
+        raise UserError(
+            f'{folder / linked[0]} is a link to another place, and only what lies in '
+            'the folder is served: copy the file there'
+        )
     try:
         text = (folder / METADATA).read_text(encoding='utf-8')
         parse_metadata(text, folder / METADATA)
     except (ModelFileError, UnicodeDecodeError) as error:
         raise UserError(str(error), file=folder / METADATA) from error
     return folder
+
+
+def lies_in(folder: Path, name: str) -> bool:
+    """Whether a folder has a file itself, not by a link to another place."""
+    return (folder / name).resolve() == folder.resolve() / name
 
 
 class Server(ThreadingHTTPServer):
@@ -89,8 +102,11 @@ class Handler(SimpleHTTPRequestHandler):
     extensions_map = TYPES
 
     def send_head(self) -> BytesIO | BinaryIO | None:
+        if self.headers.get('Host', '').rpartition(':')[0] not in HOSTS:
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
+            return None
         name = unquote(urlsplit(self.path).path).lstrip('/') or FILES[0]
-        if name not in FILES:
+        if name not in FILES or not lies_in(Path(self.directory), name):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         self.path = f'/{name}'

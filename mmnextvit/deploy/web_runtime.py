@@ -1,7 +1,9 @@
 """ONNX Runtime Web, out of its package of npm, checked by its files' digests."""
 
 import contextlib
+import gzip
 import hashlib
+import lzma
 import shutil
 import subprocess
 import tarfile
@@ -19,6 +21,15 @@ from .web_folder import RUNTIME_FILES, VERSION
 PACKAGE = f'onnxruntime-web@{VERSION}'
 MAX_BYTES = 1 << 26  # of a file in the package; the largest has 14 MB
 LIMIT = 600  # seconds, for npm
+# What reading a tarball fails with that is none, or is not whole.
+DAMAGED = (
+    tarfile.TarError,
+    EOFError,
+    KeyError,
+    zlib.error,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+)
 ELSEWHERE = (
     f'run "npm pack {PACKAGE}" on a machine that has both, and name the file that it '
     'writes (--onnxruntime-web FILE)'
@@ -44,7 +55,7 @@ def read_runtime(
     """
     if source is not None:
         return read_package(Path(source).expanduser())
-    cached = find_user_cache() / PACKAGE.replace('@', '-')
+    cached = find_cache()
     with contextlib.suppress(UserError, OSError):
         return read_package(cached)
     files = fetch(say)
@@ -54,6 +65,11 @@ def read_runtime(
         for name, content in files.items():
             (folder / name).write_bytes(content)
     return files
+
+
+def find_cache() -> Path:
+    """Where the files are kept once npm has fetched them; it need not exist."""
+    return find_user_cache() / PACKAGE.replace('@', '-')
 
 
 def read_package(path: Path) -> dict[str, bytes]:
@@ -68,7 +84,7 @@ def read_package(path: Path) -> dict[str, bytes]:
         raise MissingFileError(f'{path} does not exist: {ELSEWHERE}')
     try:
         files = read_folder(path) if path.is_dir() else read_tarball(path)
-    except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:
+    except DAMAGED as error:
         raise UserError(
             f'{path} is not the package onnxruntime-web, or is damaged '
             f'({shorten(error)}): {ELSEWHERE}'

@@ -5,11 +5,13 @@ in JSON, each of which ends in a zero byte.
 """
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +36,14 @@ OPTIONS = (
     '--use-fake-device-for-media-stream',
     '--use-fake-ui-for-media-stream',
 )
+
+# Becomes the browser, which reads from descriptor 3 and writes to 4.
+RELAY = """
+import os, sys
+for own, end in enumerate(sys.argv[1:3], 3):
+    os.dup2(int(end), own)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:
@@ -199,15 +209,17 @@ class Chromium:
 def open_chromium(program: str, profile: Path) -> Iterator[Chromium]:
     """A browser for the block, with a profile of its own in a new folder."""
     to_browser, from_browser = os.pipe(), os.pipe()
-    inherited = to_browser[0], from_browser[1]
-    script = f'exec "$@" 3<&{inherited[0]} 4>&{inherited[1]}'
+    ends = to_browser[0], from_browser[1]
+    inherited = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in ends]  # not 3 nor 4
+    relay = [sys.executable, '-I', '-S', '-c', RELAY, *map(str, inherited)]
     process = subprocess.Popen(
-        ['sh', '-c', script, 'sh', program, *OPTIONS, f'--user-data-dir={profile}'],
+        [*relay, program, *OPTIONS, f'--user-data-dir={profile}'],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=inherited,
     )
+    inherited += ends
     for descriptor in inherited:
         os.close(descriptor)
     browser = Chromium(process, from_browser[0], to_browser[1])
