@@ -146,15 +146,12 @@ def test_page_finds_what_the_runtime_finds(
     assert max(surest) > 0.3  # what a user sees
 
 
+LETTERBOX = steps((96, 64), keep_ratio=False)[0]
 RESIZING = {
-    'usual': dict(resize=steps((96, 64))),
-    'up': dict(resize=steps((96, 64), keep_ratio=False, scale_up=True)),
-    'exact': dict(
-        resize=[{**steps((96, 64), keep_ratio=False)[0], 'stride': 32, 'exact': True}]
-    ),
-    'half': dict(
-        resize=[*steps((96, 64))[:-1], {**steps((96, 64))[-1], 'half_pad': True}]
-    ),
+    'usual': steps((96, 64)),
+    'up': steps((96, 64), keep_ratio=False, scale_up=True),
+    'exact': [{**LETTERBOX, 'stride': 32, 'exact': True}],
+    'half': [{**LETTERBOX, 'half_pad': True}],
 }
 
 
@@ -162,7 +159,7 @@ RESIZING = {
 def test_page_resizes_as_the_runtime(resizing, page, web_runtime, images, tmp_path):
     """Without NMS in the file; scores are the means of what the network saw."""
     toy = write_toy_page(
-        tmp_path / 'toy', web_runtime, size=(64, 96), **RESIZING[resizing]
+        tmp_path / 'toy', web_runtime, size=(64, 96), resize=RESIZING[resizing]
     )
     if resizing == 'usual':
         turned = tmp_path / 'turned.jpg'

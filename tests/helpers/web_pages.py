@@ -21,7 +21,7 @@ from onnx.numpy_helper import from_array
 from onnx.parser import parse_model
 
 from tests.helpers.chromium import LIMIT, Page
-from tests.helpers.toy_exports import metadata, steps, write_onnx
+from tests.helpers.toy_exports import metadata, write_onnx
 
 PACKAGE = 'MMNEXTVIT_ONNXRUNTIME_WEB'  # what `npm pack` writes, or a folder
 CELL = 8  # pixels
@@ -35,7 +35,7 @@ CELLS = f"""
     net (float[1,3,H,W] images) => (float[1,K,4] boxes, float[1,K,C] scores) {{
         white = Constant <value_float: float = 255.0> ()
         bright = Div (images, white)
-        means = AveragePool <kernel_shape = [{CELL}, {CELL}], strides = [{CELL}, {CELL}]>
+        means = AveragePool <kernel_shape = {[CELL] * 2}, strides = {[CELL] * 2}>
             (bright)
         rows = Transpose <perm = [0, 2, 3, 1]> (means)
         shape = Constant <value_ints: ints = [1, -1, 3]> ()

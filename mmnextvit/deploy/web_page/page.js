@@ -134,7 +134,7 @@ function makeBox({ class: name, score, box: [x1, y1, x2, y2], label }, width, he
   const text = document.createElement('span');
   box.className = 'box';
   box.classList.toggle('high', y1 < 0.08 * height); // no room for the text above it
-  box.classList.toggle('right', x1 > 0.7 * width);
+  box.classList.toggle('right', x1 + x2 > width); // where there is more room for it
   text.textContent = `${name} ${score.toFixed(2)}`;
   box.style.setProperty('--hue', colorOf(label));
   box.style.left = `${(100 * x1) / width}%`;
