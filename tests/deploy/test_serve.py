@@ -22,7 +22,7 @@ pytestmark = pytest.mark.deploy
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """What ``export --to web`` writes, with three files of no meaning."""
-    runtime = {name: b'runtime' for name in RUNTIME_FILES}
+    runtime = dict.fromkeys(RUNTIME_FILES, b'runtime')
     return write_toy_page(tmp_path / 'toy_web', runtime, write=write_onnx)
 
 
