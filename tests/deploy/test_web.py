@@ -175,7 +175,7 @@ def test_page_resizes_as_the_runtime(resizing, page, web_runtime, images, tmp_pa
 
 
 FAULTS = {
-    'a pixel aside': ('layout.js', 'left + x', 'left + x + 1'),
+    'a pixel aside': ('layout.js', ' * width + left;', ' * width + left + 1;'),
     'other neighbours': ('resize.js', '(i + 0.5) * scale - 0.5', 'i * scale'),
     'BGR': ('layout.js', 'image.data[from + c]', 'image.data[from + 2 - c]'),
     'corners': ('layout.js', 'const side = i % 2 ? 0 : 1', 'const side = i % 2'),
@@ -185,7 +185,7 @@ FAULTS = {
 @pytest.mark.parametrize('fault', FAULTS)
 def test_comparison_sees_faults(fault, page, web_runtime, images, tmp_path):
     toy = write_toy_page(
-        tmp_path / 'toy', web_runtime, size=(64, 96), resize=steps((96, 64))
+        tmp_path / 'toy', web_runtime, size=(64, 96), resize=[LETTERBOX]
     )
     name, right, wrong = FAULTS[fault]
     text = (toy / name).read_text(encoding='utf-8')
