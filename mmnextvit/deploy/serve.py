@@ -82,7 +82,7 @@ def find_web_folder(path: Path) -> Path:
 
 def lies_in(folder: Path, name: str) -> bool:
     """Whether a folder has a file itself, not by a link to another place."""
-    return (folder / name).resolve() == folder.resolve() / name
+    return Path(os.path.realpath(folder / name)) == Path(os.path.realpath(folder), name)
 
 
 class Server(ThreadingHTTPServer):
@@ -102,7 +102,7 @@ class Handler(SimpleHTTPRequestHandler):
     extensions_map = TYPES
 
     def send_head(self) -> BytesIO | BinaryIO | None:
-        if self.headers.get('Host', '').rpartition(':')[0] not in HOSTS:
+        if self.headers.get('Host', '').partition(':')[0] not in HOSTS:
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             return None
         name = unquote(urlsplit(self.path).path).lstrip('/') or FILES[0]
