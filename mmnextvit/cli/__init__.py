@@ -40,6 +40,7 @@ COMMANDS = (
     'report',
     'predict',
     'export',
+    'serve',
     'bench',
     'import_yolov5',
     'compute_anchors',

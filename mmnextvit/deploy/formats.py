@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..utils.errors import MissingPackageError, UserError
 from ..utils.messages import did_you_mean
+from . import web_folder
 
 if TYPE_CHECKING:
     from .job import Job, Written
@@ -35,6 +36,7 @@ class Format:
         halves: Whether its converter makes float16 of float32 itself.
         runs: Whether :class:`~mmnextvit.runtime.Detector` runs what is written.
         files: What a folder of it consists of.
+        model: Which of them the detector opens, where it is not the folder itself.
         note: What to know before it is chosen, in a sentence.
         masks: Whether detectors that find masks can be written.
         channels: How many channels images may have.
@@ -50,6 +52,7 @@ class Format:
     halves: bool = False
     runs: bool = True
     files: tuple[str, ...] = ()
+    model: str = ''
     note: str = ''
     masks: bool = False
     channels: tuple[int, ...] = (3,)
@@ -110,6 +113,16 @@ FORMATS = {
         masks=True,
         channels=ANY,
     ),
+    'web': Format(
+        '_web',
+        ONNX,
+        'onnx',
+        int8=True,
+        dynamic=True,
+        batches=False,
+        files=web_folder.FILES,
+        model=web_folder.MODEL,
+    ),
 }
 
 
@@ -129,7 +142,9 @@ def check_format(name: str) -> str:
 def holds_export(folder: str | os.PathLike) -> bool:
     """Whether a folder has the file that a format's folder is opened by."""
     suffixes = {
-        Path(known.files[0]).suffix for known in FORMATS.values() if known.files
+        Path(known.files[0]).suffix
+        for known in FORMATS.values()
+        if known.files and not known.model
     }
     return any(file.suffix in suffixes for file in Path(folder).expanduser().glob('*'))
 
