@@ -13,15 +13,16 @@ from ..models.nextvit import NextViT
 from .backbones import Settings
 from .timing import time_call
 
-PACKAGE = Path(__file__).resolve().parents[1]
+STAND_IN = Path(__file__).resolve().parents[1] / '_mmcv' / '__init__.py'
 
 # MMDetection and MMYOLO need a stand-in for mmcv's ops. Without our package it comes
-# from its file; with it, it is there before they are imported.
+# from its folder; with it, it is there before they are imported.
 IMPORTS = {
     'mmdet.models, mmyolo.models': (
+        'import sys\n'
         'from importlib.util import module_from_spec, spec_from_file_location\n'
-        f'spec = spec_from_file_location("ops", {str(PACKAGE / "_mmcv.py")!r})\n'
-        'ops = module_from_spec(spec)\n'
+        f'spec = spec_from_file_location("ops", {str(STAND_IN)!r})\n'
+        'ops = sys.modules["ops"] = module_from_spec(spec)\n'
         'spec.loader.exec_module(ops)\n'
         'ops.prepare_mmcv()\n'
         'import mmdet.models, mmyolo.models\n'
@@ -54,6 +55,6 @@ def time_code(code: str) -> float:
     """Seconds of Python code in a new process."""
     code = f'import time\nstart = time.perf_counter()\n{code}'
     code += 'print(time.perf_counter() - start)'
-    env = {**os.environ, 'PYTHONPATH': str(PACKAGE.parent)}
+    env = {**os.environ, 'PYTHONPATH': str(STAND_IN.parents[2])}
     output = subprocess.check_output([sys.executable, '-c', code], text=True, env=env)
     return float(output.split()[-1])
