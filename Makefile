@@ -6,7 +6,7 @@
 # make cover   run all the tests and print which lines they leave out
 # make env     only make .venv, which the others make by themselves
 # make clean   remove .venv
-# make try     use the wheel in a fresh environment: what docs/compatibility.md lists
+# make try     use the wheel in a fresh environment: what docs/versions.md lists
 # Another Python: make PYTHON=/path/to/python3.14
 # The other set of OpenMMLab's packages, in .venv-onedl: make test OPENMMLAB=onedl
 

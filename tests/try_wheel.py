@@ -5,7 +5,7 @@
 It makes a fresh environment, installs ``mmnextvit[all]`` with the newest releases that
 our bounds allow, and there imports, trains a few iterations, evaluates, predicts,
 exports to ONNX and runs the exported file in an environment that has neither torch nor
-OpenMMLab's packages. What it prints is a row of docs/compatibility.md. It needs nothing
+OpenMMLab's packages. What it prints is a row of docs/versions.md. It needs nothing
 but Python's own library and a package index; with ``--uv`` also uv, which links
 packages from its cache. Exit code 1 where a step failed.
 """
@@ -160,11 +160,8 @@ def list_steps(
     yield 'demo', lambda: full.mmnextvit('demo', *small, *epoch, cwd=folder)
 
     def export() -> None:
-        (run,) = (folder / 'work_dirs').glob('demo/*/*.pth')
-        config = next(run.parent.glob('*.py'))
         to = '--to', 'onnx', '-o', folder / 'demo.onnx'
-        images = '--images', folder / 'work_dirs' / 'demo_data' / 'val'
-        full.mmnextvit('export', config, run, *to, *images, cwd=folder)
+        full.mmnextvit('export', 'work_dirs/demo', *to, cwd=folder)
 
     yield 'export', export
     bare = Environment(folder / 'bare', uv, log)
