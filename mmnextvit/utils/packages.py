@@ -66,6 +66,8 @@ def explain_missing_package(error: ModuleNotFoundError) -> None:
         MissingPackageError: It is; the message has the command that installs it.
     """
     package = str(error.name).partition('.')[0]
+    if package == 'mmyolo' and not has_mmyolo():
+        raise MissingPackageError(describe_missing_mmyolo()) from error
     if package in ('torch', *NEEDED) and find_spec(package) is None:
         missing = [name for name in NEEDED if find_spec(name) is None]
         raise MissingPackageError(_describe_missing([package, *missing])) from error
@@ -148,19 +150,21 @@ def has_mmyolo() -> bool:
 
 
 def require_mmyolo() -> None:
-    """Does nothing where MMYOLO is installed.
+    """Makes sure that MMYOLO is there.
 
     Raises:
         MissingPackageError: It is not; the message has the command that installs it.
     """
-    if has_mmyolo():
-        return
+    if not has_mmyolo():
+        raise MissingPackageError(describe_missing_mmyolo())
+
+
+def describe_missing_mmyolo() -> str:
+    """That something needs MMYOLO, and the command that installs it."""
     command = 'pip install "mmnextvit[yolo]"'
     if find_distribution('onedl-mmdetection'):  # which MMYOLO's would overwrite
         command = 'pip install "mmnextvit[all]" in an environment of its own'
-    raise MissingPackageError(
-        f'this needs MMYOLO, which is not installed. Install it with: {command}'
-    )
+    return f'this needs MMYOLO, which is not installed. Install it with: {command}'
 
 
 @contextmanager
