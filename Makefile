@@ -20,8 +20,9 @@ FIND_PYTHON := for python in $(PYTHON); do \
     $$python -c '$(SUPPORTED)' 2>/dev/null && break; python=; \
   done; \
   test -n "$$python" || { \
-    echo 'Found no Python 3.11 to 3.14 (tried: $(PYTHON)).' \
-      'Name one: make PYTHON=/path/to/python3.14' >&2; \
+    echo 'Found no Python 3.11 to 3.14 (tried: $(PYTHON)). Install one (on Debian and' \
+      'Ubuntu: apt install python3 python3-venv; anywhere: uv python install 3.13),' \
+      'or name yours: make PYTHON=/path/to/python3.13' >&2; \
     exit 1; \
   }
 

@@ -168,4 +168,6 @@ def _describe_python(library: str) -> str:
     if sys.version_info[:2] <= newest:
         return ''
     here, there = ('.'.join(map(str, v[:2])) for v in (sys.version_info, newest))
-    return f'it has none for Python {here}. In an environment of Python {there}: '
+    return (
+        f'it has no packages for Python {here}. In an environment of Python {there}: '
+    )

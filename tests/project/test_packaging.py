@@ -1,10 +1,17 @@
 """What pyproject.toml asks for, and that the lock keeps to it."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+from types import SimpleNamespace
 
 from mmnextvit import __version__
-from mmnextvit.deploy.formats import NEWEST_PYTHON
+from mmnextvit.deploy import formats
+from mmnextvit.deploy.formats import FORMATS, NEWEST_PYTHON
+from mmnextvit.utils.errors import MissingPackageError
 from mmnextvit.utils.packages import FOLDERS
 
 import pytest
@@ -110,6 +117,89 @@ def test_the_pythons_are_those_that_are_declared():
         assert f'python{python}' in (ROOT / 'Makefile').read_text()
 
 
+@pytest.fixture
+def make(tmp_path):
+    """Runs make where Pythons are stubs: what it printed, and what the stubs got."""
+    shutil.copytree(FOLDER, tmp_path / 'requirements')
+    shutil.copy(ROOT / 'Makefile', tmp_path)
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    for name in ('test', 'touch', 'echo'):
+        (folder / name).symlink_to(shutil.which(name))
+
+    def run(*args: str, fitting: tuple[str, ...]) -> tuple[str, str]:
+        log = tmp_path / 'log'
+        log.write_text('')
+        for python in ('python3', *(f'python{version}' for version in PYTHONS)):
+            code = 0 if python in fitting else 1
+            stub = f'#!/bin/sh\necho {python} "$@" >> {log}\nexit {code}\n'
+            (folder / python).write_text(stub)
+            (folder / python).chmod(0o755)
+        done = subprocess.run(
+            [shutil.which('make'), 'env', *args],
+            cwd=tmp_path,
+            env={**os.environ, 'PATH': str(folder)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2  # the stubs make no pip
+        return done.stderr, log.read_text()
+
+    return run
+
+
+def test_make_finds_the_first_python_that_fits(make):
+    _, log = make(fitting=('python3.14', 'python3.13'))
+    assert 'python3.14 -m venv --clear .venv\n' in log
+    _, log = make(fitting=('python3.12',))
+    assert 'python3.12 -m venv --clear .venv\n' in log
+    _, log = make('OPENMMLAB=onedl', fitting=('python3', 'python3.12'))
+    assert 'python3 -m venv --clear .venv-onedl\n' in log
+
+
+def test_make_says_what_to_do_where_no_python_fits(make):
+    printed, log = make(fitting=())
+    assert 'Found no Python 3.11 to 3.14 (tried: python3 python3.14 ' in printed
+    assert 'apt install python3 python3-venv' in printed
+    assert 'make PYTHON=/path/to/python3.13' in printed
+    assert 'venv' not in log
+    condition = re.search(
+        r'not (\(3, 11\) <= .* <= \(3, 14\))\)', (ROOT / 'Makefile').read_text()
+    )[1]
+    for minor, fits in ((10, False), (11, True), (14, True), (15, False)):
+        seen = {'sys': SimpleNamespace(version_info=(3, minor, 9))}
+        assert eval(condition, seen) is fits
+
+
+def read_rows() -> list[list[str]]:
+    """The rows of the page's table of what was run."""
+    page = (ROOT / 'docs' / 'versions.md').read_text(encoding='utf-8')
+    lines = page.partition('\n## What was run\n')[2].splitlines()
+    rows = [
+        [cell.strip() for cell in x.split('|')[1:-1]] for x in lines if x[:1] == '|'
+    ]
+    return rows[2:]
+
+
+def test_the_page_has_what_was_run_on_each_python_and_set():
+    rows = read_rows()
+    for python in PYTHONS:
+        assert any(row[0].startswith(f'{python}.') for row in rows), python
+    assert {row[1] for row in rows} == set(SETS)
+    for python, _, what, command, libraries, day in rows:
+        assert python.rpartition('.')[0] in PYTHONS
+        assert what and command and libraries
+        assert re.fullmatch(r'20\d\d-\d\d-\d\d', day)
+
+
+def test_the_page_has_what_a_python_lacks():
+    page = (ROOT / 'docs' / 'versions.md').read_text(encoding='utf-8')
+    for library, newest in NEWEST_PYTHON.items():
+        assert re.search(
+            rf'^\| {library} .*\| {newest[0]}\.{newest[1]} \|$', page, re.M
+        )
+
+
 def test_formats_know_which_python_their_library_ends_with():
     bounded = {}
     for requirement in (r for extra in EXTRAS for r in requirements(extra)):
@@ -117,6 +207,28 @@ def test_formats_know_which_python_their_library_ends_with():
         if tuple(able) != PYTHONS:
             bounded[requirement.name] = tuple(map(int, able[-1].split('.')))
     assert bounded == NEWEST_PYTHON
+
+
+@pytest.mark.parametrize(
+    ('python', 'advice'),
+    [
+        ((3, 13, 2), ''),
+        (
+            (3, 14, 0),
+            'it has no packages for Python 3.14. In an environment of 3.13: ',
+        ),
+    ],
+)
+def test_a_format_without_its_library_says_which_python_has_it(
+    python, advice, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, 'coremltools', None)
+    monkeypatch.setattr(formats, 'sys', SimpleNamespace(version_info=python))
+    with pytest.raises(MissingPackageError) as error:
+        formats.require(FORMATS['coreml'].libraries, FORMATS['coreml'].extra)
+    assert str(error.value).startswith('coremltools is not installed or does not start')
+    assert str(error.value).endswith(f'{advice}pip install "mmnextvit[coreml]"')
+    assert advice or 'Python' not in str(error.value)
 
 
 def test_no_package_of_another_package_is_pinned(needed):
