@@ -159,4 +159,5 @@ def test_types_of_mmyolo_where_it_is_missing(monkeypatch):
     assert missing in str(explain(dict(type='mmyolo.Weel')))
     with DefaultScope.overwrite_default_scope('mmyolo'):
         assert missing in str(explain(dict(type='Weel')))
-    assert 'did you mean Wheel?' in str(explain(dict(type='Weel')))
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        assert 'did you mean Wheel?' in str(explain(dict(type='Weel')))
