@@ -6,6 +6,7 @@ suppression behind it, and the metadata. This module imports none of them, nor t
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -154,11 +155,17 @@ def write(to: str, job: 'Job', path: Path) -> 'Written':
     return import_module(f'.{to}', __package__).write(job, path)
 
 
+# The newest Python that a library has packages for, where we run on newer ones. Its
+# extra has the same bound in pyproject.toml, so that all other extras install.
+NEWEST_PYTHON = {'coremltools': (3, 13)}
+
+
 def require(libraries: Iterable[str], extra: str) -> None:
     """Makes sure that libraries are there, before any work is done.
 
     Raises:
-        MissingPackageError: One is not; the message has the command that installs it.
+        MissingPackageError: One is not; the message has the command that installs it,
+            and the Python that it needs.
     """
     for library in libraries:
         try:
@@ -166,5 +173,16 @@ def require(libraries: Iterable[str], extra: str) -> None:
         except ImportError as error:
             raise MissingPackageError(
                 f'{library} is not installed or does not start ({error}): '
-                f'pip install "mmnextvit[{extra}]"'
+                f'{_describe_python(library)}pip install "mmnextvit[{extra}]"'
             ) from error
+
+
+def _describe_python(library: str) -> str:
+    """Which Python a library needs, where it has no packages for this one."""
+    newest = NEWEST_PYTHON.get(library, sys.version_info[:2])
+    if sys.version_info[:2] <= newest:
+        return ''
+    here, there = ('.'.join(map(str, v[:2])) for v in (sys.version_info, newest))
+    return (
+        f'it has no packages for Python {here}. In an environment of Python {there}: '
+    )
