@@ -312,7 +312,7 @@ def _take_first(x: Tensor, size: Sequence[int]) -> Tensor:
     MMDetection's DyHead gives larger ones, and has learnt with what is read.
     """
     count = x.shape[1] * math.prod(size)
-    if x[0].numel() <= count:  # as a rule; of too few torchvision says so
+    if math.prod(x.shape[1:]) <= count:  # as a rule; of too few torchvision says so
         return x
     return x.flatten(1)[:, :count].reshape(*x.shape[:2], *size)
 
