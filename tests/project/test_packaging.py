@@ -215,7 +215,7 @@ def test_formats_know_which_python_their_library_ends_with():
         ((3, 13, 2), ''),
         (
             (3, 14, 0),
-            'it has no packages for Python 3.14. In an environment of 3.13: ',
+            'it has no packages for Python 3.14. In an environment of Python 3.13: ',
         ),
     ],
 )
