@@ -165,7 +165,7 @@ class CheckpointNetwork:
         self.best_scores = model.best_scores
         self.max_detections = find_max_detections(cfg.model)
         self.file = checkpoint
-        self.fixed_batch = None
+        self.fixed_batch: int | None = None
         self._turn = threading.Lock()
         model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
         self.model = use_graphs(model, cfg.get('env_cfg') or {})
