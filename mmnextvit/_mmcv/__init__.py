@@ -18,7 +18,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_loader
 from multiprocessing import current_process
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
@@ -50,6 +50,7 @@ def prepare_mmcv() -> None:
             f"torchvision's NMS and average RoIAlign, since mmcv {mmcv.__version__} "
             'has no compiled ops here'
         )
+    _look_for_ops_anew()
     _keep_a_pixel(mmcv)
     _suppress_prefixes()
     refused = _import_refusing(mmcv)
@@ -65,6 +66,25 @@ def prepare_mmcv() -> None:
                 f'mmcv {ACCEPTED_MMCV}, which they allow.',
                 stacklevel=3,
             )
+
+
+def _look_for_ops_anew() -> None:
+    """Gives MMEngine and mmcv a stand-in for `pkgutil.find_loader`.
+
+    Python 3.14 has it no longer, and earlier ones warn of it. MMEngine asks it for
+    mmcv's compiled ops before each run of a single process. Only these modules see the
+    stand-in: nothing of Python's own is changed.
+    """
+    for name in ('mmengine.utils.dl_utils.misc', 'mmcv.utils.ext_loader'):
+        module: Any = importlib.import_module(name)
+        if hasattr(module, 'pkgutil'):  # onedl-mmengine asks otherwise
+            module.pkgutil = SimpleNamespace(find_loader=_find_loader)
+
+
+def _find_loader(fullname: str) -> object | None:
+    """What would load a module, or `None` if there is none."""
+    spec = find_spec(fullname)
+    return None if spec is None else spec.loader
 
 
 def _keep_a_pixel(mmcv: Any) -> None:

@@ -77,7 +77,7 @@ def softnms(
     areas = (x2 - x1 + offset) * (y2 - y1 + offset)
     tiny = np.finfo(areas.dtype).tiny
     values = _widen_to_float(scores).detach().numpy().astype(areas.dtype)
-    left = np.ones(len(values), bool)
+    left: np.ndarray = np.ones(len(values), bool)
     kept: list[int] = []
     while left.any():
         best = int(np.where(left, values, -np.inf).argmax())

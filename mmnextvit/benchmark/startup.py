@@ -13,7 +13,8 @@ from ..models.nextvit import NextViT
 from .backbones import Settings
 from .timing import time_call
 
-STAND_IN = Path(__file__).resolve().parents[1] / '_mmcv' / '__init__.py'
+PACKAGE = Path(__file__).resolve().parents[1]
+STAND_IN = PACKAGE / '_mmcv' / '__init__.py'
 
 # MMDetection and MMYOLO need a stand-in for mmcv's ops. Without our package it comes
 # from its folder; with it, it is there before they are imported.
@@ -55,6 +56,6 @@ def time_code(code: str) -> float:
     """Seconds of Python code in a new process."""
     code = f'import time\nstart = time.perf_counter()\n{code}'
     code += 'print(time.perf_counter() - start)'
-    env = {**os.environ, 'PYTHONPATH': str(STAND_IN.parents[2])}
+    env = {**os.environ, 'PYTHONPATH': str(PACKAGE.parent)}
     output = subprocess.check_output([sys.executable, '-c', code], text=True, env=env)
     return float(output.split()[-1])

@@ -81,7 +81,9 @@ def test_version(capfd):
         ('--verison', 'there are new, '),
         ('zzz', 'there are new, '),
         ('mmdet/analyze_logs', 'did you mean mmdet/analysis_tools/analyze_logs'),
-        ('mmyolo/zzz/zzz/zzz/zzz/zzz', 'there are mmyolo/'),
+        pytest.param(
+            'mmyolo/zzz/zzz/zzz/zzz/zzz', 'there are mmyolo/', marks=pytest.mark.mmyolo
+        ),
     ],
 )
 def test_wrong_names_suggest_near_ones(name, hint, capfd):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -521,6 +522,20 @@ def test_what_else_is_not_implemented_keeps_its_traceback():
     assert find_user_error(NotImplementedError('an abstract method')) is None
 
 
+@pytest.mark.filterwarnings('error:.*find_loader')
+def test_what_looks_for_mmcvs_ops_needs_no_pkgutil(monkeypatch):
+    """As on Python 3.14, where `pkgutil.find_loader` is gone; earlier ones warn."""
+    from mmcv.utils.ext_loader import check_ops_exist
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.utils.dl_utils import mmcv_full_available
+
+    monkeypatch.delattr(pkgutil, 'find_loader', raising=False)
+    assert mmcv_full_available() and check_ops_exist()
+    model = torch.nn.Sequential(torch.nn.SyncBatchNorm(4))
+    assert type(revert_sync_batchnorm(model)[0]).__name__ == '_BatchNormXd'
+    assert mmnextvit._mmcv._find_loader('mmcv._no_such_extension') is None
+
+
 @pytest.mark.slow
 def test_stand_in_is_an_ordinary_module():
     from mmcv.utils import collect_env
@@ -595,7 +610,14 @@ def test_missing_package_is_named_with_its_command(package, command):
         name = 'mmnextvit.utils.errors.MissingPackageError'
         assert error.startswith(f'{name}: mmnextvit needs {package}')
         assert command in error
+    # As `pip install mmnextvit` leaves it, without an extra.
+    everything = ['mmengine', 'mmcv', 'mmdet']
+    error = last_error(python('from mmnextvit import NextViT', hide=everything))
+    assert error.startswith(f'{name}: mmnextvit needs mmengine, mmcv and mmdet')
     code = 'from mmnextvit.cli import main; main(None, ["compute_anchors", "x.py"'
+    error = last_error(python(f'{code}, "-o", "y.py"])', hide=everything))
+    text = 'mmnextvit compute_anchors: mmnextvit needs mmengine, mmcv and mmdet'
+    assert error.startswith(text) and 'pip install "mmnextvit[all]"' in error
     output(python(f'{code}, "--help"])', hide=[package]))
     error = last_error(python(f'{code}, "-o", "y.py"])', hide=[package]))
     assert error.startswith('mmnextvit compute_anchors: mmnextvit needs')
@@ -609,7 +631,11 @@ import mmnextvit, torch
 from mmdet.registry import MODELS
 maps = MODELS.build(dict(type='mmdet.NextViT'))(torch.rand(1, 3, 64, 64))
 print(*[tuple(m.shape[1:]) for m in maps], 'mmyolo' in sys.modules)
+from mmnextvit import FittedYOLODetector
 """
+    result = python(code, hide=['mmyolo'])
+    assert 'this needs MMYOLO, which is not installed' in last_error(result)
+    code = code.replace('from mmnextvit import FittedYOLODetector', '')
     shapes = '(96, 16, 16) (256, 8, 8) (512, 4, 4) (1024, 2, 2) False\n'
     assert output(python(code, hide=['mmyolo'])).endswith(shapes)
 
