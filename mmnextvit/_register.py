@@ -40,10 +40,12 @@ from .engine import (  # noqa: E402
     loops,  # noqa: F401
     optim,  # noqa: F401
     resume,  # noqa: F401
+    slicing,  # noqa: F401
     time_left,  # noqa: F401
     validation_loss,  # noqa: F401
 )
 from .engine.checkpoints import register_checkpoints  # noqa: E402
+from .engine.inferencer import let_resizing_be_found  # noqa: E402
 from .evaluation import coco_metric  # noqa: E402, F401
 from .models import nextvit, roi_head, timm_features  # noqa: E402, F401
 from .models.nms_limits import tell_limits  # noqa: E402
@@ -53,6 +55,7 @@ from .weights.loading import register_loaders  # noqa: E402
 register_loaders()
 register_checkpoints()
 tell_limits()
+let_resizing_be_found()
 
 if has_mmyolo():
     from .datasets import mmyolo_datasets  # noqa: F401

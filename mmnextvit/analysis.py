@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from .models.image_channels import count_image_channels
 from .models.nextvit import NextViT
 from .models.yolov5_graph import RowGraph, count_parameters
 from .utils.errors import UserError
@@ -124,7 +125,7 @@ def analyse(model: nn.Module, size: tuple[int, int], profile: bool = False) -> A
         UserError: The model computes no image of this size.
     """
     device = next(model.parameters()).device
-    image = torch.rand(1, 3, *size, device=device)
+    image = torch.rand(1, count_image_channels(model), *size, device=device)
     sample = DetDataSample(
         metainfo=dict(
             img_shape=size, ori_shape=size, batch_input_shape=size, scale_factor=(1, 1)

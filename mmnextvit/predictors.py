@@ -17,6 +17,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor
 
 from .datasets.image_inputs import Input, load_input
+from .datasets.images import CHANNELS_OF, convert
 from .deploy.exported import (
     check_classes,
     is_exported,
@@ -25,6 +26,7 @@ from .deploy.exported import (
     user_errors,
 )
 from .deploy.finite import check_finite
+from .deploy.formats import holds_export
 from .engine.configs import open_config
 from .engine.precision import Amp, choose_mixed
 from .engine.runner import (
@@ -33,10 +35,13 @@ from .engine.runner import (
     choose_device,
     choose_resizing,
     load_detector,
+    read_color_type,
     read_test_metainfo,
 )
+from .engine.slicing import detect_large
 from .models.fold import fold_batchnorms, set_memory_format
 from .models.graphs import use_graphs
+from .models.nms_limits import find_max_detections
 from .runs import find_run, find_run_checkpoint
 from .runtime import (
     MAX_BATCH,
@@ -44,8 +49,12 @@ from .runtime import (
     Layout,
     MinScores,
     Objects,
+    Slicing,
     Threshold,
+    dispatch,
     find_thresholds,
+    get_channels,
+    to_slicing,
 )
 from .utils.errors import MissingFileError, UserError
 from .utils.files import require_file
@@ -72,12 +81,17 @@ class Network(Protocol):
         classes: Names of the labels.
         palette: Their colours, as MMDetection's visualizer takes them.
         best_scores: The best minimum scores that the file has, if any.
+        max_detections: How many there are at most in an image.
         file: The checkpoint or exported file, for messages.
+        color_type: How images are to be read, as of
+            :func:`~mmnextvit.datasets.images.load_image`.
     """
 
     classes: list[str]
+    color_type: str
     palette: object
     best_scores: BestScores | None
+    max_detections: int
     file: str
 
     def prepare(self, image: np.ndarray) -> Any:
@@ -135,10 +149,12 @@ class CheckpointNetwork:
         self.classes = list(meta['classes'])
         self.palette = palette or 'random'
         self.best_scores = model.best_scores
+        self.max_detections = find_max_detections(cfg.model)
         self.file = checkpoint
         model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
         self.model = use_graphs(model, cfg.get('env_cfg') or {})
         self.pipeline = build_array_pipeline(choose_resizing(cfg, rect))
+        self.color_type = read_color_type(cfg)
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """The image as the test pipeline makes it."""
@@ -159,7 +175,8 @@ class CheckpointNetwork:
         resized = one['inputs'].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
         with collect_feature_maps(self.model) as maps:
             (sample,) = self._run([one])
-        return sample, cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), maps
+        seen = convert(np.ascontiguousarray(resized), 'color')
+        return sample, cv2.cvtColor(seen, cv2.COLOR_BGR2RGB), maps
 
     def _run(self, batch: Sequence[dict[str, Any]]) -> list[DetDataSample]:
         device = next(self.model.parameters()).device.type
@@ -190,6 +207,9 @@ class ExportedNetwork:
         self.classes = list(self.detector.classes)
         self.palette = metainfo.get('palette', 'random')
         self.best_scores = self.detector.metadata.get('best_scores')
+        self.max_detections = self.detector.metadata['nms']['max_per_img']
+        channels = get_channels(self.detector.metadata)
+        self.color_type = next(k for k, v in CHANNELS_OF.items() if v == channels)
         self.file = path
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Layout]:
@@ -206,6 +226,66 @@ class ExportedNetwork:
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
         raise UserError(
             'feature maps (--feature-maps) need a checkpoint: exported files keep none'
+        )
+
+
+class Uncut(NamedTuple):
+    """A large image (H, W, C), uint8, that is to be cut into tiles."""
+
+    image: np.ndarray
+
+
+class SlicedNetwork:
+    """A network that detects in large images tile by tile.
+
+    Args:
+        network: What detects in the tiles, and in images that are not larger.
+        slicing: How images are cut.
+    """
+
+    def __init__(self, network: Network, slicing: Slicing) -> None:
+        self.network = network
+        self.slicing = slicing
+        self.classes = network.classes
+        self.palette = network.palette
+        self.best_scores = network.best_scores
+        self.max_detections = network.max_detections
+        self.file = network.file
+
+    @property
+    def color_type(self) -> str:
+        return self.network.color_type
+
+    def prepare(self, image: np.ndarray) -> Any:
+        """As the network, or a large image as it is: its tiles are cut one by one."""
+        if self.slicing.cuts(image.shape[:2]):
+            return Uncut(image)
+        return self.network.prepare(image)
+
+    def detect(
+        self, prepared: Iterable[Any], min_score: float
+    ) -> Iterator[DetDataSample]:
+        return dispatch(
+            prepared,
+            lambda one: isinstance(one, Uncut),
+            lambda some: self.network.detect(some, min_score),
+            lambda one: self._detect_large(one.image, min_score),
+        )
+
+    def _detect_large(self, image: np.ndarray, min_score: float) -> DetDataSample:
+        def detect(tiles: Iterable[np.ndarray]) -> Iterator[DetDataSample]:
+            return self.network.detect(map(self.network.prepare, tiles), min_score)
+
+        limit = self.network.max_detections
+        found = detect_large(image, self.slicing, detect, limit, min_score)
+        return DetDataSample(pred_instances=found)
+
+    def detect_with_maps(
+        self, image: np.ndarray
+    ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
+        raise UserError(
+            'feature maps (--feature-maps) are those of a whole image, and slicing '
+            '(--slice) cuts it into tiles: leave one out'
         )
 
 
@@ -262,10 +342,10 @@ def find_parts(source: Source) -> tuple[Source | None, str | os.PathLike]:
 
 
 def is_run(path: Any) -> bool:
-    """Whether this is the path of a folder, and of none that is OpenVINO's."""
+    """Whether this is the path of a folder, and of none that was exported."""
     if not isinstance(path, (str, os.PathLike)) or not Path(path).is_dir():
         return False
-    return not any(Path(path).glob('*.xml'))
+    return not holds_export(path)
 
 
 class Predictor:
@@ -283,6 +363,8 @@ class Predictor:
             exported files.
         rect: Whether each image is padded to the smallest rectangle around it, or to a
             square; as the config or the exported file has it if ``None``.
+        slicing: How images that are larger than a tile are cut into tiles, or the size
+            of these; images are detected in as they are if ``None``.
 
     Attributes:
         classes: Names of the labels.
@@ -299,15 +381,23 @@ class Predictor:
         device: str | None = None,
         amp: Amp = False,
         rect: bool | None = None,
+        slicing: Slicing | int | None = None,
     ) -> None:
-        self.network = open_network(source, checkpoint, device, amp, rect)
+        with user_errors():
+            slicing = to_slicing(slicing)
+        network = open_network(source, checkpoint, device, amp, rect)
+        self.network = SlicedNetwork(network, slicing) if slicing else network
         self.classes = self.network.classes
+        self.color_type = self.network.color_type
         self.colours = list_colours(self.network.palette, len(self.classes))
 
     @property
     def model(self) -> torch.nn.Module | None:
         """The detector, its BatchNorms folded; ``None`` for an exported file."""
-        return getattr(self.network, 'model', None)
+        network = self.network
+        if isinstance(network, SlicedNetwork):
+            network = network.network
+        return getattr(network, 'model', None)
 
     def __call__(
         self, images: Input | Sequence[Input], score_thr: Threshold = 0.3
@@ -342,7 +432,7 @@ class Predictor:
         Raises:
             BrokenImageError: It cannot be used.
         """
-        return Prepared(self.network.prepare(load_input(image)))
+        return Prepared(self.network.prepare(load_input(image, self.color_type)))
 
     def detect(
         self, image: Input | Prepared, score_thr: Threshold = 0.3
@@ -358,7 +448,8 @@ class Predictor:
         """As :meth:`detect`, for a list of images."""
         if not images:
             raise UserError('the list of images is empty: there is nothing to predict')
-        prepared = map(self.network.prepare, load_inputs(images))
+        given = load_inputs(images, self.color_type)
+        prepared = map(self.network.prepare, given)
         return list(self._detect(prepared, score_thr))
 
     def detect_with_maps(
@@ -374,7 +465,8 @@ class Predictor:
             UserError: The predictor does not see the network's inside.
         """
         thresholds = self.find_thresholds(score_thr)
-        sample, seen, maps = self.network.detect_with_maps(load_input(image))
+        given = load_input(image, self.color_type)
+        sample, seen, maps = self.network.detect_with_maps(given)
         sample.pred_instances = keep_high(sample.pred_instances, thresholds)
         return sample, seen, maps
 
@@ -405,14 +497,16 @@ class Predictor:
         return Objects(found.bboxes, found.scores, found.labels, self.classes, masks)
 
     def draw(self, image: np.ndarray, sample: DetDataSample) -> np.ndarray:
-        """The image (H, W, 3), BGR, uint8, with the detections of a sample."""
+        """The image, BGR and uint8, with the detections of a sample: (H, W, 3)."""
         found = sample.pred_instances.cpu()
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        rgb = cv2.cvtColor(convert(image, 'color'), cv2.COLOR_BGR2RGB)
         drawn = draw_detections(rgb, found, self.classes, self.colours)
         return cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
 
 
-def load_inputs(images: Sequence[Input]) -> Iterator[np.ndarray]:
+def load_inputs(
+    images: Sequence[Input], color_type: str = 'color'
+) -> Iterator[np.ndarray]:
     """The images of a list, each when it is needed.
 
     Raises:
@@ -420,7 +514,7 @@ def load_inputs(images: Sequence[Input]) -> Iterator[np.ndarray]:
     """
     for number, image in enumerate(images):
         try:
-            yield load_input(image)
+            yield load_input(image, color_type)
         except UserError as error:
             if error.file is None:
                 error.problem = f'image {number} of the list: {error.problem}'

@@ -48,6 +48,15 @@ WARM_UP = dict(warmup_epochs=3, warmup_mim_iter=1000, warmup_bias_lr=0.1)
 RATES = ('eta_max', 'eta_min')
 # What tells where a dataset lies; the rest of a dataset belongs to the recipe.
 LOCATION = ('_scope_', 'ann_file', 'data_prefix', 'data_root', 'metainfo', 'type')
+# How images of so many channels are loaded.
+COLOR_TYPES = {1: 'grayscale', 3: 'color', 4: 'bgra'}
+# Transforms that change colours: they are for images of three channels alone.
+COLOUR_STEPS = (
+    'Albu',
+    'PhotoMetricDistortion',
+    'YOLOXHSVRandomAug',
+    'YOLOv5HSVRandomAug',
+)
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 _CHANGES: ContextVar[Mapping[str, object]] = ContextVar('changes')
@@ -71,11 +80,22 @@ def read_workers(value: object) -> int:
     return read_whole(value, 0)
 
 
+def read_channels(value: object) -> int:
+    """1 for grey images, 3 for colours, or 4 for colours and a fourth channel."""
+    count = read_whole(value, 1)
+    if count not in COLOR_TYPES:
+        raise UserError(
+            f'{count} must be 1 (grey), 3 (RGB) or 4 (RGB with alpha or infrared)'
+        )
+    return count
+
+
 # What a config may set in one line, and how each is read.
 SETTINGS: dict[str, Callable[[object], Any]] = {
     'batch_size': read_count,
     'classes': read_names,
     'image_size': read_size,
+    'in_channels': read_channels,
     'max_epochs': read_count,
     'num_images': read_count,
     'num_workers': read_workers,
@@ -123,7 +143,8 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
             - ``image_size``: a side, or width and height, in pixels; ``max_epochs``;
               ``batch_size``, of a process; ``num_workers`` of the data loaders;
               ``oversample``, the share of the images below which a class is rare, whose
-              images then come several times in an epoch; ``tuning``, some values of a
+              images then come several times in an epoch; ``in_channels``, 1 for grey
+              images or 4 for those with a fourth channel; ``tuning``, some values of a
               recipe for small data, or the name of another one, such as
               ``'detector'``. Those that are left out are the recipe's.
 
@@ -156,6 +177,7 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     for split in DATASETS:
         new |= _fit_data(split, new, own, recipe, class_ids)
     new = _merge(new, {k: v for k, v in own.items() if k not in (*SETTINGS, *DATASETS)})
+    new = set_channels(new, recipe.get('in_channels', 3))
     if KEY in recipe:  # the backbone may be another one by now
         new['model'] = freeze_backbone(new['model'], recipe[KEY])
     whole = _list_whole_changes(old, new)
@@ -264,7 +286,8 @@ def refit(
 
     Args:
         cfg: The config.
-        settings: ``image_size``, ``max_epochs`` and ``batch_size``, or some of them.
+        settings: ``image_size``, ``max_epochs``, ``batch_size`` and ``in_channels``, or
+            some of them.
 
     Returns:
         The changed keys, each with its whole value.
@@ -304,10 +327,77 @@ def refit(
             scaling['base_batch_size'] = max(base, 1)
     if size != recipe['image_size']:
         _check_resized(old, new)
+    new = set_channels(new, recipe.get('in_channels', 3))
     if 'recipe' in new:
         new['recipe'] = {**new['recipe'], **wanted}
         new.update(wanted)
     return {k: v for k, v in new.items() if k not in old or v != old[k]}
+
+
+def set_channels(cfg: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """A config of colour images for images of another number of channels.
+
+    The backbone takes them, whatever loads an image loads all of its channels, the mean
+    of the normalisation is that of all where it has none, and transforms that change
+    colours go.
+
+    Args:
+        cfg: The config.
+        count: Channels of an image: 1, 3 or 4.
+    """
+    if count == 3:
+        return dict(cfg)
+    new = _convert_steps(cfg, count)
+    model = dict(new['model'])
+    timm = str(model['backbone'].get('type')).endswith('TimmFeatures')
+    key = 'in_chans' if timm else 'in_channels'
+    model['backbone'] = {**model['backbone'], key: count}
+    preprocessor = dict(model.get('data_preprocessor') or {})
+    for name in ('mean', 'std'):
+        if (
+            len(values := preprocessor.get(name) or ()) == 3
+        ):  # not those of another read
+            mean = sum(values) / len(values)
+            preprocessor[name] = [mean] if count == 1 else [*values, mean]
+    if count == 1:
+        preprocessor['bgr_to_rgb'] = False
+    else:
+        preprocessor['type'] = 'ChannelsDataPreprocessor'
+    return {**new, 'model': {**model, 'data_preprocessor': preprocessor}}
+
+
+def _convert_steps(node: Any, count: int) -> Any:
+    """A value in which all transforms take images of so many channels."""
+    if isinstance(node, (list, tuple)):
+        kept = (item for item in node if _name_type(item) not in COLOUR_STEPS)
+        return type(node)(_convert_steps(item, count) for item in kept)
+    if not isinstance(node, dict):
+        return node
+    new = {key: _convert_steps(value, count) for key, value in node.items()}
+    name = _name_type(node)
+    if name in ('LoadImageFromFile', 'LoadVerifiedImage'):
+        new['color_type'] = COLOR_TYPES[count]
+    if name == 'Mosaic' and count > 3:
+        new['type'] = 'ChannelsMosaic'
+    if name == 'YOLOv5RandomAffine' and count > 3:
+        new['border_val'] = _pad_value(new.get('border_val', (114,) * 3), count)
+    if isinstance(pad := new.get('pad_val'), dict) and 'img' in pad:
+        new['pad_val'] = {**pad, 'img': _pad_value(pad['img'], 1)}
+    return new
+
+
+def _pad_value(value: Any, count: int) -> Any:
+    """A colour in which all three are alike, for images of so many channels."""
+    if not isinstance(value, (list, tuple)) or len(set(value)) != 1:
+        return value
+    return value[0] if count == 1 else (value[0],) * count
+
+
+def _name_type(node: Any) -> str:
+    """The name of a transform's type, without its scope; nothing of other values."""
+    return (
+        str(node.get('type', '')).rpartition('.')[2] if isinstance(node, dict) else ''
+    )
 
 
 def _find_size(cfg: dict[str, Any], wanted: tuple[int, int]) -> tuple[int, int]:

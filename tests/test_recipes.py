@@ -883,3 +883,53 @@ globals().update(__import__('mmnextvit').fit_recipe(_base_, globals()))
     assert '[1][2/2]' in said.replace(' ', '')
     cfg = Config.fromfile(tmp_path / 'work_dirs' / 'my' / 'my.py')
     assert cfg.recipe.image_size == (64, 64)
+
+
+# Channels
+
+
+def list_steps(node: object) -> list[dict]:
+    """All dicts with a type, at any depth."""
+    if isinstance(node, dict):
+        own = [node] if 'type' in node else []
+        return own + [s for value in node.values() for s in list_steps(value)]
+    if isinstance(node, (list, tuple)):
+        return [s for value in node for s in list_steps(value)]
+    return []
+
+
+@pytest.mark.parametrize('name', PLAIN)
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_of_other_channels(name, channels):
+    cfg = resolve(name, in_channels=channels)
+    before = resolve(name)
+    backbone, preprocessor = cfg['model']['backbone'], cfg['model']['data_preprocessor']
+    assert backbone['in_channels'] == channels
+    own = before['model']['data_preprocessor']['mean']
+    wanted = [*own, sum(own) / 3] if channels == 4 else [sum(own) / 3]
+    assert preprocessor['mean'] == pytest.approx(wanted)
+    assert len(preprocessor['std']) == channels
+    assert preprocessor['bgr_to_rgb'] == (
+        channels == 4 and before['model']['data_preprocessor']['bgr_to_rgb']
+    )
+    color_type = {1: 'grayscale', 4: 'bgra'}[channels]
+    for split in ('train', 'val', 'test'):
+        steps = list_steps(cfg[f'{split}_dataloader'])
+        loaders = [s for s in steps if s['type'].endswith('LoadImageFromFile')]
+        assert loaders and {s['color_type'] for s in loaders} == {color_type}
+        types = {s['type'].rpartition('.')[2] for s in steps}
+        assert not types & {'YOLOv5HSVRandomAug', 'YOLOXHSVRandomAug', 'Albu'}
+        assert ('Mosaic' in types) == (split == 'train' and channels == 1)
+    assert cfg['recipe']['in_channels'] == channels
+    assert resolve(name, in_channels=3)['model'] == before['model']
+    again = refit(cfg, dict(in_channels=channels))
+    assert {key: cfg[key] for key in again} == again  # it has all
+
+
+def test_channels_of_timm_and_numbers_that_are_none():
+    cfg = resolve('yolov5_nextvit_s', in_channels=1, model=dict(backbone=TIMM))
+    backbone = cfg['model']['backbone']
+    assert backbone['in_chans'] == 1 and 'in_channels' not in backbone
+    for value in (2, 0, '1', 1.5):
+        with pytest.raises(UserError, match='in_channels'):
+            resolve('yolov5_nextvit_s', in_channels=value)

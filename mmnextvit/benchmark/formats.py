@@ -59,7 +59,7 @@ T = TypeVar('T')
 
 TORCH = 'torch'
 PRECISIONS = {'': 'float32', '-half': 'half', '-int8': 'int8'}  # endings of names
-PACKAGES = ('mmnextvit', 'torch', 'onnxruntime', 'openvino', 'nncf', 'tensorrt')
+PACKAGES = ['mmnextvit', 'torch', 'onnxruntime', 'openvino', 'nncf', 'ncnn', 'tensorrt']
 
 
 # ------------------------------------------------------------------------ which formats

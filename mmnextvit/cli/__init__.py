@@ -156,6 +156,15 @@ def call(command: str, *argv: object) -> object:
         if explained is None:
             raise
         raise explained from error
+    except (RuntimeError, MemoryError) as error:
+        if 'torch' not in sys.modules:
+            raise
+        from ..engine.memory_faults import explain_memory_error
+
+        explained = explain_memory_error(error)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 @contextlib.contextmanager

@@ -2,12 +2,14 @@
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..deploy.formats import holds_export
 from ..recipes import RATE, read_size
 from ..runs import find_run, find_run_checkpoint, find_run_config, is_first_process
 from ..utils.errors import MissingFileError, UserError
@@ -16,6 +18,8 @@ from ..utils.messages import escape
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+    from ..runtime import Slicing
 
 
 class Changes(Mapping[str, Any]):
@@ -113,7 +117,7 @@ def parse_arguments(
         run = _find_parts(given['config'], with_checkpoint='checkpoint' in given)
     for name, title in WEIGHTS.items():
         value = run.get(name) if given.get(name) is None else given[name]
-        if is_folder(value) and not _holds_xml(value):
+        if is_folder(value) and not holds_export(value):
             value = _find_checkpoint(value, title)
         if name in given:
             run[name] = value
@@ -156,9 +160,12 @@ def begin(args: argparse.Namespace) -> None:
                 print(f'{title:9} {escape(given[name])}', flush=True)
 
 
-def _holds_xml(folder: str) -> bool:
-    """Whether a folder is one that was exported."""
-    return any(Path(folder).expanduser().glob('*.xml'))
+def bind_print() -> Callable[[str], None]:
+    """What prints a line to the output of now, also while that is redirected.
+
+    Converters are silenced while another thread says how long they have taken.
+    """
+    return partial(print, flush=True, file=sys.stdout)
 
 
 def _find_parts(folder: str, with_checkpoint: bool) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def _find_checkpoint(folder: str, title: str) -> str:
     try:
         return str(find_run_checkpoint(folder))
     except MissingFileError as error:
-        exported = f'{folder} is a folder with 0 .xml files'
+        exported = f'{folder} is a folder with 0 .xml files and 0 .param files'
         problem = f'{title}{error}. Nor was it exported: {exported}'
         raise MissingFileError(problem) from error
 
@@ -355,6 +362,60 @@ def add_threshold(parser: argparse.ArgumentParser, help: str) -> None:
 def to_threshold(text: str) -> float | str:
     """A minimum score or 'best', for argparse."""
     return text if text == 'best' else to_share(text)
+
+
+def add_slicing(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--slice`` and what goes with it, as in :mod:`mmnextvit.runtime.command`.
+
+    The values are checked by :func:`read_slicing`.
+    """
+    add = parser.add_argument_group('large images').add_argument
+    add(
+        '--slice',
+        type=int,
+        metavar='SIZE',
+        help='cut images larger than this into tiles of this height and width',
+    )
+    add(
+        '--overlap',
+        type=float,
+        metavar='SHARE',
+        help='what neighbours have in common, as a share of a tile (0.2)',
+    )
+    add(
+        '--merge',
+        choices=('ios', 'iou'),
+        help='compare boxes of several tiles by the share of the smaller one (ios, the '
+        'default) or by intersection over union',
+    )
+    add(
+        '--merge-thr',
+        type=float,
+        dest='threshold',
+        metavar='SHARE',
+        help='from which on they are one object (0.5)',
+    )
+    add(
+        '--tiles-only',
+        action='store_false',
+        default=None,
+        dest='whole',
+        help='leave the whole image out, in which larger objects are found',
+    )
+
+
+def read_slicing(args: argparse.Namespace) -> 'Slicing | None':
+    """How to cut images, of what :func:`add_slicing` has had parsed.
+
+    Raises:
+        UserError: A value cannot be, or is of no use without ``--slice``.
+    """
+    from ..runtime import OptionError, read_slicing
+
+    try:
+        return read_slicing(vars(args))
+    except OptionError as error:
+        raise UserError(str(error)) from error
 
 
 def to_share(text: str) -> float:

@@ -12,12 +12,11 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..utils.files import atomic_write_text, check_new_folder
-from .arguments import add_detector, begin, load_config, to_count
+from .arguments import add_detector, begin, bind_print, load_config, to_count
 
 if TYPE_CHECKING:
     from ..benchmark.formats import Comparison
@@ -30,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         metavar='FORMAT',
-        help='torch, torchscript, onnx, openvino, tensorrt, also with -half or -int8, '
-        'as in openvino-int8 (all in float32 that can run here)',
+        help='torch, onnx, openvino, tensorrt, ncnn, pt2, torchscript, also with -half '
+        'or -int8, as in openvino-int8 (all in float32 that can run here)',
     )
     parser.add_argument(
         '--images',
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> 'Comparison':
             device=args.device,
             calibration=args.calib,
             with_map=not args.no_map,
-            say=partial(print, flush=True),
+            say=bind_print(),
         )
         if args.out:
             write(comparison, folder)

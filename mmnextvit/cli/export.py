@@ -1,17 +1,17 @@
-"""Export a detector to ONNX, OpenVINO, TensorRT, CoreML or TorchScript.
+"""Export a detector to ONNX, OpenVINO, TensorRT, NCNN and others.
 
-Normalisation, network, decoding and non-maximum suppression are inside. The file is
-compared with torch on real images, and one that differs is not kept. In half precision
-or int8 it differs, and its mAP on the config's test data is reported beside torch's.
+Normalisation, network and decoding are inside, and non-maximum suppression where the
+format has it. The file is compared with torch on real images, and one that differs is
+not kept. In half precision or int8 it differs, and its mAP on the config's test data is
+reported beside torch's.
 """
 
 import argparse
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..deploy.formats import FORMATS, check_format
 from ..utils.errors import UserError
-from .arguments import add_detector, begin, load_config
+from .arguments import add_detector, begin, bind_print, load_config
 
 if TYPE_CHECKING:
     from ..deploy.export import Report
@@ -36,6 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--int8', action='store_true', help='8 bits, calibrated by --calib'
     )
     parser.add_argument('--calib', help='images to calibrate with: folder or pattern')
+    parser.add_argument(
+        '--max-drop',
+        type=float,
+        metavar='X',
+        help='by how much no mAP of int8 may fall: leaves layers in float',
+    )
+    parser.add_argument(
+        '--max-minutes',
+        type=float,
+        default=60,
+        metavar='N',
+        help='how long these layers are looked for (60)',
+    )
     parser.add_argument('--no-nms', action='store_true', help='give all candidates')
     parser.add_argument(
         '--efficient-nms',
@@ -67,12 +80,12 @@ def run(args: argparse.Namespace) -> 'Report':
         efficient_nms=args.efficient_nms,
         images=args.images,
         with_map=not args.no_map,
+        max_drop=args.max_drop,
+        max_minutes=args.max_minutes,
         overwrite=args.force,
         out=args.out,
     )
-    report = export(
-        load_config(args), args.checkpoint, options, partial(print, flush=True)
-    )
+    report = export(load_config(args), args.checkpoint, options, bind_print())
     print(report)
     return report
 

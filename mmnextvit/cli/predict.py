@@ -22,6 +22,8 @@ be corrected: `labels/coco/` and so on, each with the images, as label tools and
 `mmnextvit new` open them. `doubts.csv` lists the images, those first where the model
 doubts most. The entries of the JSON then have "width", "height", "doubt" and "reason",
 and their objects "polygons" where the model finds masks.
+
+--slice 640 also looks for small objects in large images, tile by tile.
 """
 
 import argparse
@@ -30,7 +32,15 @@ from contextlib import closing
 from ..labels.choices import parse_formats
 from ..utils.errors import UserError
 from ..utils.files import check_folder, check_new_folder
-from .arguments import add_amp, add_detector, add_threshold, begin, load_config
+from .arguments import (
+    add_amp,
+    add_detector,
+    add_slicing,
+    add_threshold,
+    begin,
+    load_config,
+    read_slicing,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shape.add_argument(
         '--square', dest='rect', action='store_false', help='pad to a square'
     )
+    add_slicing(parser)
     parser.add_argument(
         '--feature-maps',
         action='store_true',
@@ -87,13 +98,21 @@ def run(args: argparse.Namespace) -> None:
     from ..deploy.exported import is_exported
     from ..engine.prediction import open_results, predict_files
 
+    slicing = read_slicing(args)
+    if slicing and args.feature_maps:
+        raise UserError(
+            '--feature-maps draws what the network computes of a whole image, and '
+            '--slice cuts it into tiles: leave one out'
+        )
     cfg = load_config(args)
     if args.feature_maps and is_exported(args.checkpoint):
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_files(args.input)
     if args.save_labels:
         check_has_images(files)
-    predictor = Predictor(cfg, args.checkpoint, args.device, args.amp, args.rect)
+    predictor = Predictor(
+        *(cfg, args.checkpoint, args.device, args.amp, args.rect), slicing=slicing
+    )
     used = predictor.find_thresholds(args.score_thr)
     by_class = isinstance(used, list) and dict(zip(predictor.classes, used))
     about = {

@@ -3,6 +3,9 @@
 An exported file is tested as it will be used, with its own resizing. Beside the average
 precisions it says the precision, recall and F1 of the detections that have at least the
 score of --score-thr, by class.
+
+--slice 640 tests with large images cut into tiles, and says what that gains over the
+same images as they are, also for small objects, and how much longer it takes.
 """
 
 import argparse
@@ -12,9 +15,11 @@ from .arguments import (
     add_amp,
     add_detector,
     add_run,
+    add_slicing,
     add_threshold,
     begin,
     load_config,
+    read_slicing,
 )
 
 
@@ -23,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_amp(parser)
     add_threshold(parser, 'minimum score of what is drawn and counted by itself')
+    add_slicing(parser)
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='a new file for the predictions'
     )
@@ -42,6 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
     from ..apis import test
 
+    slicing = read_slicing(args)
     return test(
         load_config(args),
         args.checkpoint,
@@ -50,4 +57,5 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         out=args.out,
         show_dir=args.show_dir,
         score_thr=args.score_thr,
+        slicing=slicing,
     )

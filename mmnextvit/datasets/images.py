@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from PIL import Image
 from rich.progress import track
 
-from ..runtime import END_MARKERS, has_end
+from ..runtime import END_MARKERS, ImageError, convert_image, has_end
 from ..utils.errors import UserError
 from ..utils.files import check_is_file
 from ..utils.messages import tell
@@ -50,6 +50,11 @@ REMARKS = {
         'mirrored): they are turned as viewers show them'
     ),
 }
+
+# What images are that are loaded in a way, in the runtime's words. A grey image is made
+# of a colour one, as whoever has that in memory does it, and not by the decoder.
+CHANNELS_OF = {'grayscale': 'GRAY', 'color': 'RGB', 'bgra': 'RGBA'}
+FLAGS = {'grayscale': 'color', 'bgra': 'unchanged'}  # mmcv's, before they are converted
 
 Size = tuple[int, int]  # width, height
 
@@ -263,7 +268,8 @@ def load_image(
 
     Args:
         path: File, local or of a backend that MMEngine knows.
-        color_type: mmcv's flag: ``'color'``, ``'grayscale'``, ``'unchanged'``, ...
+        color_type: mmcv's flag: ``'color'``, ``'grayscale'``, ``'unchanged'``, ...; or
+            ``'bgra'`` for four channels, uint8, which the file must have.
         imdecode_backend: mmcv's decoder; mmcv's global one if ``None``.
         backend_args: MMEngine's file backend.
         decode_twice: Have Pillow decode every JPEG and PNG.
@@ -294,12 +300,14 @@ def load_image(
         with quiet_opencv():
             image = mmcv.imfrombytes(
                 cut.content if cut else content,
-                flag=color_type,
+                flag=FLAGS.get(color_type, color_type),
                 # In OpenCV, libjpeg would print a warning that does not name the file.
                 backend='pillow' if cut else imdecode_backend,
             )
         if image is None:
             raise BrokenImageError('the image is truncated, or no image')
+        if color_type in FLAGS:
+            image = convert(image, color_type)
         image = image if stated is None else orient(image, header, stated)
     except UserError as error:
         error_type = (
@@ -314,6 +322,22 @@ def load_image(
     if stated is not None and not measured and is_unsettled(header, stated):
         remarks.append('turned')
     return Reading(image, remarks, cut)
+
+
+def convert(image: np.ndarray, color_type: str) -> np.ndarray:
+    """An array as a detector takes it whose images are loaded in this way.
+
+    Args:
+        image: As of :func:`mmnextvit.runtime.read`.
+        color_type: As of :func:`load_image`.
+
+    Raises:
+        BrokenImageError: It cannot be, since it lacks a fourth channel.
+    """
+    try:
+        return convert_image(image, CHANNELS_OF.get(color_type, 'RGB'), 'the image')
+    except ImageError as error:
+        raise BrokenImageError(str(error)) from error
 
 
 def read_image(path: str, **kwargs: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine.dataset import Compose
 from mmengine.registry import TRANSFORMS
 
-from .images import BrokenImageError, load_image
+from .images import BrokenImageError, convert, load_image
 
 
 @TRANSFORMS.register_module()
@@ -54,6 +54,25 @@ class LoadVerifiedImage(LoadImageFromFile):
         if remarks and hasattr(dataset, 'note'):
             dataset.note(index, remarks)
         results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class LoadGivenImage(LoadImageFromFile):
+    """Takes the image that is given, as this transform would load it from a file.
+
+    An array of H x W (grey), H x W x 3 (BGR) or H x W x 4 (BGR and alpha) becomes grey
+    or colour by ``color_type``.
+
+    Raises:
+        BrokenImageError: The image lacks a fourth channel.
+    """
+
+    def transform(self, results: dict) -> dict:
+        image = convert(results['img'], self.color_type)
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_path'] = None
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 

@@ -1,9 +1,11 @@
 """MMYOLO's datasets with our checks, and its letterbox as YOLOv5 has it."""
 
+import copy
+
 import mmcv
 import numpy as np
 from mmyolo.datasets import YOLOv5CocoDataset, YOLOv5VOCDataset
-from mmyolo.datasets.transforms import LetterResize
+from mmyolo.datasets.transforms import LetterResize, Mosaic
 from mmyolo.datasets.yolov5_coco import BatchShapePolicyDataset
 from mmyolo.registry import DATASETS, TRANSFORMS
 
@@ -31,6 +33,35 @@ class VerifiedYOLOTxtDataset(VerifiedYOLOTxtMixin, BatchShapePolicyDataset):
 @DATASETS.register_module()
 class VerifiedCSVDataset(VerifiedCSVMixin, BatchShapePolicyDataset):
     """A dataset of boxes in a CSV file with MMYOLO's batch shapes."""
+
+
+@TRANSFORMS.register_module()
+class ChannelsMosaic(Mosaic):
+    """MMYOLO's ``Mosaic`` for images of more than three channels, which it has not.
+
+    It is made of the first three channels, and once more of each that follows, at the
+    same place.
+    """
+
+    def mix_img_transform(self, results: dict) -> dict:
+        parts = [results, *results['mix_results']]
+        images = [part['img'] for part in parts]
+        planes = []
+        for number in range(3, images[0][0, 0].size):
+            plane = copy.deepcopy({k: v for k, v in results.items() if k != 'img'})
+            for part, image in zip([plane, *plane['mix_results']], images):
+                part['img'] = np.ascontiguousarray(image[..., number])
+            state = np.random.get_state()  # which places the images
+            planes.append(super().mix_img_transform(plane)['img'])
+            np.random.set_state(state)
+        if planes:
+            for part, image in zip(parts, images):
+                part['img'] = np.ascontiguousarray(image[..., :3])
+        mixed = super().mix_img_transform(results)
+        if planes:
+            mixed['img'] = np.dstack([mixed['img'], *planes])
+            mixed['img_shape'] = mixed['img'].shape
+        return mixed
 
 
 @TRANSFORMS.register_module()
@@ -82,7 +113,7 @@ class YOLOv5LetterResize(LetterResize):
         image = mmcv.impad(
             image,
             padding=(left, top, right, bottom),
-            pad_val=(self.pad_val['img'],) * image.shape[2],
+            pad_val=(self.pad_val['img'],) * image[0, 0].size,
         )
         gain = float((canvas / before).min())
         vertical, horizontal = (canvas - before * gain) / 2

@@ -95,17 +95,21 @@ def read_frame_rate(path: Path) -> float:
     return rate if 0 < rate <= MAX_RATE else 25
 
 
-def read_frames(path: Path) -> Iterator[np.ndarray]:
+def read_frames(path: Path, color_type: str = 'color') -> Iterator[np.ndarray]:
     """The image, or each frame of the video, in BGR.
 
+    Args:
+        path: The file.
+        color_type: 'bgra' for images with a fourth channel.
+
     Returns:
-        H x W x 3, uint8 each.
+        H x W x 3, or 4, uint8 each.
 
     Raises:
         BrokenImageError: There is nothing to read.
     """
     if not is_video(path):
-        yield read_image(str(path))
+        yield read_image(str(path), color_type=color_type)
         return
     empty = True
     for frame in open_video(path):

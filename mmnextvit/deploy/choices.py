@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
+from torch import nn
 
 from ..datasets.images import BrokenImageError, read_image
 from ..datasets.sources import IMG_EXTENSIONS, find_files
 from ..engine.runner import build_dataset
+from ..models.image_channels import count_image_channels
 from ..utils.errors import MissingFileError, UserError, find_user_error
+from .candidates import count_mask_channels
 from .formats import FORMATS, check_format, require
 from .metadata import read_input_size, round_up
 
@@ -32,11 +35,14 @@ class Options:
         batch: Images at a time, ``None`` for any number.
         precision: 'float32', 'half' or 'int8'.
         calibration: Images to calibrate int8 with: a folder or a pattern, or files.
-        nms: Whether the file suppresses overlapping boxes itself.
+        nms: Whether the file suppresses overlapping boxes itself, where its format can.
         efficient_nms: Whether TensorRT's plugin does, in place of ONNX's operator.
         images: Images to compare on: a folder or a pattern; some of the config's test
             data if ``None``.
         with_map: Whether mAP is measured of files that are not in float32.
+        max_drop: By how much no mAP of an int8 file may fall: as few layers are left in
+            float as that takes. ``None`` leaves none.
+        max_minutes: How long these are looked for.
         overwrite: Whether what exists is replaced.
         out: File or folder to write; beside the checkpoint if ``None``.
     """
@@ -51,6 +57,8 @@ class Options:
     efficient_nms: bool = False
     images: str | None = None
     with_map: bool = True
+    max_drop: float | None = None
+    max_minutes: float = 60
     overwrite: bool = False
     out: str | Path | None = None
 
@@ -63,15 +71,16 @@ def check_options(options: Options) -> None:
         MissingPackageError: A library that the format needs is not installed.
     """
     wanted = FORMATS[check_format(options.to)]
+    check_search(options)
     require(wanted.libraries, wanted.extra)
     able = [name for name, f in FORMATS.items() if f.dynamic]
     if not wanted.dynamic and (options.batch is None or options.dynamic_size):
         raise UserError(
             f'{options.to} has fixed sizes here: {", ".join(able)} can be dynamic'
         )
-    if options.to == 'coreml' and options.batch != 1:
+    if not wanted.batches and options.batch != 1:
         raise UserError(
-            f'batch {options.batch} (--batch): CoreML takes one image at a time'
+            f'batch {options.batch} (--batch): {options.to} takes one image at a time'
         )
     if options.efficient_nms and (options.to != 'tensorrt' or not options.nms):
         raise UserError(
@@ -90,6 +99,52 @@ def check_options(options: Options) -> None:
         require(['nncf'], 'int8')
     elif options.calibration:
         raise UserError('images to calibrate with (--calib) are for int8 (--int8) only')
+
+
+def check_search(options: Options) -> None:
+    """Refuses a search for layers to leave in float that cannot be made.
+
+    Raises:
+        UserError: It cannot.
+    """
+    if options.max_drop is None:
+        return
+    if options.precision != 'int8':
+        raise UserError('max_drop (--max-drop) is for int8 (--int8) only')
+    if not options.with_map or options.efficient_nms:
+        raise UserError(
+            'max_drop (--max-drop) has mAP measured, which it is not with --no-map or '
+            '--efficient-nms'
+        )
+    if not 0 <= options.max_drop <= 1:
+        raise UserError(
+            f'max_drop {options.max_drop:g} (--max-drop): it is a part of mAP, 0 to 1, '
+            'such as 0.01'
+        )
+    if not options.max_minutes > 0:
+        raise UserError(
+            f'max_minutes {options.max_minutes:g} (--max-minutes): it must be positive'
+        )
+
+
+def check_detector(to: str, detector: nn.Module) -> None:
+    """Refuses a detector that finds masks, or whose images are not in colour.
+
+    Raises:
+        UserError: The format has no place for them.
+    """
+    if (count := count_image_channels(detector)) not in FORMATS[to].channels:
+        able = [name for name, f in FORMATS.items() if count in f.channels]
+        raise UserError(
+            f'{to} takes images of 3 channels here, and those of this detector have '
+            f'{count}: {", ".join(able)} take them (--to)'
+        )
+    if count_mask_channels(detector) and not FORMATS[to].masks:
+        able = [name for name, f in FORMATS.items() if f.masks]
+        raise UserError(
+            f'{to} has no masks here, and this detector finds some: '
+            f'{", ".join(able)} have (--to)'
+        )
 
 
 def choose_path(checkpoint: str, options: Options) -> Path:
@@ -124,7 +179,7 @@ def choose_path(checkpoint: str, options: Options) -> Path:
         )
     if out.is_dir():
         ours = out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()
-        others = sorted({p.name for p in out.iterdir()} - {'model.xml', 'model.bin'})
+        others = sorted({p.name for p in out.iterdir()} - {*wanted.files})
         if others and not ours:
             raise UserError(
                 f'{out} is a folder with {others[0]}, which is not replaced: choose '
@@ -204,10 +259,18 @@ def take_evenly(items: Sequence, max_items: int) -> list:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def read_images(paths: Iterable[str], say: Say) -> Iterator[np.ndarray]:
-    """The images that can be read (H x W x 3, BGR, uint8)."""
+def read_images(
+    paths: Iterable[str], say: Say, color_type: str = 'color'
+) -> Iterator[np.ndarray]:
+    """The images that can be read (H x W x 3, BGR, uint8; or as ``color_type`` has it).
+
+    Args:
+        paths: The files.
+        say: Gets a line for each that cannot be read.
+        color_type: As of :func:`~mmnextvit.datasets.images.load_image`.
+    """
     for path in paths:
         try:
-            yield read_image(path)
+            yield read_image(path, color_type=color_type)
         except BrokenImageError as error:
             say(f'left out: {error}')

@@ -96,7 +96,7 @@ def run_by_torch(program: torch.export.ExportedProgram, size: Sequence[int]) -> 
     network, (height, width) = program.module(), size
     sides = torch.tensor([float(width), float(height)])
 
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.inference_mode():
             coordinates, confidence = network(torch.from_numpy(images))
         centre, extent = (coordinates * sides.repeat(2)).split(2, dim=1)

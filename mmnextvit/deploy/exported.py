@@ -103,9 +103,12 @@ class OpenedPath(str):
 
 
 def to_instances(detections: Detections) -> InstanceData:
-    """The runtime's detections, as MMDetection has them."""
+    """The runtime's detections, as MMDetection has them, and their masks, if any."""
     boxes, scores, labels = map(from_numpy, map(np.ascontiguousarray, detections))
-    return InstanceData(bboxes=boxes, scores=scores, labels=labels.long())
+    found = InstanceData(bboxes=boxes, scores=scores, labels=labels.long())
+    if detections.masks is not None:
+        found.masks = from_numpy(detections.masks.to_array())
+    return found
 
 
 @MODELS.register_module()

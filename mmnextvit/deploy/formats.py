@@ -5,6 +5,7 @@ of :class:`~mmnextvit.deploy.candidates.Candidates`, the format's own non-maximu
 suppression behind it, and the metadata. This module imports none of them, nor torch.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,7 +29,15 @@ class Format:
         extra: Our extra that brings them.
         int8: Whether it has int8.
         dynamic: Whether batch, height and width may be dynamic.
+        batches: Whether it takes several images at a time.
+        nms: Whether non-maximum suppression may be in the file; the runtime does it
+            otherwise.
+        halves: Whether its converter makes float16 of float32 itself.
         runs: Whether :class:`~mmnextvit.runtime.Detector` runs what is written.
+        files: What a folder of it consists of.
+        note: What to know before it is chosen, in a sentence.
+        masks: Whether detectors that find masks can be written.
+        channels: How many channels images may have.
     """
 
     suffix: str
@@ -36,7 +45,14 @@ class Format:
     extra: str = ''
     int8: bool = False
     dynamic: bool = False
+    batches: bool = True
+    nms: bool = True
+    halves: bool = False
     runs: bool = True
+    files: tuple[str, ...] = ()
+    note: str = ''
+    masks: bool = False
+    channels: tuple[int, ...] = (3,)
 
     @property
     def ending(self) -> str:
@@ -48,14 +64,52 @@ class Format:
         return self.ending in ('', '.mlpackage')
 
 
+ANY = 1, 3, 4  # channels: grey, RGB, RGB and a fourth
 ONNX = ('onnx', 'onnxscript', 'onnxslim', 'onnxruntime')
 OPENVINO = (*ONNX, 'openvino')
 FORMATS = {
-    'onnx': Format('.onnx', ONNX, 'onnx', int8=True, dynamic=True),
-    'openvino': Format('_openvino', OPENVINO, 'openvino', int8=True, dynamic=True),
-    'tensorrt': Format('_tensorrt.onnx', ONNX, 'onnx', int8=True, dynamic=True),
-    'coreml': Format('.mlpackage', ('coremltools',), 'coreml', runs=False),
-    'torchscript': Format('.torchscript'),
+    'onnx': Format(
+        '.onnx', ONNX, 'onnx', int8=True, dynamic=True, masks=True, channels=ANY
+    ),
+    'openvino': Format(
+        '_openvino',
+        OPENVINO,
+        'openvino',
+        int8=True,
+        dynamic=True,
+        halves=True,
+        files=('model.xml', 'model.bin'),
+        masks=True,
+        channels=ANY,
+    ),
+    'tensorrt': Format(
+        '_tensorrt.onnx', ONNX, 'onnx', int8=True, dynamic=True, channels=ANY
+    ),
+    'coreml': Format(
+        '.mlpackage',
+        ('coremltools',),
+        'coreml',
+        batches=False,
+        halves=True,
+        runs=False,
+    ),
+    'ncnn': Format(
+        '_ncnn',
+        ('pnnx', 'ncnn'),
+        'ncnn',
+        batches=False,
+        nms=False,
+        halves=True,
+        files=('model.param', 'model.bin', 'model.json'),
+    ),
+    'pt2': Format('.pt2', dynamic=True, nms=False, masks=True, channels=ANY),
+    'torchscript': Format(
+        '.torchscript',
+        note='torch has deprecated TorchScript, and later versions may not write or '
+        "load it: --to pt2 writes torch.export's format in its place",
+        masks=True,
+        channels=ANY,
+    ),
 }
 
 
@@ -70,6 +124,14 @@ def check_format(name: str) -> str:
         hint = f' ({near})' if near else ''
         raise UserError(f'there is no format {name!r}{hint}: {", ".join(FORMATS)}')
     return name
+
+
+def holds_export(folder: str | os.PathLike) -> bool:
+    """Whether a folder has the file that a format's folder is opened by."""
+    suffixes = {
+        Path(known.files[0]).suffix for known in FORMATS.values() if known.files
+    }
+    return any(file.suffix in suffixes for file in Path(folder).expanduser().glob('*'))
 
 
 def write(to: str, job: 'Job', path: Path) -> 'Written':

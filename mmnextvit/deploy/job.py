@@ -6,11 +6,13 @@ from typing import TypedDict
 
 import numpy as np
 
-from ..runtime import Metadata
+from ..runtime import Metadata, list_outputs
 from .candidates import Candidates
+from .sensitivity import Int8
 
-# From images (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates.
-Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# From images (B, 3, H, W) to boxes (B, N, 4) and scores (B, N, C) of all candidates,
+# and to what masks are made of: coefficients (B, N, M) and prototypes (B, M, h, w).
+Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 class Shape(TypedDict):
@@ -30,12 +32,16 @@ class Job:
         metadata: Its metadata, which says what else is wanted of the file.
         calibration: Batches (B, 3, H, W) for int8 to calibrate with.
         efficient_nms: Whether to use TensorRT's plugin in place of ONNX's operator.
+        int8: The network in ONNX and in int8, if it was quantised already.
+        in_float: Names of layers that are left in float there.
     """
 
     candidates: Candidates
     metadata: Metadata
     calibration: list[np.ndarray] | None = None
     efficient_nms: bool = False
+    int8: Int8 | None = None
+    in_float: tuple[str, ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -46,6 +52,11 @@ class Job:
             batch=wanted['batch'],
             dynamic_size=wanted['dynamic_size'],
         )
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what the network of candidates gives."""
+        return list_outputs(False, self.candidates.mask_channels > 0)
 
     @property
     def size(self) -> int:

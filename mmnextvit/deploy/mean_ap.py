@@ -26,8 +26,14 @@ def compare_map(
     except (OSError, UserError) as error:
         say(f'mAP is not measured, without the test data of {cfg.filename}: {error}')
         return {}
+    return beside(measure_in_torch(cfg, checkpoint), cfg, path)
+
+
+def beside(
+    theirs: Mapping[str, float], cfg: Config, path: Path
+) -> dict[str, tuple[float, float]]:
+    """What :func:`measure_in_torch` gave, beside the same of a file."""
     ours = measure_map(use_exported(cfg, str(path)))
-    theirs = measure_in_torch(cfg, checkpoint)
     return {name: (value, ours[name]) for name, value in theirs.items()}
 
 

@@ -15,7 +15,9 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.runner import choose_resizing
+from ..models.image_channels import COLOR_TYPES
 from ..runtime import (
+    CHANNELS,
     FORMAT,
     MAX_SIDE,
     BestScores,
@@ -25,18 +27,19 @@ from ..runtime import (
     to_pair,
 )
 from ..utils.errors import UserError
-from .candidates import get_mean_and_std, is_multi_label
+from .candidates import count_mask_channels, get_mean_and_std, is_multi_label
 
 STRIDE = 32  # both sides of an image are multiples of it
 PACKAGES = (
     'mmnextvit torch timm mmengine mmcv mmcv-lite mmdet mmyolo onnx onnxscript '
-    'onnxruntime openvino nncf coremltools'
+    'onnxruntime openvino nncf coremltools pnnx ncnn'
 )
 # Transforms of MMYOLO's that the runtime follows, and those that leave the image alone.
 RESIZING = ('YOLOv5KeepRatioResize', 'LetterResize', 'YOLOv5LetterResize')
 NEUTRAL = ('LoadImageFromFile', 'LoadVerifiedImage', 'LoadAnnotations', 'PackDetInputs')
 # The keys of a test config that files follow: neither YOLOX's style nor a minimum size.
 TEST_CFG = {'multi_label', 'nms_pre', 'score_thr', 'nms', 'max_per_img'}
+MASKS_CFG = {'mask_thr_binary', 'fast_test'}  # of a head that finds masks
 
 
 def round_up(size: Sequence[int]) -> tuple[int, int]:
@@ -68,15 +71,16 @@ def find_resizing(cfg: Config) -> list[dict]:
             'wraps it',
             file=cfg.filename,
         )
-    steps = []
+    steps, wanted = [], choose_color_type(cfg)
     for step in pipeline:
         name = step['type'].rpartition('.')[2]
         if name in RESIZING:
             steps.append(step)
-        elif name.startswith('Load') and step.get('color_type', 'color') != 'color':
+        elif name.startswith('LoadI') and step.get('color_type', 'color') != wanted:
             raise UserError(
-                f'{step["type"]} has color_type={step["color_type"]!r}: exported files '
-                'take images in colour',
+                f'{step["type"]} has color_type={step.get("color_type", "color")!r}, '
+                f'and the images of this detector are read as {wanted!r}: set '
+                'in_channels of the config, which changes both',
                 file=cfg.filename,
             )
         elif name not in NEUTRAL:
@@ -92,6 +96,13 @@ def find_resizing(cfg: Config) -> list[dict]:
             file=cfg.filename,
         )
     return steps
+
+
+def choose_color_type(cfg: Config) -> str:
+    """How a config's images are to be loaded, by the channels its backbone takes."""
+    backbone = cfg.model.get('backbone') or {}
+    count = backbone.get('in_channels', backbone.get('in_chans', 3))
+    return COLOR_TYPES.get(count, 'color')
 
 
 def read_input_size(cfg: Config) -> tuple[int, int]:
@@ -152,12 +163,10 @@ def describe_resizing(cfg: Config) -> list[ResizeStep]:
             continue
         fill = transform.pad_val
         fill = fill.get('img', 0) if isinstance(fill, Mapping) else fill
-        odd = transform.stretch_only or transform.half_pad_param
-        if odd or not isinstance(fill, (int, float)):
+        if transform.stretch_only or not isinstance(fill, (int, float)):
             raise UserError(
-                'LetterResize with stretch_only, half_pad_param or a pad_val by '
-                'channel is not what the runtime does: take one number, and leave the '
-                'others out',
+                'LetterResize with stretch_only or a pad_val by channel is not what '
+                'the runtime does: take one number, and leave the other out',
                 file=cfg.filename,
             )
         letterbox: ResizeStep = {
@@ -169,6 +178,8 @@ def describe_resizing(cfg: Config) -> list[ResizeStep]:
         }
         if step['type'].endswith('YOLOv5LetterResize'):
             letterbox |= {'stride': transform.stride, 'exact': True}
+        elif transform.half_pad_param:
+            letterbox['half_pad'] = True
         steps.append(letterbox)
     return steps
 
@@ -179,9 +190,9 @@ def check_test_cfg(cfg: Config, test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: They cannot; it has the key.
     """
-    unset = (None, False)
+    unset = (None, False, 0)  # MMYOLO's own configs have min_bbox_size=0
     asked = {k for k, v in test_cfg.items() if not any(v is x for x in unset)}
-    if unknown := sorted(asked - TEST_CFG):
+    if unknown := sorted(asked - TEST_CFG - MASKS_CFG):
         raise UserError(
             f'it has {unknown}, which exported files do not follow',
             file=cfg.filename,
@@ -257,7 +268,7 @@ def build_metadata(
             'batch': batch,
             'size': list(size),
             'dynamic_size': dynamic_size,
-            'channels': 'RGB',
+            'channels': next(k for k, count in CHANNELS.items() if count == len(mean)),
             'range': [0, 255],
         },
         'normalization': {'mean': mean, 'std': std, 'in_graph': True},
@@ -276,6 +287,12 @@ def build_metadata(
     }
     if best_scores is not None:
         metadata['best_scores'] = best_scores
+    if channels := count_mask_channels(detector):
+        metadata['masks'] = {
+            'channels': channels,
+            'threshold': test_cfg.mask_thr_binary,
+            'smooth': bool(test_cfg.get('fast_test')),
+        }
     try:
         check_metadata(json.loads(json.dumps(metadata)))  # as they will be read
     except ValueError as error:

@@ -13,7 +13,6 @@ import torch
 
 from ..runtime import (
     KEY,
-    OUTPUTS,
     Metadata,
     Thresholds,
     name_file,
@@ -22,22 +21,28 @@ from ..runtime import (
 from .candidates import Candidates
 from .job import Job, Run, Written
 from .quantization import list_float_layers, quantize
+from .sensitivity import Int8
 from .tracing import export_program, silence_converters
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
 OPSET = 18
-CANDIDATES = ('candidate_boxes', 'candidate_scores')
+# What masks are made of has no other name without NMS: prototypes pass it as they are.
+CANDIDATES = {
+    'boxes': 'candidate_boxes',
+    'scores': 'candidate_scores',
+    'coefficients': 'candidate_coefficients',
+}
 
 # Suppresses overlapping boxes, as ONNX text. B images, K boxes in each. A candidate
 # whose score is NaN is suppressed as one of 0 is; where there is one, all scores of the
 # image become NaN, so that broken weights are not taken for an empty image.
 ONNX_NMS = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
-nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
+nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores{inputs}) => (
     int32[{B},1] num_detections, float[{B},{K},4] boxes, float[{B},{K}] scores,
-    int32[{B},{K}] labels)
+    int32[{B},{K}] labels{outputs})
 {{
     by_class = Transpose <perm = [0, 2, 1]> (candidate_scores)
     limit = Constant <value = int64[1] {{{K}}}> ()
@@ -90,8 +95,17 @@ nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
     finite_each = Unsqueeze (is_finite, at_one)
     total_each = Unsqueeze (total, at_one)
     scores = Where (finite_each, best_scores, total_each)
-}}
+{rest}}}
 """
+# The same for candidates with the coefficients of masks, which NMS carries along.
+WITH_MASKS = {
+    'inputs': ', float[{B},N,M] candidate_coefficients',
+    'outputs': ', float[{B},{K},M] coefficients',
+    'rest': """
+    all_coefficients = GatherND <batch_dims = 1> (candidate_coefficients, index)
+    coefficients = Where (real_each, all_coefficients, zero)
+""",
+}
 EFFICIENT_NMS = """
 <ir_version: {ir}, opset_import: ["" : {opset}, "TRT" : 1]>
 nms (float[{B},N,4] candidate_boxes, float[{B},N,C] candidate_scores) => (
@@ -116,18 +130,23 @@ def build_network(
     """An ONNX model from ``images`` to boxes and scores of all candidates.
 
     Arguments are those of :func:`~mmnextvit.deploy.tracing.export_program`. The
-    outputs are called ``candidate_boxes`` (B, N, 4) and ``candidate_scores`` (B, N, C).
+    outputs are called ``candidate_boxes`` (B, N, 4) and ``candidate_scores`` (B, N, C);
+    with masks there are ``candidate_coefficients`` (B, N, M) and ``prototypes``
+    (B, M, h, w), too.
     """
     import onnxslim
 
     program = export_program(candidates, size, batch, dynamic_size)
+    names = [*CANDIDATES.values(), 'prototypes']
+    if not candidates.mask_channels:
+        names = names[:2]
     with torch.no_grad(), silence_converters():
         model = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
             input_names=['images'],
-            output_names=[*CANDIDATES],
+            output_names=names,
             verbose=False,
         ).model_proto
         model = onnxslim.slim(model)
@@ -143,8 +162,11 @@ def name_sizes(model: 'ModelProto', batch: int | None, dynamic_size: bool) -> No
         if name and dim.dim_param:
             dim.dim_param = name
     for output in graph.output:
-        for name, dim in zip(('batch', 'N'), output.type.tensor_type.shape.dim):
-            if dim.dim_param:
+        names = ['batch', 'N']
+        if output.name == 'prototypes':
+            names = ['batch', None, 'rows', 'columns']
+        for name, dim in zip(names, output.type.tensor_type.shape.dim):
+            if name and dim.dim_param:
                 dim.dim_param = name
     del graph.value_info[:]  # of inner tensors, in torch's names
 
@@ -162,26 +184,34 @@ def add_nms(
 
     Returns:
         A model with the outputs ``num_detections`` (B, 1), ``boxes`` (B, K, 4),
-        ``scores`` (B, K), falling, and ``labels`` (B, K), K being ``max_per_img``.
-        Behind the detections ONNX's has score 0 and label -1. Of an image with a
-        candidate that is NaN all scores are.
+        ``scores`` (B, K), falling, and ``labels`` (B, K), K being ``max_per_img``; with
+        masks also ``coefficients`` (B, K, M) and ``prototypes``. Behind the detections
+        ONNX's has score 0 and label -1. Of an image with a candidate that is NaN all
+        scores are.
     """
     import onnx
 
     batch = model.graph.output[0].type.tensor_type.shape.dim[0]
+    has = {output.name for output in model.graph.output}
+    sizes = {'B': batch.dim_param or batch.dim_value, 'K': nms['max_per_img']}
+    masks = dict.fromkeys(WITH_MASKS, '')
+    if CANDIDATES['coefficients'] in has:
+        masks = {name: text.format(**sizes) for name, text in WITH_MASKS.items()}
     text = (EFFICIENT_NMS if efficient else ONNX_NMS).format(
         ir=model.ir_version,
         opset=next(o.version for o in model.opset_import if not o.domain),
-        B=batch.dim_param or batch.dim_value,
-        K=nms['max_per_img'],
         iou_threshold=float(nms['iou_threshold']),
         score_thr=float(nms['score_thr']),
+        **sizes,
+        **masks,
     )
     tail = onnx.parser.parse_model(text)
     tail = onnx.compose.add_prefix(tail, 'nms/', rename_inputs=False)
-    for value, name in zip(tail.graph.output, OUTPUTS):
-        rename(tail.graph, value.name, name)
-    whole = onnx.compose.merge_models(model, tail, [(n, n) for n in CANDIDATES])
+    for value in tail.graph.output:
+        rename(tail.graph, value.name, value.name.removeprefix('nms/'))
+    whole = onnx.compose.merge_models(
+        model, tail, [(n, n) for n in CANDIDATES.values() if n in has]
+    )
     versions = {o.domain: o.version for o in whole.opset_import}  # each is there twice
     del whole.opset_import[:]
     whole.opset_import.extend(onnx.helper.make_opsetid(*o) for o in versions.items())
@@ -201,10 +231,10 @@ def rename(graph: 'GraphProto', old: str, new: str) -> None:
 
 
 def leave_nms_out(model: 'ModelProto') -> 'ModelProto':
-    """A copy of an ONNX network with the outputs called ``boxes`` and ``scores``."""
+    """A copy of an ONNX network with the outputs called ``boxes``, ``scores``, ..."""
     model = type(model).FromString(model.SerializeToString())
-    for name in ('boxes', 'scores'):
-        rename(model.graph, f'candidate_{name}', name)
+    for name, candidates in CANDIDATES.items():
+        rename(model.graph, candidates, name)
     return model
 
 
@@ -256,11 +286,22 @@ def convert(
     Returns:
         The network, and the names of the layers that int8 leaves in float.
     """
-    network = build_network(job.candidates, **job.shape)
     if job.metadata['precision'] != 'int8':
-        return network, []
-    network = quantizer(network, job.calibration)
+        return build_network(job.candidates, **job.shape), []
+    int8 = job.int8 or quantize_job(job, quantizer)
+    network = int8.leave_in_float(job.in_float)
     return network, list_float_layers(network)
+
+
+def quantize_job(job: Job, quantizer: Callable[..., 'ModelProto'] = quantize) -> Int8:
+    """The job's network in float and in int8.
+
+    Args:
+        job: What is to be written.
+        quantizer: As of :func:`convert`.
+    """
+    network = build_network(job.candidates, **job.shape)
+    return Int8(network, quantizer(network, job.calibration))
 
 
 def complete(network: 'ModelProto', job: Job) -> 'ModelProto':

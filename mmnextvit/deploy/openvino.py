@@ -24,18 +24,17 @@ def write(job: Job, path: Path) -> Written:
     half = job.metadata['precision'] == 'half'
     openvino.save_model(model, path / 'model.xml', compress_to_fp16=half)
 
-    names = ('boxes', 'scores')
+    names = job.outputs
     if job.metadata['nms']['in_graph']:
-        names = onnx.CANDIDATES
-        model.add_outputs([*names])
+        names = [onnx.CANDIDATES.get(name, name) for name in names]
+        model.add_outputs([n for n in names if n in onnx.CANDIDATES.values()])
     # Left to itself OpenVINO takes bfloat16 where the processor has it.
     exact = {'INFERENCE_PRECISION_HINT': 'f32'}
     compiled = openvino.compile_model(model, 'CPU', exact)
 
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         outputs = compiled({'images': images})
-        boxes, scores = (outputs[name] for name in names)
-        return boxes, scores
+        return tuple(outputs[name] for name in names)
 
     return Written(run, read_metadata(path), float_layers)
 

@@ -19,10 +19,12 @@ import torch
 from mmdet.apis import inference_detector
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ..engine.runner import build_array_pipeline
+from ..models.image_channels import order_as_rgb
 from ..runtime import (
     Detections,
     Detector,
@@ -37,8 +39,13 @@ from ..runtime import (
 )
 from .job import Run
 
-SCORE = 1e-3  # drift that float32 is allowed
+SCORE = 1e-3  # drift that float32 is allowed; also that of coefficients, of the largest
 PIXELS = 0.1
+MASK = 0.01  # share of a mask's pixels that may be others
+MASK_PIXELS = 100  # of smaller masks the share is of so many
+
+
+LIMITS = {'boxes': PIXELS, 'masks': MASK}  # of outputs, by the last word of their names
 
 
 @dataclass
@@ -49,7 +56,8 @@ class Drift:
         images: How many were compared up to their detections.
         detections: Those of MMYOLO in them.
         largest: The largest difference by output: scores from 0 to 1, boxes in pixels
-            of the network's input, or for MMYOLO's of the image.
+            of the network's input, or for MMYOLO's of the image; of masks the share of
+            their pixels that differ.
         overlapping: Detections that suppression should not have left.
         missing: Candidates that it should have left.
         wrong: What differs and may not in any precision, in words.
@@ -96,7 +104,7 @@ class Drift:
             return self.wrong + self.list_not_finite()
         faults = list(self.wrong)
         for output, value in self.largest.items():
-            limit = PIXELS if output.endswith('boxes') else SCORE
+            limit = LIMITS.get(output.rpartition(' ')[2], SCORE)
             if not value <= limit:  # NaN, too
                 faults.append(f'{output} differ by {value:.3g} ({limit:g} is allowed)')
         if self.overlapping:
@@ -119,7 +127,7 @@ class Drift:
 
 def predict_candidates(
     detector: nn.Module, images: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """All candidates by the detector in torch and by MMYOLO's parts of it.
 
     Args:
@@ -127,26 +135,31 @@ def predict_candidates(
         images: The network's inputs (B, 3, H, W), RGB, 0 to 255.
 
     Returns:
-        Boxes (B, N, 4) and scores (B, N, C), as
+        Boxes (B, N, 4) and scores (B, N, C), and of a head that finds masks their
+        coefficients (B, N, M) and prototypes (B, M, h, w), as
         :class:`~mmnextvit.deploy.candidates.Candidates` gives them.
     """
     head = detector.bbox_head
-    inputs = [image.flip(0) for image in torch.from_numpy(images)]  # BGR, as read
+    order = order_as_rgb(images.shape[1])
+    inputs = [image[order] for image in torch.from_numpy(images)]  # BGR, as read
     data = dict(inputs=inputs, data_samples=[DetDataSample() for _ in inputs])
     with torch.inference_mode():
         data = detector.data_preprocessor(data, False)
-        maps = detector(**data, mode='tensor')
+        maps = list(detector(**data, mode='tensor'))
+        prototypes = maps[4:]  # classes, boxes, objectness and coefficients come first
+        del maps[4:]
         sizes = [level.shape[2:] for level in maps[0]]
         priors = head.prior_generator.grid_priors(sizes, device=data['inputs'].device)
         levels = [
             decode_level(head, priors[i], stride, *(output[i] for output in maps))
             for i, stride in enumerate(head.featmap_strides)
         ]
-    boxes, scores = (torch.cat(parts, 1) for parts in zip(*levels))
+    boxes, scores, *coefficients = (torch.cat(parts, 1) for parts in zip(*levels))
     if not (head.test_cfg.get('multi_label') and head.num_classes > 1):
         best = torch.zeros_like(scores).scatter_(2, scores.argmax(2, True), 1)
         scores = scores * best
-    return boxes.cpu().numpy(), scores.cpu().numpy()
+    outputs = (boxes, scores, *coefficients, *prototypes)
+    return tuple(values.cpu().numpy() for values in outputs)
 
 
 def decode_level(
@@ -155,9 +168,13 @@ def decode_level(
     stride: int,
     classes: Tensor,
     offsets: Tensor,
-    *objectness: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Boxes (B, N, 4) and scores (B, N, C) of one level's outputs (B, A * c, H, W)."""
+    objectness: Tensor | None = None,
+    coefficients: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Boxes (B, N, 4) and scores (B, N, C) of one level's outputs (B, A * c, H, W).
+
+    Of a head that finds masks, their coefficients (B, N, M), too.
+    """
 
     def as_rows(output: Tensor) -> Tensor:
         anchors = output.unflatten(1, (head.num_base_priors, -1))
@@ -166,9 +183,12 @@ def decode_level(
     strides = offsets.new_full((len(priors),), stride)
     boxes = head.bbox_coder.decode(priors[None], as_rows(offsets), strides)
     scores = as_rows(classes).sigmoid()
-    for output in objectness:
-        scores = scores * as_rows(output).sigmoid()
-    return boxes, scores
+    if objectness is None:
+        return boxes, scores
+    factor = as_rows(objectness).sigmoid()
+    if coefficients is None:
+        return boxes, scores * factor
+    return boxes, scores * factor, as_rows(coefficients) * factor
 
 
 def detect_by_torch(
@@ -181,11 +201,18 @@ def detect_by_torch(
         cfg: Config whose test pipeline has the exported file's size.
         images: H x W x 3, BGR, uint8.
     """
-    samples = inference_detector(detector, list(images), build_array_pipeline(cfg))
     return [
         Detections(*(x.cpu().numpy() for x in (p.bboxes, p.scores, p.labels)))
-        for p in (sample.pred_instances for sample in samples)
+        for p in predict_by_torch(detector, cfg, images)
     ]
+
+
+def predict_by_torch(
+    detector: nn.Module, cfg: Config, images: Sequence[np.ndarray]
+) -> list[InstanceData]:
+    """As :func:`detect_by_torch`, as MMDetection has it: with masks, if any."""
+    samples = inference_detector(detector, list(images), build_array_pipeline(cfg))
+    return [sample.pred_instances for sample in samples]
 
 
 # ----------------------------------------------------------------------- comparisons
@@ -229,7 +256,8 @@ def compare_inputs(
     pipeline, drift = build_array_pipeline(cfg), Drift()
     for image in images:
         ours = stack([fit(image, steps)])[0]
-        theirs = pipeline(dict(img=image, img_id=0))['inputs'].flip(0).numpy()
+        theirs = pipeline(dict(img=image, img_id=0))['inputs'].numpy()
+        theirs = theirs[order_as_rgb(len(theirs))]
         if ours.shape != theirs.shape:
             fault = f'inputs have the shape {ours.shape}, not {theirs.shape}'
         elif difference := float(np.abs(ours - theirs).max()):
@@ -241,10 +269,15 @@ def compare_inputs(
     return drift
 
 
+CANDIDATES = ('boxes', 'scores', 'coefficients', 'prototypes')
+
+
 def compare_candidates(
     run: Run, detector: nn.Module, inputs: Iterable[np.ndarray]
 ) -> Drift:
     """The differences of every candidate: 'candidate boxes' and 'candidate scores'.
+
+    Those of what masks are made of are parts of its largest value.
 
     Args:
         run: Of the exported network.
@@ -254,8 +287,12 @@ def compare_candidates(
     drift, broken = Drift(), set[str]()
     for batch in inputs:
         theirs = predict_candidates(detector, batch)
-        for name, a, b in zip(('boxes', 'scores'), run(batch), theirs, strict=True):
+        for name, a, b in zip(
+            CANDIDATES[: len(theirs)], run(batch), theirs, strict=True
+        ):
             difference = np.abs(a.astype(np.float64) - b)
+            if name in CANDIDATES[2:]:
+                difference /= max(1.0, np.abs(b).max())
             drift.add(f'candidate {name}', float(difference.max()))
             if not np.isfinite(b).all():
                 broken.add(
@@ -391,12 +428,62 @@ def compare_detections(
     for batch in group(prepared, size):
         inputs = stack(batch, size)
         outputs = exported.session.run(inputs)
-        boxes, scores = predict_candidates(detector, inputs)
+        boxes, scores, *_ = predict_candidates(detector, inputs)
         for row, (_, layout) in enumerate(batch):
             one = {name: values[row] for name, values in outputs.items()}
-            (theirs,) = detect_by_torch(detector, cfg, [next(following)])
+            (found,) = predict_by_torch(detector, cfg, [next(following)])
+            theirs = Detections(
+                *(x.cpu().numpy() for x in (found.bboxes, found.scores, found.labels))
+            )
             outcome = Outcome(boxes[row], scores[row], nms, pixels, score)
-            drift += outcome.judge(exported.postprocess(one))
+            ours = exported.postprocess(one)
+            drift += outcome.judge(ours)
             drift += outcome.judge(theirs, "MMYOLO's ", layout)
             drift += Drift(images=1, detections=len(theirs.scores))
+            if 'masks' in found:
+                masks = found.masks.cpu().numpy()
+                placed = exported.postprocess(one, layout=layout)
+                near = pixels / min(layout.factor)
+                drift += compare_masks(placed, theirs, masks, near, score)
     return drift
+
+
+def compare_masks(
+    ours: Detections,
+    theirs: Detections,
+    masks: np.ndarray,
+    pixels: float,
+    score: float,
+) -> Drift:
+    """How far a file's masks are from torch's own, in the image's pixels.
+
+    Both have the masks of the same boxes: those that only one of both has are no
+    matter here, since :class:`Outcome` judges them.
+
+    Args:
+        ours: The file's detections, with masks.
+        theirs: MMYOLO's.
+        masks: MMYOLO's, (N, H, W), bool.
+        pixels: How far apart the coordinates of equal boxes may be.
+        score: How far apart equal scores may be.
+    """
+    drift = Drift()
+    if ours.masks is None:
+        return Drift(wrong=['the file gives no masks'])
+    for i, mask in enumerate(ours.masks):
+        apart = np.abs(theirs.boxes - ours.boxes[i]).max(1, initial=0) / pixels
+        apart = np.maximum(apart, np.abs(theirs.scores - ours.scores[i]) / score)
+        apart[theirs.labels != ours.labels[i]] = np.inf
+        alike = np.flatnonzero(apart <= 1)
+        if len(alike):
+            drift.add('masks', min(compute_share(mask, masks[j]) for j in alike))
+    if len(ours.scores) and len(theirs.scores) and not drift.largest:
+        drift.wrong.append("no mask of the file is of one of MMYOLO's boxes")
+    return drift
+
+
+def compute_share(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of two masks' pixels, (H, W) and bool, that only one of them has."""
+    if a.shape != b.shape:
+        return 1.0
+    return float((a != b).sum() / max((a | b).sum(), MASK_PIXELS))

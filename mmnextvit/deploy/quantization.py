@@ -1,5 +1,6 @@
 """int8: a network's weights and feature maps in 8 bits, calibrated on images."""
 
+import copy
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def quantize_signed(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'network.onnx')
         ort.quantize_static(
-            network,
+            copy.deepcopy(network),  # its weights are moved to a file
             path,
             Reader(),
             op_types_to_quantize=['Conv', 'ConvTranspose', 'Gemm'],

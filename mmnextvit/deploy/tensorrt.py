@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..runtime import Detector, Metadata, check_inputs, to_pair
+from ..runtime import Detector, Metadata, check_inputs, count_channels, to_pair
 from ..utils.errors import UserError
 from . import onnx
 from .job import Job, Written
@@ -44,12 +44,36 @@ ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
 EfficientNMS_TRT
 """
 TENSORRT_OPERATORS = frozenset(_PARSED.split())
+# Inputs, counted from 0, that must be constant, by the same page.
+CONSTANT_INPUTS = {
+    'CumSum': {1: 'an axis'},
+    'NonMaxSuppression': {2: 'a limit', 3: 'an IoU threshold', 4: 'a minimum score'},
+    'Slice': {3: 'an axis'},
+    'Squeeze': {1: 'an axis'},
+    'TopK': {1: 'a number'},
+    'Unsqueeze': {1: 'an axis'},
+}
+# The modes of Resize that it knows.
+RESIZE_MODES = {
+    'mode': ('nearest', 'linear'),
+    'coordinate_transformation_mode': (
+        *('half_pixel', 'pytorch_half_pixel', 'tf_half_pixel_for_nn'),
+        *('asymmetric', 'align_corners'),
+    ),
+}
+UNKNOWN_TYPES = {
+    *('COMPLEX128', 'COMPLEX64', 'INT16', 'STRING', 'UINT16', 'UINT32', 'UINT64'),
+    'DOUBLE',  # is cut to float
+}
 TWO_D = ('AveragePool', 'MaxPool')  # or three dimensions
+
+
+QUANTIZER = quantize_signed  # of int8
 
 
 def write(job: Job, path: Path) -> Written:
     """Writes an ONNX file that TensorRT's parser takes."""
-    network, float_layers = onnx.convert(job, quantize_signed)
+    network, float_layers = onnx.convert(job, QUANTIZER)
     model = onnx.complete(network, job)
     check_operators(model)
     onnx.save(model, job.metadata, path)
@@ -87,13 +111,37 @@ def check_operators(model: 'ModelProto') -> None:
             zero = constant.get(node.input[2]) if len(node.input) > 2 else None
             if zero is not None and (zero.dtype != np.int8 or zero.any()):
                 wrong.append(f'{node.op_type} that is not int8 around 0 ({node.name})')
-        if node.op_type == 'TopK' and node.input[1] not in constant:
-            wrong.append(f'TopK of a number that is not constant ({node.name})')
+        for i, what in CONSTANT_INPUTS.get(node.op_type, {}).items():
+            if i < len(node.input) and node.input[i] not in {'', *constant}:
+                wrong.append(
+                    f'{node.op_type} of {what} that is not constant ({node.name})'
+                )
+        if node.op_type == 'Resize':
+            modes = {a.name: a.s.decode() for a in node.attribute if a.s}
+            wrong += [
+                f'Resize with {key} {modes[key]} ({node.name})'
+                for key, known in RESIZE_MODES.items()
+                if modes.get(key, known[0]) not in known
+            ]
+    types = list_types(model)
+    wrong += [f'{types[n]} ({n})' for n in sorted(types) if types[n] in UNKNOWN_TYPES]
     if wrong:
         raise UserError(
             f"TensorRT's ONNX parser does not take {', '.join(wrong)}: choose another "
             'backbone or neck, or another format'
         )
+
+
+def list_types(model: 'ModelProto') -> dict[str, str]:
+    """ONNX's names of the types of a model's tensors, by the tensor."""
+    from onnx import TensorProto
+    from onnx.shape_inference import infer_shapes
+
+    graph = infer_shapes(model).graph
+    types = {i.name: i.data_type for i in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        types[value.name] = value.type.tensor_type.elem_type
+    return {name: TensorProto.DataType.Name(number) for name, number in types.items()}
 
 
 def list_constants(model: 'ModelProto') -> dict[str, np.ndarray]:
@@ -144,16 +192,17 @@ def build_engine(path: Path, engine: Path, metadata: Metadata) -> None:
 
 
 def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
-    """Minimum, usual and maximum shape of the input (B, 3, H, W)."""
+    """Minimum, usual and maximum shape of the input (B, C, H, W)."""
     wanted = metadata['input']
     size = to_pair(wanted['size'])
     min_size = (64, 64) if wanted['dynamic_size'] else size
     batch = wanted['batch']
     min_batch, max_batch = (1, MAX_BATCH) if batch is None else (batch, batch)
+    channels = count_channels(metadata)
     return [
-        (min_batch, 3, *min_size),
-        (min_batch, 3, *size),
-        (max_batch, 3, *size),
+        (min_batch, channels, *min_size),
+        (min_batch, channels, *size),
+        (max_batch, channels, *size),
     ]
 
 

@@ -8,14 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime import (
-    KEY,
-    Metadata,
-    Thresholds,
-    name_file,
-    parse_metadata,
-    read_torchscript_metadata,
-)
+from ..runtime import KEY, Thresholds
+from ..runtime import read_archive_metadata as read_metadata
 from .job import Job, Written
 from .tracing import make_example, silence_converters
 
@@ -36,17 +30,26 @@ class WithNMS(nn.Module):
             int(nms['max_per_img']),
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.suppress(*self.candidates(images), *self.limits)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        boxes, scores, *masks = self.candidates(images)
+        if not masks:
+            return self.suppress(boxes, scores, *self.limits)
+        coefficients, prototypes = masks
+        rows = torch.cat((boxes, coefficients), -1)
+        numbers, rows, scores, labels = self.suppress(rows, scores, *self.limits)
+        return numbers, rows[..., :4], scores, labels, rows[..., 4:], prototypes
 
 
 def suppress(
     boxes: Tensor, scores: Tensor, score_thr: float, iou_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """NMS class by class, of boxes (B, N, 4) and scores (B, N, C), as a script."""
+    """NMS class by class, of boxes (B, N, 4) and scores (B, N, C), as a script.
+
+    Columns behind the boxes' four are carried along.
+    """
     count = boxes.shape[0]
     numbers = torch.zeros(count, 1, dtype=torch.int32, device=boxes.device)
-    out_boxes = torch.zeros(count, limit, 4, device=boxes.device)
+    out_boxes = torch.zeros(count, limit, boxes.shape[2], device=boxes.device)
     out_scores = torch.zeros(count, limit, device=boxes.device)
     labels = torch.full((count, limit), -1, dtype=torch.int32, device=boxes.device)
     for i in range(count):
@@ -58,7 +61,7 @@ def suppress(
         while n < limit and tried < score.shape[0]:
             tried = max(4 * tried, 4 * limit)
             best = find_best(score, tried)
-            box, label = boxes[i][pairs[best, 0]], pairs[best, 1]
+            box, label = boxes[i][pairs[best, 0], :4], pairs[best, 1]
             kept = keep_best(box, score[best], label, iou_threshold)[:limit]
             n = kept.shape[0]
         kept = best[kept]
@@ -92,7 +95,8 @@ def keep_best(
 
 def write(job: Job, path: Path) -> Written:
     """Writes a traced program, for the CPU."""
-    images = make_example(job.shape['size'], job.shape['batch'])
+    channels = job.candidates.image_channels
+    images = make_example(job.shape['size'], job.shape['batch'], channels)
     with torch.no_grad(), silence_converters():
         traced = module = torch.jit.trace(job.candidates, images, check_trace=False)
         if job.metadata['nms']['in_graph']:
@@ -103,20 +107,9 @@ def write(job: Job, path: Path) -> Written:
         torch.jit.save(module, content, _extra_files=extra)
     path.write_bytes(content.getbuffer())
 
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.inference_mode():
-            boxes, scores = traced(torch.from_numpy(images))
-        return boxes.numpy(), scores.numpy()
+            outputs = traced(torch.from_numpy(images))
+        return tuple(values.numpy() for values in outputs)
 
     return Written(run, read_metadata(path))
-
-
-def read_metadata(path: Path) -> Metadata:
-    """The metadata in a TorchScript file, without running what it holds.
-
-    Raises:
-        ModelFileError: As of :func:`~mmnextvit.runtime.parse_metadata`.
-    """
-    with name_file(path, 'torch'):
-        text = read_torchscript_metadata(path)
-    return parse_metadata(text, path)

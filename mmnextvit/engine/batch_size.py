@@ -30,6 +30,7 @@ from mmengine.runner import Runner
 from ..models.compute_options import set_overrides
 from ..utils.errors import UserError
 from .default_hooks import averages_weights
+from .memory_faults import is_out_of_memory
 
 GPU_SHARE = 0.9  # of its free memory, as images and fragmentation differ
 CPU_SHARE = 0.8  # of the free memory, which data loaders and others want too
@@ -241,10 +242,8 @@ class Trial:
             seconds = [self._train_step(batch)]
             while sum(seconds) < TIMED and len(seconds) < 5:
                 seconds.append(self._train_step(batch))
-        except (torch.OutOfMemoryError, MemoryError):
-            failed = True
-        except RuntimeError as error:  # of torch's allocator for CPUs
-            if "can't allocate memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             failed = True
         if failed:  # not in the handler, in which the error holds its tensors

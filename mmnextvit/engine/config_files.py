@@ -37,11 +37,13 @@ from .known_keys import (
 
 ASKED = '+'  # before a key that is to be added, whatever reads it
 # Variables that are read by their name, without a file that does: by fit_recipe, by
-# MMDetection's scripts and inference, and by mmnextvit compute_anchors.
+# the commands, by MMDetection's scripts and inference, and by mmnextvit
+# compute_anchors.
 FITTED_KEYS = {*SETTINGS, *DATASETS, 'class_ids'}
 NAMED_KEYS = {
     *RUNNER_KEYS,
     'img_scale',
+    'in_channels',
     'recipe',
     'test_pipeline',
     'tta_model',

@@ -54,6 +54,7 @@ def read_config(
     Where it calls :func:`~mmnextvit.fit_recipe`, or inherits from one that does, the
     image size, the classes, the epochs and the batch size may be changed by their name
     alone, by the options as by a config that inherits: what follows from them follows.
+    What follows from ``in_channels`` does so in every config that has it.
 
     Args:
         path: The file.
@@ -72,6 +73,8 @@ def read_config(
     """
     cfg = _read_changed(path, options)
     wanted = {key: value for key, value in settings.items() if key in SETTINGS}
+    if 'in_channels' in cfg and 'recipe' not in cfg:
+        wanted = {'in_channels': cfg.in_channels, **wanted}
     with naming_file(path):
         if 'recipe' in cfg:
             cfg.merge_from_dict(wanted)

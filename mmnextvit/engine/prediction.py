@@ -21,13 +21,13 @@ from mmdet.structures import DetDataSample
 from rich.progress import Progress
 from torch import Tensor
 
+from ..datasets.image_inputs import with_colours
 from ..datasets.images import BrokenImageError
 from ..datasets.sources import count_frames, is_video, read_frame_rate, read_frames
 from ..labels.doubts import Doubt, describe_doubt, format_doubts
 from ..labels.images import is_of_image
-from ..labels.outlines import outline_mask
 from ..labels.write import write_labels
-from ..runtime import map_ahead, open_threads
+from ..runtime import map_ahead, open_threads, outline_mask
 from ..utils.errors import Terminated, UserError
 from ..utils.files import (
     atomic_write,
@@ -399,9 +399,14 @@ class Task:
     with_labels: bool = False
     prepare: Callable[[np.ndarray], Any] | None = None
 
+    @property
+    def color_type(self) -> str:
+        """How images are read: in colour, which grey ones are made of, or 'bgra'."""
+        return with_colours(getattr(self.predictor, 'color_type', 'color'))
+
     def read(self, shot: Shot) -> Shot:
         """Reads an image, and prepares it for the network."""
-        (image,) = read_frames(shot.path)
+        (image,) = read_frames(shot.path, self.color_type)
         return self.use(shot, image)
 
     def use(self, shot: Shot, image: np.ndarray, number: int | None = None) -> Shot:

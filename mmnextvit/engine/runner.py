@@ -28,6 +28,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..datasets import loading  # noqa: F401  (registers what takes images in memory)
 from ..models.compute_options import describe_options, set_overrides, settle_options
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
@@ -74,7 +75,8 @@ def read_test_metainfo(cfg: Config) -> dict[str, Any]:
 def build_array_pipeline(cfg: Config) -> Compose:
     """A config's test pipeline for images in memory: ``dict(img=image, img_id=0)``.
 
-    Images are (H, W, 3), BGR, uint8. Annotations are not loaded, since there are none.
+    Images are (H, W, 3), BGR, uint8; grey, or with a fourth channel, where the config
+    loads them so. Annotations are not loaded, since there are none.
 
     Raises:
         UserError: The pipeline does not load an image from a file, so that nothing
@@ -85,12 +87,19 @@ def build_array_pipeline(cfg: Config) -> Compose:
     for step in cfg.test_dataloader.dataset.pipeline:
         name = _name(step)
         if name in loaders:
-            step, found = dict(step, type='mmdet.LoadImageFromNDArray'), True
+            step, found = dict(step, type='LoadGivenImage'), True
         if name != 'LoadAnnotations':
             steps.append(copy.deepcopy(step))
     if not found:
         raise UserError('the test pipeline has no LoadImageFromFile', file=cfg.filename)
     return Compose(steps)
+
+
+def read_color_type(cfg: Config) -> str:
+    """How a config's test pipeline loads images: 'color', 'grayscale' or 'bgra'."""
+    steps = cfg.test_dataloader.dataset.get('pipeline') or ()
+    loaders = [step for step in steps if _name(step).startswith('LoadImage')]
+    return loaders[0].get('color_type', 'color') if loaders else 'color'
 
 
 def choose_resizing(cfg: Config, rect: bool | None = None) -> Config:

@@ -12,6 +12,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmyolo.datasets.transforms import LetterResize, YOLOv5KeepRatioResize
+from mmyolo.models.data_preprocessors import YOLOv5DetDataPreprocessor
 from mmyolo.models.dense_heads import RTMDetInsSepBNHead
 from mmyolo.models.detectors import YOLODetector
 from mmyolo.models.utils import make_divisible
@@ -21,6 +22,7 @@ from torch import Tensor
 from ..utils.errors import UserError
 from ..utils.messages import tell
 from .fold import in_faster_format
+from .image_channels import count_image_channels, order_as_rgb
 from .map_numbers import get_level_weights
 from .nms_limits import tell_limit
 from .yolov5_row_files import import_row_files
@@ -32,6 +34,45 @@ for _transform in (LetterResize, YOLOv5KeepRatioResize):
     TRANSFORMS.register_module(module=_transform, force=True)
 
 tell_limit(RTMDetInsSepBNHead, '_bbox_mask_post_process', 'cfg')  # as MMDetection's
+
+
+@MODELS.register_module()
+class ChannelsDataPreprocessor(YOLOv5DetDataPreprocessor):
+    """MMYOLO's data preprocessor for images of more than three channels.
+
+    MMEngine's takes a mean for one channel or three, and drops a fourth where it turns
+    BGR to RGB.
+
+    Args:
+        mean: Of each channel, as R, G, B and what follows if ``bgr_to_rgb``.
+        std: Likewise.
+        bgr_to_rgb: Whether the first three channels are turned.
+        **kwargs: Those of MMYOLO's ``YOLOv5DetDataPreprocessor``.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        bgr_to_rgb: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(mean=[0.0], std=[1.0], **kwargs)
+        self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+        self.turns = bgr_to_rgb
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """As MMYOLO's: images (C, H, W), in a list or as a batch, to the model's."""
+        if self.turns:
+            order, images = order_as_rgb(len(self.mean)), data['inputs']
+            turned = (
+                images[:, order]
+                if isinstance(images, Tensor)
+                else [image[order] for image in images]
+            )
+            data = dict(data, inputs=turned)
+        return super().forward(data, training)
 
 
 @MODELS.register_module()
@@ -327,7 +368,8 @@ def probe_outputs(backbone: torch.nn.Module) -> Outputs:
     """
     training = backbone.training
     parameter = next(backbone.parameters(), torch.zeros(()))
-    image = parameter.new_zeros(1, 3, PROBE_SIDE, PROBE_SIDE)
+    shape = 1, count_image_channels(backbone), PROBE_SIDE, PROBE_SIDE
+    image = parameter.new_zeros(shape)
     backbone.eval()  # which in some of MMDetection's does not return the module
     try:
         with torch.no_grad():

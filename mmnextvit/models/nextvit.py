@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..utils.errors import UserError
 from .fold import (
     ScaleShift,
     can_fold,
@@ -150,9 +151,9 @@ class NTB(nn.Module):
         self.norm2 = fold_before(self.norm2, self.mlp.conv1)
 
 
-def build_stem(arch: dict, norm_cfg: dict) -> Stem:
-    """The stem of a variant: (B, 3, H, W) to (B, C, ceil(H/4), ceil(W/4))."""
-    widths = [3, *arch['stem_channels'], arch['stem_channels'][-1]]
+def build_stem(arch: dict, norm_cfg: dict, in_channels: int = 3) -> Stem:
+    """The stem of a variant: images (B, C', H, W) to (B, C, ceil(H/4), ceil(W/4))."""
+    widths = [in_channels, *arch['stem_channels'], arch['stem_channels'][-1]]
     return Stem(
         *(
             build_stem_conv(c_in, c_out, stride, norm_cfg)
@@ -219,6 +220,8 @@ class NextViT(BaseModule):
         norm_cfg: Config of every BatchNorm2d, 'BN' or 'SyncBN'. The BatchNorm1d
             inside the attention keeps eps 1e-5 and momentum 0.1.
         final_norm: Whether the last stage's map passes the final BatchNorm ``norm``.
+        in_channels: Channels of the images. Weights of other images are fitted where
+            they are loaded, see :mod:`mmnextvit.weights.image_channels`.
         init_cfg: MMEngine's initialisation config. Without one the weights are those
             of the constructor: normal with std 0.02, biases 0.
 
@@ -237,8 +240,15 @@ class NextViT(BaseModule):
         norm_cfg: dict = dict(type='BN', eps=1e-5, momentum=0.1),
         final_norm: bool = True,
         init_cfg: dict | list[dict] | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__(init_cfg)
+        if type(in_channels) is not int or in_channels < 1:
+            raise UserError(
+                f'in_channels={in_channels!r}: it is the number of channels of an '
+                'image, such as 1, 3 or 4'
+            )
+        self.in_channels = in_channels
         self.arch = resolve_arch(arch, ARCHS)
         self.out_indices = check_out_indices(out_indices, len(self.arch['depths']))
         num_stages = self.out_indices[-1] + 1  # those after it are never built
@@ -247,7 +257,7 @@ class NextViT(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        self.stem = build_stem(self.arch, norm_cfg)
+        self.stem = build_stem(self.arch, norm_cfg, in_channels)
         rates = compute_drop_path_rates(self.arch, drop_path_rate)
         blocks = build_blocks(self.arch, num_stages, rates, norm_cfg)
         self.features = nn.Sequential(*blocks)
@@ -286,8 +296,8 @@ class NextViT(BaseModule):
         """Computes the maps of the stages in ``out_indices``.
 
         Args:
-            x: Images (B, 3, H, W) of any size that gives each attention at least
-                one run of tokens; 25x25 and larger always does.
+            x: Images (B, in_channels, H, W) of any size that gives each attention at
+                least one run of tokens; 25x25 and larger always does.
 
         Returns:
             One (B, C, ceil(H/s), ceil(W/s)) a stage, high to low resolution, with C

@@ -16,6 +16,8 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.dense_heads.rpn_head import RPNHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 
+MAX_DETECTIONS = 300  # in an image, where a config does not say
+
 # Methods that keep the best `max_per_img` boxes of NMS, and their argument with both.
 CUTTING_METHODS = (
     (BaseDenseHead, '_bbox_post_process', 'cfg'),
@@ -67,3 +69,17 @@ def add_limit(test_cfg: Mapping[str, Any]) -> Mapping[str, Any]:
     limited: Any = copy.copy(test_cfg)  # of whatever kind of mapping
     limited['nms'] = {'max_num': limit, **nms}
     return limited
+
+
+def find_max_detections(model: Mapping[str, Any]) -> int:
+    """How many objects a detector finds in an image at most.
+
+    Args:
+        model: Its config. Where its test config, or that of its second stage, has no
+            ``max_per_img``, it is YOLOv5's number.
+    """
+    test_cfg = model.get('test_cfg') or {}
+    limits = [
+        part.get('max_per_img') for part in (test_cfg, test_cfg.get('rcnn') or {})
+    ]
+    return next((limit for limit in limits if limit and limit > 0), MAX_DETECTIONS)

@@ -33,6 +33,7 @@ class YOLOv5YAMLBackbone(BaseModule):
         frozen_rows: How many rows, from the first, don't train; their BatchNorms stay
             in eval mode. YOLOv5's ``--freeze``.
         init_cfg: MMEngine's initialisation config.
+        in_channels: Channels of the images; YOLOv5's ``ch``.
         **options: ``depth_multiple``, ``width_multiple``, ``activation``, ``norm_cfg``
             and ``num_outputs`` of :class:`RowGraph`.
 
@@ -47,9 +48,11 @@ class YOLOv5YAMLBackbone(BaseModule):
         out_rows: Sequence[int],
         frozen_rows: int = 0,
         init_cfg: dict | list[dict] | None = None,
+        in_channels: int = 3,
         **options: Unpack[RowOptions],
     ) -> None:
         super().__init__(init_cfg)
+        self.in_channels = in_channels
         self.out_rows = check_increasing(out_rows, 'out_rows')
         if frozen_rows not in range(len(rows) + 1):
             raise UserError(
@@ -64,7 +67,7 @@ class YOLOv5YAMLBackbone(BaseModule):
         self.frozen_rows = frozen_rows
         self.rows = RowGraph(
             rows,
-            inputs={-1: FeatureMap(3, Fraction(1))},
+            inputs={-1: FeatureMap(in_channels, Fraction(1))},
             outputs=self.out_rows,
             first_row=0,
             **options,

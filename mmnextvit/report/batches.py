@@ -32,7 +32,7 @@ def undo_normalization(preprocessor: nn.Module, inputs: Tensor) -> np.ndarray:
 
     Args:
         preprocessor: The model's data preprocessor.
-        inputs: (B, 3, H, W), as it has made them.
+        inputs: (B, C, H, W), as it has made them: grey, colours, or these and more.
 
     Returns:
         (B, H, W, 3), RGB, uint8.
@@ -40,7 +40,9 @@ def undo_normalization(preprocessor: nn.Module, inputs: Tensor) -> np.ndarray:
     images = inputs.detach().float()
     if getattr(preprocessor, '_enable_normalize', False):
         images = images * preprocessor.std + preprocessor.mean
-    if not getattr(preprocessor, '_channel_conversion', False):
+    images = images[:, :3].expand(-1, 3, -1, -1)
+    turned = getattr(preprocessor, 'turns', False)
+    if not (getattr(preprocessor, '_channel_conversion', False) or turned):
         images = images.flip(1)  # OpenCV's order, BGR, was kept
     images = images.clamp(0, 255).round().to('cpu', torch.uint8)
     return images.permute(0, 2, 3, 1).contiguous().numpy()  # B H W C

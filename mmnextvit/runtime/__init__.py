@@ -4,9 +4,10 @@
     for detection in Detector('model.onnx')('image.jpg'):
         print(detection['class'], detection['score'], detection['box'])
 
-It needs NumPy, OpenCV and the runtime of the file's format: ONNX Runtime, OpenVINO or,
-for TorchScript, torch. ``python -m mmnextvit.runtime MODEL IMAGE...`` prints JSON.
-This folder imports nothing else of mmnextvit, so that it may be copied alone.
+It needs NumPy, OpenCV and the runtime of the file's format: ONNX Runtime, OpenVINO,
+NCNN or, for .pt2 and TorchScript, torch. ``python -m mmnextvit.runtime MODEL IMAGE...``
+prints JSON. This folder imports nothing else of mmnextvit, so that it may be copied
+alone.
 """
 
 from .command import (
@@ -21,6 +22,9 @@ from .detector import (
     MAX_BATCH,
     Detector,
 )
+from .drawing import (
+    draw_objects,
+)
 from .errors import (
     DetectorError,
     ImageError,
@@ -29,15 +33,25 @@ from .errors import (
     OptionError,
 )
 from .images import (
+    CHANNELS,
     END_MARKERS,
     Image,
     Size,
     check_number_of_pixels,
+    convert_image,
     decode,
     has_end,
     iterate_segments,
     read,
     read_stated_size,
+)
+from .masks import (
+    RLE,
+    ComputedMasks,
+    Masks,
+    Polygon,
+    encode_mask,
+    outline_mask,
 )
 from .metadata import (
     FORMAT,
@@ -47,11 +61,14 @@ from .metadata import (
     NMS,
     BestScores,
     Input,
+    MaskSettings,
     Metadata,
     Normalization,
     ResizeStep,
     Thresholds,
     check_metadata,
+    count_channels,
+    get_channels,
     parse_metadata,
 )
 from .nms import (
@@ -61,8 +78,8 @@ from .nms import (
     suppress,
 )
 from .outputs import (
-    OUTPUTS,
     check_outputs,
+    list_outputs,
 )
 from .packages import (
     import_runtime,
@@ -84,14 +101,30 @@ from .resizing import (
 )
 from .sessions import (
     SESSIONS,
+    NCNNSession,
     ONNXSession,
     OpenVINOSession,
+    ProgramSession,
     Session,
     TorchScriptSession,
     check_inputs,
+    compute_digest,
     find_model,
+    read_archive_metadata,
+    read_ncnn_file,
     read_openvino_metadata,
-    read_torchscript_metadata,
+)
+from .slicing import (
+    MERGES,
+    Found,
+    PatchedMasks,
+    Slicing,
+    Tile,
+    detect_in_tiles,
+    dispatch,
+    list_tiles,
+    read_slicing,
+    to_slicing,
 )
 from .threads import (
     map_ahead,
@@ -108,11 +141,14 @@ from .thresholds import (
 __all__ = [
     'BEST',
     'BestScores',
+    'CHANNELS',
+    'ComputedMasks',
     'Detections',
     'Detector',
     'DetectorError',
     'END_MARKERS',
     'FORMAT',
+    'Found',
     'Image',
     'ImageError',
     'Input',
@@ -121,58 +157,81 @@ __all__ = [
     'MAX_BATCH',
     'MAX_METADATA',
     'MAX_SIDE',
+    'MERGES',
+    'MaskSettings',
+    'Masks',
     'Metadata',
     'MinScores',
     'MissingModelError',
     'ModelFileError',
+    'NCNNSession',
     'NMS',
     'Normalization',
     'ONNXSession',
-    'OUTPUTS',
     'Objects',
     'OpenVINOSession',
     'OptionError',
+    'PatchedMasks',
+    'Polygon',
+    'ProgramSession',
+    'RLE',
     'ResizeStep',
     'SESSIONS',
     'STEPS',
     'Session',
     'Size',
+    'Slicing',
     'Threshold',
     'Thresholds',
+    'Tile',
     'TorchScriptSession',
     'are_high',
     'check_inputs',
     'check_metadata',
     'check_number_of_pixels',
     'check_outputs',
+    'compute_digest',
     'compute_keep_ratio',
     'compute_letterbox',
+    'convert_image',
+    'count_channels',
     'decode',
+    'detect_in_tiles',
+    'dispatch',
+    'draw_objects',
+    'encode_mask',
     'find_best',
     'find_model',
     'find_overlaps',
     'find_thresholds',
     'fit',
+    'get_channels',
     'group',
     'has_end',
     'import_runtime',
     'iterate_segments',
     'keep_best',
     'lay_out',
+    'list_outputs',
+    'list_tiles',
     'main',
     'map_ahead',
     'name_file',
     'open_threads',
+    'outline_mask',
     'parse_metadata',
     'print_objects',
     'read',
+    'read_archive_metadata',
+    'read_ncnn_file',
     'read_openvino_metadata',
+    'read_slicing',
     'read_stated_size',
-    'read_torchscript_metadata',
     'resize',
     'send_nothing',
     'stack',
     'suppress',
     'to_image',
     'to_pair',
+    'to_slicing',
 ]

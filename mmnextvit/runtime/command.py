@@ -8,14 +8,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextlib import suppress as suppress_errors
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from .detections import Objects
 from .detector import Detector
+from .drawing import draw_objects, write_drawing
 from .errors import ImageError
 from .resizing import Layout
+from .slicing import MERGES, read_slicing
 from .threads import map_ahead, open_threads
 from .thresholds import BEST, Threshold
 
@@ -26,7 +28,7 @@ SQUARE = 'pad to a square'
 def main(arguments: list[str] | None = None) -> int:
     """``python -m mmnextvit.runtime``; returns the exit code."""
     p = argparse.ArgumentParser('python -m mmnextvit.runtime', description='Predict.')
-    p.add_argument('model', help='exported file, or OpenVINO folder')
+    p.add_argument('model', help='exported file, or folder of OpenVINO or NCNN')
     p.add_argument('images', nargs='+', metavar='image')
     p.add_argument(
         '--score-thr',
@@ -39,20 +41,62 @@ def main(arguments: list[str] | None = None) -> int:
     shape = p.add_mutually_exclusive_group()
     shape.add_argument('--rect', action='store_true', default=None, help=RECT)
     shape.add_argument('--square', dest='rect', action='store_false', help=SQUARE)
+    add_slicing(p)
+    p.add_argument(
+        '--draw', metavar='FOLDER', help='where drawings go: boxes, masks and classes'
+    )
     p.add_argument('-o', metavar='FILE', help='a new file for the lines of JSON')
     args = p.parse_args(arguments)
     try:
         options = {'device': args.device, 'threads': args.threads, 'rect': args.rect}
-        detector = Detector(args.model, **options)
+        detector = Detector(args.model, **options, slicing=read_slicing(vars(args)))
         detector.find_thresholds(args.score_thr)  # errors come before any image
+        given = (detector, args.images, args.score_thr)
         if not args.o:
-            return print_objects(detector, args.images, args.score_thr, sys.stdout)
+            return print_objects(*given, sys.stdout, args.draw)
         with new_file(args.o) as out:
-            return print_objects(detector, args.images, args.score_thr, out)
+            return print_objects(*given, out, args.draw)
     except KeyboardInterrupt:
         p.exit(130, 'interrupted\n')
     except (OSError, ValueError, ImportError) as error:
         p.exit(1, f'{error}\n')
+
+
+def add_slicing(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--slice`` and what goes with it."""
+    add = parser.add_argument_group('large images').add_argument
+    add(
+        '--slice',
+        type=int,
+        metavar='SIZE',
+        help='cut images larger than this into tiles of this height and width',
+    )
+    add(
+        '--overlap',
+        type=float,
+        metavar='SHARE',
+        help='what neighbours have in common, as a share of a tile (0.2)',
+    )
+    add(
+        '--merge',
+        choices=MERGES,
+        help='compare boxes of several tiles by the share of the smaller one (ios, the '
+        'default) or by intersection over union',
+    )
+    add(
+        '--merge-thr',
+        type=float,
+        dest='threshold',
+        metavar='SHARE',
+        help='from which on they are one object (0.5)',
+    )
+    add(
+        '--tiles-only',
+        action='store_false',
+        default=None,
+        dest='whole',
+        help='leave the whole image out, in which larger objects are found',
+    )
 
 
 def to_threshold(text: str) -> Threshold:
@@ -89,9 +133,15 @@ def new_file(path: str) -> Iterator[TextIO]:
 
 
 def print_objects(
-    detector: Detector, images: Iterable[str], score_thr: Threshold, out: TextIO
+    detector: Detector,
+    images: Iterable[str],
+    score_thr: Threshold,
+    out: TextIO,
+    drawings: str | None = None,
 ) -> int:
     """Prints a line of JSON for each image; returns the exit code.
+
+    With ``drawings`` each is drawn into that folder, too.
 
     What is wrong with an image is printed, and the others go on. Threads read the next
     images while the network works.
@@ -106,7 +156,11 @@ def print_objects(
                 code = 1
                 continue
             (found,) = detector.detect_prepared([one], score_thr)
-            line = {'file': file, 'objects': Objects(*found, detector.classes)}
+            objects = detector.list_objects(found)
+            line: dict[str, object] = {'file': file, 'objects': objects.add_polygons()}
+            if drawings:
+                drawn = draw_objects(file, objects)
+                line['drawn'] = str(write_drawing(Path(drawings), file, drawn))
             print(json.dumps(line), file=out, flush=True)
     return code
 

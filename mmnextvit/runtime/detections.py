@@ -6,13 +6,40 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .masks import Masks, outline_mask
 
-class Detections(NamedTuple):
-    """The detections in one image, by falling score."""
+
+class Arrays(NamedTuple):
+    """What is known of every detection."""
 
     boxes: np.ndarray  # (N, 4), float32: x1, y1, x2, y2 in pixels
     scores: np.ndarray  # (N,), float32
     labels: np.ndarray  # (N,): index into the classes
+
+
+class Detections(Arrays):
+    """The detections in one image, by falling score: a tuple of their arrays.
+
+    Args:
+        boxes: (N, 4), float32: x1, y1, x2, y2 in pixels.
+        scores: (N,), float32.
+        labels: (N,): index into the classes.
+        masks: Theirs, of a network that finds masks; an attribute, and no part of the
+            tuple.
+    """
+
+    masks: Masks | None = None
+
+    def __new__(
+        cls,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        masks: Masks | None = None,
+    ) -> 'Detections':
+        made = super().__new__(cls, boxes, scores, labels)
+        made.masks = masks
+        return made
 
 
 class Array(Protocol):
@@ -64,6 +91,15 @@ class Objects(list[dict[str, Any]]):
             }
             for name, score, box in rows
         )
+
+    def add_polygons(self) -> list[dict[str, Any]]:
+        """The objects with the ``polygons`` of their masks, if there are any."""
+        if self.masks is None:
+            return list(self)
+        return [
+            dict(found, polygons=outline_mask(mask))
+            for found, mask in zip(self, self.masks)
+        ]
 
     def to_supervision(self) -> Any:
         """The same as ``supervision.Detections``, names in ``.data['class_name']``.

@@ -9,12 +9,14 @@ import numpy as np
 from .detections import Detections, Objects
 from .errors import ModelFileError, OptionError
 from .images import Image, Size, read
-from .metadata import MAX_SIDE, ResizeStep
+from .masks import ComputedMasks
+from .metadata import MAX_SIDE, ResizeStep, get_channels
 from .nms import suppress
 from .outputs import check_outputs
 from .packages import name_file
-from .resizing import Layout, fit, group, stack, to_image
+from .resizing import Layout, fit, group, lay_out, resize, stack, to_image
 from .sessions import SESSIONS, Session, find_model
+from .slicing import Found, Slicing, detect_in_tiles, dispatch, to_slicing
 from .thresholds import MinScores, Threshold, are_high, find_thresholds
 
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
@@ -24,7 +26,8 @@ class Detector:
     """A detector from an exported file. Use it from one thread at a time.
 
     Args:
-        path: ``model.onnx``, an OpenVINO folder or its ``.xml``, or a ``.torchscript``.
+        path: ``model.onnx``, a ``.pt2`` or ``.torchscript``, a folder of OpenVINO's or
+            NCNN's, or the ``.xml`` or ``.param`` in it.
         device: ``'cpu'``; for ONNX Runtime also ``'cuda'`` or ``'cuda:1'``, for
             OpenVINO whatever it calls a device.
         threads: How many the CPU may use; the runtime's own choice if ``None``.
@@ -34,6 +37,8 @@ class Detector:
             YOLOv5's ``detect.py`` does, or to a square; the file's own way if ``None``,
             which is YOLOv5's where the config was imported. Files of fixed size take
             images of that size alone.
+        slicing: How images that are larger than a tile are cut into tiles, or the size
+            of these; images are detected in as they are if ``None``.
 
     Attributes:
         metadata: What the exporter wrote into the file.
@@ -42,7 +47,7 @@ class Detector:
     Raises:
         MissingModelError: There is no such file; it is a ``FileNotFoundError``, too.
         ModelFileError: The file is damaged, or not from ``mmnextvit export``.
-        OptionError: There is no such device, or the size does not fit the file.
+        OptionError: There is no such device, or a size does not fit.
         ImportError: The format's runtime is not installed.
     """
 
@@ -54,7 +59,9 @@ class Detector:
         threads: int | None = None,
         imgsz: Size | None = None,
         rect: bool | None = None,
+        slicing: Slicing | int | None = None,
     ) -> None:
+        self.slicing = to_slicing(slicing)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise OptionError(f'threads={threads!r} is not a whole number from 1 on')
         self.path = find_model(Path(path))
@@ -119,7 +126,13 @@ class Detector:
             OptionError: As of :meth:`detect`.
         """
         (detections,) = self.detect([image], score_thr)
-        return Objects(*detections, self.classes)
+        return self.list_objects(detections)
+
+    def list_objects(self, detections: Detections) -> Objects:
+        """Detections as calling the detector gives them, with all their masks."""
+        masks = detections.masks
+        arrays = None if masks is None else masks.to_array()
+        return Objects(*detections, self.classes, arrays)
 
     def detect(
         self, images: Iterable[Image], score_thr: Threshold | None = None
@@ -158,13 +171,36 @@ class Detector:
     def _detect(
         self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
     ) -> Iterator[Detections]:
+        return dispatch(
+            prepared,
+            lambda one: self._is_cut(one[1]),
+            lambda some: self._detect_whole(some, thresholds),
+            lambda one: self._detect_tiles(one[0], thresholds),
+        )
+
+    def _is_cut(self, layout: Layout) -> bool:
+        return self.slicing is not None and self.slicing.cuts(layout.image)
+
+    def _detect_tiles(self, image: np.ndarray, thresholds: MinScores) -> Detections:
+        def detect(tiles: Iterable[np.ndarray]) -> Iterator[Found]:
+            prepared = (fit(tile, self.steps) for tile in tiles)
+            whole = self._detect_whole(prepared, thresholds)
+            return (Found(*one, one.masks) for one in whole)
+
+        assert self.slicing is not None  # or no image is cut
+        limit = self.metadata['nms']['max_per_img']
+        found = detect_in_tiles(image, self.slicing, detect, limit)
+        return Detections(*found)
+
+    def _detect_whole(
+        self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
+    ) -> Iterator[Detections]:
         size = self.metadata['input']['batch']
         for batch in group(prepared, size or MAX_BATCH):
             outputs = self.run(stack(batch, size or len(batch)))
             for row, (_, layout) in enumerate(batch):
                 one = {name: values[row] for name, values in outputs.items()}
-                boxes, scores, labels = self.postprocess(one, thresholds)
-                yield Detections(to_image(boxes, layout), scores, labels)
+                yield self.postprocess(one, thresholds, layout)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The network's outputs by name, checked; see :func:`check_outputs`.
@@ -178,8 +214,13 @@ class Detector:
         with name_file(self.path, self.session.package):
             outputs = self.session.run(images)
         try:
-            in_graph = self.metadata['nms']['in_graph']
-            check_outputs(outputs, len(images), len(self.classes), in_graph)
+            check_outputs(
+                outputs,
+                len(images),
+                len(self.classes),
+                self.metadata['nms']['in_graph'],
+                self.metadata['masks']['channels'] if 'masks' in self.metadata else 0,
+            )
         except ValueError as error:
             raise ModelFileError(
                 f'{self.path} gives wrong results: {error}. Export the checkpoint again'
@@ -189,10 +230,14 @@ class Detector:
     def preprocess(self, image: Image) -> tuple[np.ndarray, Layout]:
         """The resized image and where it goes; :func:`stack` makes the input of it.
 
+        One that is to be cut into tiles comes as it is.
+
         Raises:
             ImageError: It cannot be read.
         """
-        return fit(read(image), self.steps)
+        pixels = read(image, get_channels(self.metadata))
+        layout = lay_out(pixels.shape[:2], self.steps)
+        return pixels if self._is_cut(layout) else resize(pixels, layout), layout
 
     def find_thresholds(self, score_thr: Threshold | None) -> MinScores:
         """The minimum score, or each label's; see :func:`find_thresholds`.
@@ -209,20 +254,43 @@ class Detector:
         self,
         outputs: dict[str, np.ndarray],
         thresholds: MinScores = 0,
+        layout: Layout | None = None,
     ) -> Detections:
-        """Detections of one image after NMS, in pixels of the network's input.
+        """Detections of one image after NMS.
 
         Args:
             outputs: One image's row of every output of the session.
             thresholds: Minimum score, or each label's.
+            layout: Where the image lies in the network's input.
+
+        Returns:
+            Boxes in the image's pixels, with their masks, if any; without a layout
+            boxes in pixels of the network's input alone.
         """
         nms, min_score = self.metadata['nms'], float(np.min(thresholds))
+        settings = self.metadata.get('masks')
+        rows = outputs['boxes']
+        if settings:  # what masks are made of follows the boxes through NMS
+            rows = np.concatenate((rows, outputs['coefficients']), 1)
         if nms['in_graph']:
             count = int(outputs['num_detections'][0])
-            boxes, scores, labels = (outputs[n][:count] for n in Detections._fields)
+            found = (rows, outputs['scores'], outputs['labels'])
+            rows, scores, labels = (values[:count] for values in found)
         else:
             # Lower scores suppress no higher ones. Those of just `min_score` must pass.
             nms = {**nms, 'score_thr': max(nms['score_thr'], min_score - 1e-6)}
-            boxes, scores, labels = suppress(outputs['boxes'], outputs['scores'], nms)
-        wanted = are_high(scores, labels, thresholds)
-        return Detections(boxes[wanted], scores[wanted], labels[wanted])
+            rows, scores, labels = suppress(rows, outputs['scores'], nms)
+        high = are_high(scores, labels, thresholds)
+        (boxes, coefficients), scores, labels = (
+            np.split(rows[high], [4], 1),
+            scores[high],
+            labels[high],
+        )
+        if layout is None:
+            return Detections(boxes, scores, labels)
+        masks = None
+        if settings:
+            masks = ComputedMasks(
+                coefficients, outputs['prototypes'], boxes, layout, settings
+            )
+        return Detections(to_image(boxes, layout), scores, labels, masks)

@@ -1,73 +1,104 @@
-"""Objects drawn by OpenCV alone."""
+"""What was found, drawn on the image by OpenCV: boxes, masks, classes and scores."""
 
-import colorsys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-Colour = tuple[int, int, int]  # BGR
+from .detections import Objects
+from .images import Image, read
+
+COVER = 0.45  # how much of a mask's pixels its colour takes
+TURN = 0.618034  # of the circle of hues, from one label to the next
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
-def choose_colour(number: int) -> Colour:
-    """A colour for a label or a track; those of near numbers are easy to tell apart."""
-    red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.9, 0.95)
-    return round(255 * blue), round(255 * green), round(255 * red)
+def choose_colour(label: int) -> tuple[int, int, int]:
+    """A label's colour, B, G, R; neighbours are unlike each other."""
+    hue = np.uint8([[[label * TURN % 1 * 180, 200, 235]]])
+    blue, green, red = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return blue, green, red
 
 
-def draw_objects(
-    image: np.ndarray,
-    objects: Sequence[Mapping[str, Any]],
-    labels: Sequence[int],
-    trails: Mapping[int, np.ndarray] = {},
-) -> np.ndarray:
-    """An image with boxes, classes, scores in percent and tracks.
-
-    OpenCV's letters are ASCII alone; others become question marks.
+def draw_objects(image: Image, objects: Objects) -> np.ndarray:
+    """An image (H, W, 3), BGR, uint8, with the objects that were found in it.
 
     Args:
-        image: (H, W, 3), BGR, uint8.
-        objects: By falling score, as of :class:`~mmnextvit.runtime.Detector`.
-        labels: The label of each, which decides on the colour.
-        trails: As of :func:`draw_trails`.
-
-    Returns:
-        A new image.
+        image: As of :func:`~.images.read`.
+        objects: Of the same image; the last ones are drawn first.
     """
-    drawn = np.ascontiguousarray(image).copy()
-    draw_trails(drawn, trails)
-    size = float(np.sqrt(image.shape[0] * image.shape[1]))
-    width, scale = max(1, round(size / 300)), max(size / 1200, 0.35)
-    # The most certain one comes last, over the others.
-    for found, label in reversed(list(zip(objects, labels))):
-        x1, y1, x2, y2 = (round(side) for side in found['box'])
+    drawn = read(image).copy()
+    height, width = drawn.shape[:2]
+    line = max(1, round((height + width) / 600))
+    size = max(0.35, (height + width) / 2400)
+    found = list(zip(objects, objects.labels.tolist(), objects.boxes.tolist()))[::-1]
+    if objects.masks is not None:
+        for mask, (_, label, _) in zip(objects.masks[::-1], found):
+            draw_mask(drawn, mask, choose_colour(label))
+    for one, label, box in found:
+        x1, y1, x2, y2 = (round(side) for side in box)
         colour = choose_colour(label)
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width, cv2.LINE_AA)
-        text = f'{found["class"]} {100 * found["score"]:.0f}'
-        if found.get('track') is not None:
-            text += f' #{found["track"]}'
-        text = text.encode('ascii', 'replace').decode()
-        font = cv2.FONT_HERSHEY_SIMPLEX
-        (wide, high), low = cv2.getTextSize(text, font, scale, 1)
-        bottom = max(y1, high + low)
-        left = max(min(x1, image.shape[1] - wide), 0)
-        corner = left + wide, bottom - high - low
-        cv2.rectangle(drawn, (left, bottom), corner, colour, cv2.FILLED)
-        white = (255, 255, 255)
-        place = left, bottom - low // 2 - 1
-        cv2.putText(drawn, text, place, font, scale, white, 1, cv2.LINE_AA)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
+        text = f'{one["class"]} {one["score"]:.2f}'
+        if one.get('track') is not None:
+            text += f' #{one["track"]}'
+        (w, h), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, line)
+        left = max(0, min(x1, width - w))
+        bottom = max(y1, h + below)  # inside of the image, above the box if it can be
+        corner = (left, bottom - h - below)
+        cv2.rectangle(drawn, corner, (left + w, bottom), colour, cv2.FILLED)
+        dark = float(np.dot(colour, (0.114, 0.587, 0.299))) < 128
+        cv2.putText(
+            drawn,
+            text,
+            (left, bottom - below // 2),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            size,
+            WHITE if dark else BLACK,
+            line,
+            cv2.LINE_AA,
+        )
     return drawn
 
 
-def draw_trails(image: np.ndarray, trails: Mapping[int, np.ndarray]) -> None:
-    """Draws the ways of objects on an image, each track in a colour of its own.
+def draw_mask(
+    image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]
+) -> None:
+    """Colours the pixels of a mask (H, W), bool, with a white line around its parts.
 
     Args:
         image: (H, W, 3), BGR, uint8, which is drawn on.
-        trails: (N, 2), int32, in pixels, by track.
+        mask: The mask.
+        colour: B, G, R.
     """
-    size = float(np.sqrt(image.shape[0] * image.shape[1]))
-    for track, trail in trails.items():
-        colour, width = choose_colour(track), max(1, round(size / 200))
-        cv2.polylines(image, [trail[:, None]], False, colour, width, cv2.LINE_AA)
+    values = (1 - COVER) * image[mask] + COVER * np.float32(colour)
+    image[mask] = values.astype(np.uint8)
+    outlines, _ = cv2.findContours(
+        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(image, outlines, -1, WHITE, 1)
+
+
+def write_drawing(folder: Path, source: str, drawn: np.ndarray) -> Path:
+    """Writes what was drawn on an image file into a folder, under that file's name.
+
+    A file that is there already stays: the name gets a number.
+
+    Raises:
+        OSError: It cannot be written; half of it does not stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = cv2.imencode('.jpg', drawn, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    number = 1
+    while True:
+        ending = f'_{number}' if number > 1 else ''
+        path = folder / f'{Path(source).stem}{ending}.jpg'
+        try:
+            with path.open('xb') as file:
+                file.write(content)
+            return path
+        except FileExistsError:
+            number += 1
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise

@@ -18,6 +18,16 @@ Image = str | os.PathLike | np.ndarray
 Size = tuple[int, int]  # height, width
 
 
+# What images can be of, as the network's input names it, and how many channels that is.
+CHANNELS = {'RGB': 3, 'GRAY': 1, 'RGBA': 4}
+CONVERSIONS = {  # from so many channels to so many
+    (1, 3): cv2.COLOR_GRAY2BGR,
+    (4, 3): cv2.COLOR_BGRA2BGR,
+    (3, 1): cv2.COLOR_BGR2GRAY,
+    (4, 1): cv2.COLOR_BGRA2GRAY,
+}
+
+
 def has_end(content: bytes) -> bool:
     """Whether a JPEG or PNG reaches its end marker: older OpenCV doesn't mind.
 
@@ -71,15 +81,21 @@ def check_number_of_pixels(path: str | os.PathLike, size: Size) -> None:
         )
 
 
-def decode(path: str | os.PathLike) -> np.ndarray:
+def decode(path: str | os.PathLike, channels: str = 'RGB') -> np.ndarray:
     """An image file as H x W x 3, BGR, uint8, turned as its EXIF says.
 
     Of a JPEG or PNG the number of pixels is checked before it is decoded, of another
     format afterwards; OpenCV decodes 2 ** 30 pixels at most.
 
+    Args:
+        path: The file.
+        channels: What is wanted of it, as of :func:`read`. Files of four channels are
+            not turned.
+
     Raises:
         ImageError: It names the file and what is wrong with it.
     """
+    flag = cv2.IMREAD_UNCHANGED if channels == 'RGBA' else cv2.IMREAD_COLOR
     try:
         if Path(path).exists() and not Path(path).is_file():
             # Reading a FIFO or a device may not end.
@@ -91,33 +107,53 @@ def decode(path: str | os.PathLike) -> np.ndarray:
             raise ImageError(f'{path} is truncated: copy or download it again')
         if size := read_stated_size(content):
             check_number_of_pixels(path, size)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
     except (OSError, cv2.error) as error:
         raise ImageError(f'{path} cannot be read: {error}') from error
     if image is None:
         raise ImageError(f'{path} is truncated, or no image that OpenCV reads')
     check_number_of_pixels(path, image.shape[:2])
-    return image
+    return convert_image(image, channels, os.fspath(path))
 
 
-def read(image: Image) -> np.ndarray:
+def read(image: Image, channels: str = 'RGB') -> np.ndarray:
     """A file or an array as H x W x 3, BGR, uint8.
 
     Args:
         image: Path, or array of uint8 or uint16: H x W or H x W x 1 (grey),
-            H x W x 3 (BGR) or H x W x 4 (BGR and alpha, which is dropped).
+            H x W x 3 (BGR) or H x W x 4 (BGR and alpha).
+        channels: What is wanted of it: 'RGB', without alpha; 'GRAY' for H x W, made of
+            colours if need be; or 'RGBA' for H x W x 4 (BGR and alpha, infrared or
+            whatever the fourth channel is).
 
     Raises:
-        ImageError: The file cannot be read, or the array is none of these.
+        ImageError: The file cannot be read, the array is none of these, or it has no
+            fourth channel.
     """
     if isinstance(image, (str, os.PathLike)):
-        return decode(image)
+        return decode(image, channels)
     if not isinstance(image, np.ndarray):
         raise ImageError(f'{type(image)} is neither a path nor a NumPy array')
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+    return convert_image(image, channels)
+
+
+def convert_image(
+    image: np.ndarray, channels: str = 'RGB', name: str = 'The image'
+) -> np.ndarray:
+    """An array as :func:`read` gives it.
+
+    Args:
+        image: As there.
+        channels: As there.
+        name: What errors call it.
+
+    Raises:
+        ImageError: As there.
+    """
+    count = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or count not in (1, 3, 4) or not image.size:
         raise ImageError(
-            f'The image is an array of shape {image.shape}: H x W, H x W x 1, '
+            f'{name} is an array of shape {image.shape}: H x W, H x W x 1, '
             'H x W x 3 (BGR) or H x W x 4 (BGR and alpha) is wanted'
         )
     pixels: np.ndarray = image
@@ -125,8 +161,18 @@ def read(image: Image) -> np.ndarray:
         pixels = (pixels >> 8).astype(np.uint8)  # as OpenCV reads PNGs
     if pixels.dtype != np.uint8:
         raise ImageError(
-            f'The image is an array of {pixels.dtype}: uint8 (0 to 255) or uint16 '
+            f'{name} is an array of {pixels.dtype}: uint8 (0 to 255) or uint16 '
             '(0 to 65535) is wanted'
         )
-    to_bgr = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}.get(channels)
-    return pixels if to_bgr is None else cv2.cvtColor(pixels, to_bgr)
+    wanted = CHANNELS[channels]
+    if wanted == 4 and count != 4:
+        raise ImageError(
+            f'{name} has {count} {"channel" if count == 1 else "channels"}, and this '
+            'detector takes images of 4 (RGB and alpha, infrared or the like): save '
+            'all four in one PNG or TIFF file, or take a detector with in_channels = '
+            f'{count}'
+        )
+    if wanted == 1 and count == 1:
+        return pixels.reshape(pixels.shape[:2])
+    code = CONVERSIONS.get((count, wanted))
+    return pixels if code is None else cv2.cvtColor(pixels, code)

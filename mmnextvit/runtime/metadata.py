@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NotRequired, Required, TypedDict
 
 from .errors import ModelFileError
+from .images import CHANNELS
 from .json_checks import (
     FLAG,
     TEXT,
@@ -56,6 +57,7 @@ class ResizeStep(TypedDict, total=False):
     mini_pad: bool  # to the smallest rectangle, not to `size`
     stride: int  # of whose multiples the rectangle's sides are; 32 by default
     exact: bool  # boxes come back by sizes before they are rounded, as YOLOv5's
+    half_pad: bool  # boxes come back by half of the padding, if it is no whole pixels
 
 
 class Thresholds(TypedDict):
@@ -72,6 +74,14 @@ class NMS(Thresholds):
     in_graph: bool
     nms_pre: NotRequired[int | None]  # how many candidates to consider; all if None
     multi_label: bool  # whether a candidate counts for every class
+
+
+class MaskSettings(TypedDict):
+    """What masks are made of, and how."""
+
+    channels: int  # how many prototypes there are
+    threshold: float  # of a pixel's probability, 0 to 1
+    smooth: bool  # whether it is applied in the image's size, or before that
 
 
 class BestScores(TypedDict):
@@ -96,6 +106,7 @@ class Metadata(TypedDict):
     nms: NMS
     versions: dict[str, str]  # by package
     best_scores: NotRequired[BestScores]
+    masks: NotRequired[MaskSettings]  # of a network that finds masks
 
 
 def check_step(key: str, value: Any) -> None:
@@ -110,11 +121,11 @@ STEP_CHECKS = {
     'keep_ratio': record({'scale': SIZE}),
     'letterbox': record(
         {'size': SIZE, 'fill': number(0, 255), 'scale_up': FLAG, 'mini_pad': FLAG},
-        {'stride': whole(1, 1024), 'exact': FLAG},
+        {'stride': whole(1, 1024), 'exact': FLAG, 'half_pad': FLAG},
     ),
 }
 
-CHANNELS = each(number(-1e6, 1e6), 3, 3)
+CHANNEL_VALUES = each(number(-1e6, 1e6), 1, 4)
 
 METADATA = record(
     {
@@ -123,7 +134,7 @@ METADATA = record(
         'strides': each(whole(1, 1024), 1, 16),
         'input': record(
             {'batch': optional(whole(1, 4096)), 'size': SIZE, 'dynamic_size': FLAG},
-            {'name': TEXT, 'channels': one_of('RGB'), 'range': one_of([0, 255])},
+            {'name': TEXT, 'channels': one_of(*CHANNELS), 'range': one_of([0, 255])},
         ),
         'resize': each(check_step, 1, 8),
         'nms': record(
@@ -144,8 +155,11 @@ METADATA = record(
         'best_scores': record(
             {'all': number(0, 1), 'classes': each_value(number(0, 1))}
         ),
+        'masks': record(
+            {'channels': whole(1, 4096), 'threshold': number(0, 1), 'smooth': FLAG}
+        ),
         'normalization': record(
-            {'mean': CHANNELS, 'std': CHANNELS, 'in_graph': one_of(True)}
+            {'mean': CHANNEL_VALUES, 'std': CHANNEL_VALUES, 'in_graph': one_of(True)}
         ),
         'versions': wanting(
             'an object of texts',
@@ -183,6 +197,15 @@ def check_metadata(metadata: Any) -> None:
             'resize makes images of many sizes (mini_pad), and input.dynamic_size is '
             'false'
         )
+    count = count_channels(metadata)
+    normalization = metadata.get('normalization', {})
+    for key in ('mean', 'std'):
+        values = normalization.get(key, [0] * count)
+        if len(values) != count:
+            raise ValueError(
+                f'normalization.{key} has {len(values)} values, and the images have '
+                f'{count} channels'
+            )
     of_classes = metadata.get('best_scores', {}).get('classes', {})
     unknown = [name for name in of_classes if name not in metadata['classes']]
     if unknown:
@@ -190,6 +213,16 @@ def check_metadata(metadata: Any) -> None:
             f'best_scores.classes has {ascii(unknown[0])[:60]}, and must have names of '
             'classes only'
         )
+
+
+def get_channels(metadata: Metadata) -> str:
+    """What a network's images are: a key of :data:`~.images.CHANNELS`."""
+    return metadata['input'].get('channels', 'RGB')
+
+
+def count_channels(metadata: Metadata) -> int:
+    """How many channels a network's images have."""
+    return CHANNELS[get_channels(metadata)]
 
 
 def parse_metadata(text: Any, path: str | os.PathLike) -> Metadata:

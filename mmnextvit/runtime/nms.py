@@ -14,7 +14,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
     """NMS class by class, for files that leave it to us.
 
     Args:
-        boxes: (N, 4), of all candidates.
+        boxes: (N, 4), of all candidates; columns behind these are carried along.
         scores: (N, classes).
         nms: The metadata's ``score_thr``, ``iou_threshold``, ``max_per_img``,
             ``multi_label`` and, if not all candidates get here, ``nms_pre``.
@@ -34,7 +34,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
         found = Detections(boxes[rows], values[best], labels)
         kept = keep_best(found, nms['iou_threshold'], nms['max_per_img'])
         if len(kept) == nms['max_per_img'] or count >= total:
-            return Detections(*(parts[kept] for parts in found))
+            return Detections(boxes[rows][kept], values[best][kept], labels[kept])
         count *= 4
 
 
@@ -85,11 +85,11 @@ def find_overlaps(
         others: The indices of B of them.
         iou_threshold: What overlaps one of the same class by more is suppressed.
     """
-    (first, _, label), (second, _, other_label) = (
-        Detections(*(parts[list(rows)] for parts in found)) for rows in (better, others)
+    (first, label), (second, other_label) = (
+        (found.boxes[list(rows)], found.labels[list(rows)]) for rows in (better, others)
     )
-    x1, y1, x2, y2 = np.ascontiguousarray(first.T)[..., None]
-    u1, v1, u2, v2 = np.ascontiguousarray(second.T)
+    x1, y1, x2, y2 = np.ascontiguousarray(first[:, :4].T)[..., None]
+    u1, v1, u2, v2 = np.ascontiguousarray(second[:, :4].T)
     width = np.minimum(x2, u2) - np.maximum(x1, u1)
     height = np.minimum(y2, v2) - np.maximum(y1, v1)
     common = width.clip(min=0) * height.clip(min=0)

@@ -76,6 +76,8 @@ def lay_out(image: Size, steps: list[ResizeStep]) -> Layout:
         gain = min(whole / side for whole, side in zip(canvas, image))
         factor = gain, gain
         origin = to_pair((whole - s * gain) / 2 for whole, s in zip(canvas, image))
+    elif steps[-1].get('half_pad'):
+        origin = to_pair((whole - side) / 2 for whole, side in zip(canvas, size))
     fill = steps[-1].get('fill', 0)
     return Layout(image, resizes, canvas, pad, factor, fill, origin)
 
@@ -94,19 +96,22 @@ def fit(image: np.ndarray, steps: list[ResizeStep]) -> tuple[np.ndarray, Layout]
 
 
 def stack(prepared: list[tuple[np.ndarray, Layout]], count: int = 1) -> np.ndarray:
-    """The network's input: (count, 3, H, W), float32, RGB, 0 to 255.
+    """The network's input: (count, C, H, W), float32, 0 to 255; of colours RGB.
 
     Args:
         prepared: Resized images, whose layouts have the same canvas.
         count: Size of the batch. Places that no image takes are filled evenly.
     """
-    _, layout = prepared[0]
-    inputs: np.ndarray = np.full((count, 3, *layout.canvas), layout.fill, np.float32)
+    image, layout = prepared[0]
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    shape = (count, channels, *layout.canvas)
+    inputs: np.ndarray = np.full(shape, layout.fill, np.float32)
+    order = [2, 1, 0, 3] if channels >= 3 else [0]  # of B, G, R and what follows
     for target, (image, layout) in zip(inputs, prepared):
         (top, left), (height, width) = layout.pad, image.shape[:2]
         # Plane by plane is the fastest: OpenCV splits, and NumPy copies whole rows.
-        for plane, values in zip(target[::-1], cv2.split(image)):
-            plane[top : top + height, left : left + width] = values
+        for place, values in zip(order, cv2.split(image)):
+            target[place, top : top + height, left : left + width] = values
     return inputs
 
 

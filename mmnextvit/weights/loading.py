@@ -22,6 +22,7 @@ from ..utils.errors import UserError
 from .class_rows import carry_classes
 from .contents import extract_weights, read_classes
 from .handlers import PlainPickleHandler, PlainYamlHandler
+from .image_channels import fit_image_channels
 from .layouts import Numbering, extract_backbone
 from .receipt import Receipt, describe_differences, fit
 from .sources import SCHEMES, SafeTorch, explain, read_http
@@ -82,6 +83,7 @@ def adapt(
     source: str = '',
     classes: Sequence[str] | None = None,
     starts_training: bool = False,
+    fits_images: bool | None = None,
 ) -> Receipt:
     """Puts a checkpoint's weights under the model's names, in place.
 
@@ -94,6 +96,8 @@ def adapt(
         source: Name of the file, where the content does not know it.
         classes: Names of the data's classes, to compare with the file's.
         starts_training: Whether rows of classes are carried over by their names.
+        fits_images: Whether weights for images of another number of channels are
+            summed or repeated; where a training starts, if ``None``.
 
     Raises:
         UserError: It holds no weights of a NextViT, by their names, or its classes are
@@ -111,6 +115,9 @@ def adapt(
         state, carried = carry_classes(model, state, classes, theirs)
     if not any(name.startswith('backbone.') for name in own):
         state = extract_backbone(state)
+    notes: list[str] = []
+    if starts_training if fits_images is None else fits_images:
+        state, notes = fit_image_channels(model, state)
     for key in ('model', 'ema'):
         content.pop(key, None)
     content['state_dict'] = state
@@ -119,7 +126,8 @@ def adapt(
         weights.layout,
         getattr(content, 'digest', 'unknown'),
         fit(own, state),
-        describe_differences({**weights.metadata, 'classes': theirs}, model, classes),
+        notes
+        + describe_differences({**weights.metadata, 'classes': theirs}, model, classes),
         carried,
     )
 
@@ -194,7 +202,7 @@ class Pretrained(PretrainedInit):
             super().__call__(module)
             return
         content = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location)
-        receipt = adapt(content, module, self.checkpoint)
+        receipt = adapt(content, module, self.checkpoint, fits_images=True)
         alone = isinstance(module, OURS)
         check(receipt, '' if alone else 'backbone.', self.partial, 'partial=True there')
         fitting = set(receipt.fit.fitting)

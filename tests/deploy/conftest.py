@@ -83,10 +83,11 @@ def converted_once(user) -> Iterator[None]:
 
     def fingerprint(candidates: Candidates) -> str:
         generator = torch.Generator().manual_seed(0)
-        images = 255 * torch.rand((1, 3, 64, 64), generator=generator)
+        shape = 1, candidates.image_channels, 64, 64
+        images = 255 * torch.rand(shape, generator=generator)
         with torch.no_grad():
-            boxes, scores = candidates(images)
-        content = boxes.numpy().tobytes() + scores.numpy().tobytes()
+            outputs = candidates(images)
+        content = b''.join(values.numpy().tobytes() for values in outputs)
         return hashlib.sha256(content).hexdigest()
 
     def build_once(candidates: Candidates, **shape: object):

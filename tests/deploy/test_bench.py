@@ -41,13 +41,14 @@ def read_table(printed: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_formats_side_by_side(here, capfd, monkeypatch):
-    """Two that work, one whose package is missing, and one of another system."""
+    """Three that work, two whose packages are missing, and one of another system."""
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    asked = 'torch', 'torchscript', 'onnx', 'coreml'
+    monkeypatch.setitem(sys.modules, 'pnnx', None)
+    asked = 'torch', 'torchscript', 'pt2', 'onnx', 'coreml', 'ncnn'
     options = (
         '--formats',
-        *asked[:2],
-        'onnx,coreml',
+        *asked[:3],
+        'onnx,coreml,ncnn',
         '--images',
         3,
         '--threads',
@@ -57,7 +58,7 @@ def test_formats_side_by_side(here, capfd, monkeypatch):
     )
     printed = run_here('bench', 'tiny.py', 'best.pth', *options, cwd=here, capfd=capfd)
     assert names(here) == GIVEN | {'kept'}  # the run stays as it was
-    kept = {'best.torchscript', 'bench.md', 'bench.json'}
+    kept = {'best.torchscript', 'best.pt2', 'bench.md', 'bench.json'}
     assert names(here / 'kept') == kept
 
     content = json.loads((here / 'kept' / 'bench.json').read_text())
@@ -66,7 +67,8 @@ def test_formats_side_by_side(here, capfd, monkeypatch):
     rows = {row['format']: row for row in content['formats']}
     assert (*rows,) == asked
     tested = call_here('test', 'tiny.py', 'best.pth', '--work-dir', 'run', cwd=here)
-    for name, file in (('torch', 'best.pth'), ('torchscript', 'kept/best.torchscript')):
+    exported = {name: f'kept/best.{name}' for name in ('torchscript', 'pt2')}
+    for name, file in {'torch': 'best.pth', **exported}.items():
         row = rows[name]
         assert row['file'] == file and not row['reason']
         assert row['megabytes'] == (here / file).stat().st_size / 1e6
@@ -77,6 +79,7 @@ def test_formats_side_by_side(here, capfd, monkeypatch):
         assert row['mean_ap'] == mean_ap and 0.3 < mean_ap['coco/bbox_mAP_50'] < 1
         assert all(0 < x < 1e-2 for x in row['largest_difference'].values())
     assert 'pip install "mmnextvit[onnx]"' in rows['onnx']['reason']
+    assert 'pip install "mmnextvit[ncnn]"' in rows['ncnn']['reason']
     assert 'only Apple systems run it' in rows['coreml']['reason']
 
     lines = read_table(printed)
@@ -85,7 +88,7 @@ def test_formats_side_by_side(here, capfd, monkeypatch):
         assert all(text in lines[name] for text in shown), lines[name]
     markdown = (here / 'kept' / 'bench.md').read_text()
     assert markdown.startswith('## Formats, 3 images, 64x64\n\n| format | MB | ms |')
-    assert markdown.count('\n| ') == 6 and 'torch 2.' in markdown
+    assert markdown.count('\n| ') == 8 and 'torch 2.' in markdown
     assert 'torchscript: Writing best.torchscript ...' in printed
     assert 'torchscript: Measuring mAP ...' in printed
 
@@ -164,8 +167,10 @@ def test_a_folder_that_is_full(here):
 
 def test_names():
     assert {'torch', 'onnx', 'openvino-int8', 'tensorrt-half'} <= set(list_names())
-    assert not {'torch-int8', 'torchscript-int8', 'coreml-int8'} & set(list_names())
-    assert choose_names() == ['torch', 'onnx', 'openvino', 'torchscript']
+    without = {f'{to}-int8' for to in ('torch', 'torchscript', 'coreml', 'ncnn', 'pt2')}
+    assert not without & set(list_names())
+    of_all = ['torch', 'onnx', 'openvino', 'ncnn', 'pt2', 'torchscript']
+    assert choose_names() == of_all
 
 
 def test_formats_take_turns():

@@ -21,6 +21,7 @@ from mmnextvit.models.fold import (
     fold_conv_module,
     set_memory_format,
 )
+from mmnextvit.runtime import lay_out
 
 import pytest
 import torch
@@ -440,7 +441,7 @@ def test_what_cannot_be_exported():
     )
     refused('must end in LetterResize', lambda c: pipeline(c).pop(2), read_input_size)
     for odd, message in [
-        (dict(stretch_only=True), 'LetterResize with stretch_only, half_pad_param or'),
+        (dict(stretch_only=True), 'LetterResize with stretch_only or'),
         (dict(pad_val=dict(img=(1, 2, 3))), 'or a pad_val by channel'),
         (dict(interpolation='nearest'), "with interpolation='nearest', backend='cv2'"),
     ]:
@@ -493,11 +494,11 @@ def test_classes_without_names():
 
 
 def test_heads_that_cannot_be_exported():
-    from mmyolo.models.dense_heads import YOLOv5InsHead
+    from mmyolo.models.dense_heads import RTMDetInsSepBNHead
 
-    masks = YOLOv5InsHead.__new__(YOLOv5InsHead)
+    masks = RTMDetInsSepBNHead.__new__(RTMDetInsSepBNHead)
     for head, message in [
-        (masks, 'YOLOv5InsHead cannot be exported: .*, without masks'),
+        (masks, 'RTMDetInsSepBNHead cannot be exported: .*only one whose masks can'),
         (nn.Conv2d(1, 1, 1), 'Conv2d cannot be exported: .*YOLOv5, YOLOv8, RTMDet'),
         (None, 'Identity cannot be exported'),
     ]:
@@ -506,3 +507,13 @@ def test_heads_that_cannot_be_exported():
         model.bbox_head = head
         with pytest.raises(ValueError, match=message):
             check_head(model)
+
+
+def test_a_test_pipeline_with_half_of_the_padding():
+    """MMYOLO's recipes for masks have it; boxes come back by it."""
+    cfg = small_config('yolov5_nextvit_s')
+    cfg.test_dataloader.dataset.pipeline[2].half_pad_param = True
+    steps = describe_resizing(resize_test_pipeline(cfg, (64, 96)))
+    assert steps[-1]['half_pad']
+    layout = lay_out((31, 50), steps)
+    assert layout.pad == (2, 0) and layout.origin == (2.5, 0.0)

@@ -447,6 +447,19 @@ NET = '<ir_version: 10, opset_import: ["" : 18]> net (float[1,3,N] x{}) => (floa
         ),
         ('y, i = TopK (x, k)', ', int64[1] k', 'TopK of a number that is not constant'),
         ('k = Constant <value = int64[1] {2}> () y, i = TopK (x, k)', '', None),
+        ('y = Unsqueeze (x, k)', ', int64[1] k', 'Unsqueeze of an axis that is not'),
+        (
+            'y = NonMaxSuppression (x, s, k)',
+            ', float[1,2,N] s, int64[1] k',
+            'NonMaxSuppression of a limit that is not constant',
+        ),
+        ('z = Cast <to = 11> (x) y = Cast <to = 1> (z)', '', r'take DOUBLE \(z\)'),
+        (
+            'y = Resize <mode = "cubic"> (x, r, r)',
+            ', float[0] r',
+            'Resize with mode cubic',
+        ),
+        ('y = Resize <mode = "nearest"> (x, r, s)', ', float[0] r, float[3] s', None),
         ('y = Softmax (x)', '', None),
     ],
 )

@@ -104,6 +104,8 @@ def test_command_as_a_process(here):
     printed = run_tool(
         'export.py', 'tiny.py', 'best.pth', '--to', 'torchscript', cwd=here
     )
+    assert 'torchscript: torch has deprecated TorchScript' in printed
+    assert '--to pt2' in printed
     assert 'Writing best.torchscript ...' in printed
     assert 'Comparing best.torchscript with torch ...' in printed
     assert 'best.torchscript: torchscript, float32, 64x64' in printed
@@ -427,7 +429,7 @@ def test_a_writer_that_stops_leaves_nothing(here, run_export, monkeypatch, error
 def test_unknown_format(here, run_export, name, near):
     message = run_export('--to', name, code=2)
     assert f'there is no format {name!r}' in message
-    assert 'onnx, openvino, tensorrt, coreml, torchscript' in message
+    assert 'onnx, openvino, tensorrt, coreml, ncnn, pt2, torchscript' in message
     meant = re.search(r'\(did you mean (.*)\?\)', message)
     assert near in meant[1].split(' or ') if near else meant is None
     with pytest.raises(UserError, match=f'there is no format {name!r}'):
@@ -441,6 +443,7 @@ def test_unknown_format(here, run_export, name, near):
         ('onnx', 'onnx', ['--to', 'tensorrt']),
         ('openvino', 'openvino', ['--to', 'openvino']),
         ('coremltools', 'coreml', ['--to', 'coreml']),
+        ('pnnx', 'ncnn', ['--to', 'ncnn']),
         ('nncf', 'int8', ['--to', 'onnx', '--int8', '--calib', 'wide']),
     ],
 )
@@ -488,8 +491,14 @@ RESIZE = 'test_dataloader.dataset.pipeline.2.'
         (['--to', 'torchscript', '--batch', 'dynamic'], 'torchscript has fixed sizes'),
         (
             ['--to', 'coreml', '--batch', '2'],
-            r'batch 2 \(--batch\): CoreML takes one image at a time',
+            r'batch 2 \(--batch\): coreml takes one image at a time',
         ),
+        (
+            ['--to', 'pt2', '--int8'],
+            'pt2 has no int8 here: onnx, openvino, tens',
+        ),
+        (['--to', 'pt2', '--efficient-nms'], r'efficient_nms .* is for tensorrt, '),
+        (['--to', 'pt2', '-o', 'x'], r'out x \(-o\): the name must end in .pt2'),
         (
             [*TO, '--efficient-nms'],
             r'efficient_nms \(--efficient-nms\) is for tensorrt, ',

@@ -397,7 +397,7 @@ def test_missing_and_unknown_files(tmp_path):
     (tmp_path / 'epoch_1.pth').write_bytes(b'1')
     with pytest.raises(ValueError, match=r"'\.pth': \.onnx, \.xml, .*mmnextvit export"):
         Detector(tmp_path / 'epoch_1.pth')
-    with pytest.raises(ValueError, match=r'a folder with 0 \.xml files'):
+    with pytest.raises(ValueError, match=r'with 0 \.xml files and 0 \.param files:'):
         Detector(tmp_path)
     for name in ('a', 'b'):
         write_openvino(tmp_path / name, metadata())
@@ -443,6 +443,7 @@ def test_damaged_files(write):
         ('model.onnx', 'onnxruntime', r'onnxruntime, or .* "mmnextvit\[onnx\]"'),
         ('model_openvino', 'openvino', r'openvino, or .* "mmnextvit\[openvino\]"'),
         ('model.torchscript', 'torch', 'torch$'),
+        ('model.pt2', 'torch', 'torch$'),
     ],
 )
 def test_runtime_that_is_not_installed(monkeypatch, tmp_path, name, package, command):

@@ -36,6 +36,21 @@ def small_config(name: str, classes: int | None = None) -> Config:
     return cfg
 
 
+def small_masks_config(classes: int = 3) -> Config:
+    """The detector of :func:`small_config` with YOLOv5's head for masks."""
+    cfg, recipe = small_config('yolov5_nextvit_s'), 'yolov5_ins_recipe'
+    masks = Config.fromfile(ROOT / 'configs' / '_base_' / f'{recipe}.py')
+    module = dict(masks.model.bbox_head.head_module, num_classes=classes)
+    for key in ('in_channels', 'widen_factor'):  # the neck gives the channels
+        module.pop(key)
+    for key in ('backbone', 'neck'):
+        masks.model.pop(key)
+        masks.model[key] = cfg.model[key]
+    masks.model.type = 'FittedYOLODetector'
+    masks.model.bbox_head.head_module = module
+    return masks
+
+
 def last_convs(head: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
     """The head's last convolutions, with the name of the list that they are in."""
     for name, levels in head.head_module.named_children():
@@ -44,7 +59,9 @@ def last_convs(head: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
                 yield name, level[-1] if isinstance(level, nn.Sequential) else level
 
 
-def wanted(name: str, conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
+def wanted(
+    name: str, conv: nn.Conv2d, classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Standard deviations and means (C,) of what a last convolution gives."""
     spread, mean = torch.full((2, conv.out_channels), 2.0)
     mean -= 5
@@ -52,6 +69,8 @@ def wanted(name: str, conv: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
         for values, box, rest in ((spread, 0.6, 1.5), (mean, 0.0, -1.5)):
             each = values.reshape(3, -1)
             each[:, :4], each[:, 4:] = box, rest
+        spread.reshape(3, -1)[:, 5 + classes :] = 1.0  # the coefficients of masks
+        mean.reshape(3, -1)[:, 5 + classes :] = 0.0
     elif name == 'reg_preds':  # 16 bins of a distance: rather the near ones
         spread[:], mean[:] = 1.0, -0.4 * (torch.arange(conv.out_channels) % 16)
     elif name == 'rtm_reg':
@@ -67,10 +86,12 @@ def preprocessed(model: nn.Module, images: list[np.ndarray]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
+def enliven(
+    model: nn.Module, seed: int = 0, images: list[np.ndarray] | None = None
+) -> nn.Module:
     """Makes a detector find things in any image; returns it, in eval mode."""
     g = torch.Generator().manual_seed(seed)
-    images = demo_images(*[(64, 96)] * 12, seed=seed + 1)
+    images = images or demo_images(*[(64, 96)] * 12, seed=seed + 1)
     inputs = preprocessed(model, images)
 
     def maps() -> None:
@@ -102,7 +123,7 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
     for hook in hooks:
         hook.remove()
     for name, conv in convs:
-        spread, centre = wanted(name, conv)
+        spread, centre = wanted(name, conv, model.bbox_head.num_classes)
         has_std, has_mean = torch.std_mean(seen[conv], (0, 2, 3))
         factor = spread / has_std
         conv.weight *= factor.reshape(-1, 1, 1, 1)
@@ -110,12 +131,14 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def lively_detector(cfg: Config, seed: int = 0) -> nn.Module:
-    """The config's detector, that finds things."""
+def lively_detector(
+    cfg: Config, seed: int = 0, images: list[np.ndarray] | None = None
+) -> nn.Module:
+    """The config's detector, that finds things; in demo images, if not in others."""
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
     model.cfg = cfg  # as MMDetection's API wants it
-    return enliven(model, seed)
+    return enliven(model, seed, images)
 
 
 def demo_images(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:

@@ -26,6 +26,7 @@ def read_samples(
             DATASETS.build(
                 dict(
                     config,
+                    _scope_=DATASETS.scope,  # whatever scope a test has left
                     metainfo=dict(classes=tuple(classes)),
                     filter_cfg=None,
                     serialize_data=False,

@@ -137,10 +137,28 @@ def write_torchscript(path: Path, about: dict) -> Path:
     return path
 
 
+def write_pt2(path: Path, about: dict) -> Path:
+    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(
+        Toy(), (torch.zeros(2, 3, 64, 96),), dynamic_shapes=(any_size,)
+    )
+    program.example_inputs = None
+    save_pt2(program, path, json.dumps(about))
+    return path
+
+
+def save_pt2(
+    program: torch.export.ExportedProgram, path: Path, text: str | None
+) -> None:
+    files = {} if text is None else {'mmnextvit.json': text}
+    torch.export.save(program, path, extra_files=files)
+
+
 WRITERS = {
     'model.onnx': write_onnx,
     'model_openvino': write_openvino,
     'model.torchscript': write_torchscript,
+    'model.pt2': write_pt2,
 }
 
 
@@ -161,6 +179,8 @@ def replace_metadata(path: Path, text: str | None) -> None:
         else:
             node.set('value', text)
         tree.write(xml)
+    elif path.suffix == '.pt2':
+        save_pt2(torch.export.load(path), path, text)
     else:
         files = {} if text is None else {'mmnextvit.json': text}
         torch.jit.save(torch.jit.load(path), path, _extra_files=files)
