@@ -22,10 +22,10 @@ class OptionError(DetectorError):
 
 
 class SourceError(DetectorError):
-    """A list of images that cannot be used, or a source that is none.
+    """A list of images that cannot be used, or a folder without any.
 
     Args:
-        problem: What is wrong, as a sentence.
+        problem: What is wrong and how to mend it.
         file: The list that it stands in.
         line: The line in it, from 1.
     """
