@@ -21,7 +21,7 @@ class Choices:
         batch: How many images or frames go through the network at once. The frames of
             live sources go one by one, since the next one would have to be waited for.
         track: Whether objects keep a number from frame to frame.
-        draw: Whether what is found is drawn.
+        no_draw: Whether nothing is drawn.
         save_video: Whether streams are drawn, too, and videos keep what was drawn of
             them before an interrupt.
         save_crops: Whether each object gets a file of its own.
@@ -34,7 +34,7 @@ class Choices:
     reconnect: int = RECONNECT
     batch: int = 1
     track: bool = False
-    draw: bool = True
+    no_draw: bool = False
     save_video: bool = False
     save_crops: bool = False
 
@@ -48,7 +48,7 @@ class Choices:
             raise OptionError(f'--reconnect {self.reconnect} is not a number from 0 on')
         if not 0 < self.batch < math.inf:
             raise OptionError(f'--batch {self.batch} is not a whole number from 1 on')
-        if self.save_video and not self.draw:
+        if self.save_video and self.no_draw:
             raise OptionError(
                 '--save-video writes what is drawn, and --no-draw draws nothing: leave '
                 'one out'

@@ -106,7 +106,7 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         help='draw streams, too, as a video, and keep what an interrupt leaves of one',
     )
     add = parser.add_argument_group('results').add_argument
-    add('--no-draw', dest='draw', action='store_false', help='draw nothing')
+    add('--no-draw', action='store_true', help='draw nothing')
     add(
         '--save-crops',
         action='store_true',
@@ -174,7 +174,7 @@ def choose_sink(args: argparse.Namespace) -> Sink:
                 raise OptionError(
                     f'--{name} needs a folder to write to: --out-dir FOLDER'
                 )
-        if args.draw and not choices.draw:
+        if args.draw and choices.no_draw:
             raise OptionError(
                 '--draw and --no-draw contradict each other: leave one out'
             )
@@ -191,7 +191,7 @@ def choose_sink(args: argparse.Namespace) -> Sink:
     return Sink(
         choices,
         str(folder / 'predictions.jsonl'),
-        folder / 'drawn' if choices.draw else None,
+        None if choices.no_draw else folder / 'drawn',
         folder / 'crops' if choices.save_crops else None,
     )
 

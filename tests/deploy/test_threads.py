@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 from mmnextvit.runtime import (
+    Detections,
     Detector,
     ImageError,
     map_ahead,
@@ -96,7 +97,7 @@ class Bright(Detector):
 
     def detect_prepared(self, prepared, score_thr=None):
         for (value,), _ in prepared:
-            yield np.zeros((1, 4)), np.array([value]), np.array([0])
+            yield Detections(np.zeros((1, 4)), np.array([value]), np.array([0]))
 
 
 def test_lines_come_in_order_without_broken_images(capsys):
