@@ -582,7 +582,9 @@ class Task:
         }
 
 
-def predict_images(task: Task, shots: Iterable[Shot]) -> Iterator[Entry | Unreadable]:
+def predict_images(
+    task: Task, shots: Iterable[Shot]
+) -> Generator[Entry | Unreadable, None, None]:
     """Predicts on images; threads read the next ones and draw the last ones meanwhile.
 
     Args:
@@ -750,14 +752,15 @@ def predict_files(
                 found = predict_videos(predictor, some, *options)
             else:
                 found = predict_images(Task(predictor, *options), some)
-            for one in found:
-                yield one
-                progress.advance(bar, not isinstance(one, LeftOut))
+            with contextlib.closing(found):
+                for one in found:
+                    yield one
+                    progress.advance(bar, not isinstance(one, LeftOut))
 
 
 def predict_videos(
     predictor: FramePredictor, shots: Iterable[Shot], *options: Any
-) -> Iterator[Entry | Unreadable | LeftOut]:
+) -> Generator[Entry | Unreadable | LeftOut, None, None]:
     """Predicts on one video after the other; options as of :func:`predict_file`."""
     for path, name, *_ in shots:
         try:

@@ -1,6 +1,5 @@
 """Ending by a key or a signal: both raise what Ctrl-C does; files stay whole."""
 
-import _thread
 import os
 import signal
 import sys
@@ -87,6 +86,8 @@ def wait_for_q(terminal: int, left: threading.Event) -> None:
             if not typed:
                 return
             if b'q' in typed.lower().split() and not left.is_set():
-                return _thread.interrupt_main()
+                # Also where it waits, which `_thread.interrupt_main` does not end.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
     except (OSError, ValueError):  # the terminal has gone, or is another process's
         return
