@@ -250,7 +250,8 @@ class LiveFrames:
         self._newest: Frame | None = None
         self._ended, self._lost = False, ''
         # What waits for a dead camera must not keep the process from ending.
-        threading.Thread(target=self._run, args=[capture], daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=[capture], daemon=True)
+        self._thread.start()
 
     def __iter__(self) -> Iterator[Frame]:
         """Each frame that is the newest one when it is asked for.
@@ -270,9 +271,14 @@ class LiveFrames:
                 return
 
     def close(self) -> None:
-        """Ends the frames, also for who waits for the next one."""
+        """Ends the frames, also for who waits for the next one.
+
+        A process that ends while OpenCV reads would be aborted: the thread is waited
+        for, as long as OpenCV itself waits for a frame.
+        """
         self._closed.set()
         self._end()
+        self._thread.join(TIMEOUT / 1000 + 1)
 
     def _end(self, why: str = '') -> None:
         with self._changed:
