@@ -144,7 +144,7 @@ def export_here(name: str, size: int, path: Path) -> None:
             dynamo=False,
             opset_version=OPSET,
             input_names=['images'],
-            output_names=[*CANDIDATES],
+            output_names=[CANDIDATES['boxes'], CANDIDATES['scores']],
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import all_reduce
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
@@ -127,6 +128,7 @@ class SlicedTestLoop(TestLoop):
         plain = self.plain.evaluate(count)
         print_log(f'Tiles of {self.slicing.size} pixels:', logger='current')
         metrics = self.evaluator.evaluate(count)
+        self.add_up()
         print_log(f'\n{self.compare(plain, metrics)}', logger='current')
         metrics |= {f'whole/{name}': value for name, value in plain.items()}
         metrics['slice/time_ratio'] = float(self.seconds.sum() / self.seconds[0])
@@ -172,6 +174,12 @@ class SlicedTestLoop(TestLoop):
         while batch := list(islice(prepared, MAX_BATCH)):
             yield from self._predict(pseudo_collate(batch))
 
+    def add_up(self) -> None:
+        """Has times and images be those of all processes."""
+        sums = torch.tensor([*self.seconds, *self.images], dtype=torch.float64)
+        all_reduce(sums)
+        self.seconds, self.images = sums[:2].numpy(), sums[2:].long().numpy()
+
     def compare(self, plain: Mapping[str, float], sliced: Mapping[str, float]) -> str:
         """What tiles gained, and what they cost, as a table and two sentences."""
         rows = [['', 'whole images', 'and tiles', 'gained']]
@@ -188,7 +196,7 @@ class SlicedTestLoop(TestLoop):
         size = self.slicing.size
         return (
             f'{AsciiTable(rows).table}\n{cut} of {count} images are larger than a tile '
-            f'of {size} pixels. Times are those of this process, without reading files.'
+            f'of {size} pixels. Times leave out reading files.'
         )
 
 

@@ -315,6 +315,7 @@ class Permuted(nn.Module):
     def __init__(self, candidates):
         super().__init__()
         self.candidates = candidates
+        self.image_channels = candidates.image_channels
 
     def forward(self, images):
         boxes, scores = self.candidates(images)

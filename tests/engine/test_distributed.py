@@ -192,12 +192,15 @@ def test_train_and_test_in_two_processes(tmp_path):
     assert run.losses() == expected.losses() != {}
 
     output_of_test = run_tool(
-        *('dist_test.sh', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '2'),
+        *('dist_test.sh', 'tiny.py', 'work_dirs/tiny/epoch_1.pth', '2', '--slice=40'),
         cwd=tmp_path,
         PORT=free_port(),
     )
-    metric = r'coco/bbox_mAP: (\S+)'
-    assert re.findall(metric, output) == re.findall(metric, output_of_test) != []
+    metric = r' coco/bbox_mAP: (\S+)'
+    (of_test,) = re.findall(r' whole/coco/bbox_mAP: (\S+)', output_of_test)
+    assert re.findall(metric, output) == [of_test]
+    # Of all images, not of those of one process.
+    assert '4 of 4 images are larger than a tile of 40 pixels' in output_of_test
 
 
 @pytest.mark.parametrize('victim', ['rank 0', 'rank 1', 'launcher'])
