@@ -35,7 +35,6 @@ from ..runtime import (
     Stream,
     Tracker,
     Write,
-    describe_left_out,
     in_batches,
     is_video,
     iterate_ahead,
@@ -45,7 +44,7 @@ from ..runtime import (
     open_kept_video,
     open_threads,
     outline_mask,
-    tell_on_stderr,
+    tell_left_out,
     write_crops,
 )
 from ..utils.errors import Terminated, UserError
@@ -675,11 +674,15 @@ def predict_frames(task: Task, shot: Shot) -> Iterator[Entry | LeftOut]:
     with contextlib.ExitStack() as stack:
         write = None
         if choices.save_video or not (live or choices.no_draw):
-            open_new = open_kept_video if choices.save_video else open_drawing
-            drawing = open_new(task.out_dir / shot.drawn, frames.rate)
-            write = stack.enter_context(drawing)
+            path = task.out_dir / shot.drawn
+            write = stack.enter_context(
+                open_kept_video(path, frames.rate)
+                if choices.save_video
+                else open_drawing(path, frames.rate)
+            )
         draw = partial(task.draw, write, tracker=tracker, live=live)
         reading, writing = (stack.enter_context(open_threads(1)) for _ in range(2))
+        stack.callback(tell_left_out, shot.path, frames)
         stack.enter_context(contextlib.closing(frames))
         if live:
             yield from map(draw, map(task.detect, map(use, frames)))
@@ -689,7 +692,6 @@ def predict_frames(task: Task, shot: Shot) -> Iterator[Entry | LeftOut]:
             yield from map_ahead(writing, draw, seen, AHEAD)
     counts = {why: count for why, count in frames.left_out.items() if count}
     if counts:
-        list(map(tell_on_stderr, describe_left_out(shot.path, frames)))
         yield LeftOut(str(shot.path), counts)
 
 

@@ -40,9 +40,8 @@ from .errors import (
 from .frames import (
     Frame,
     Frames,
-    describe_left_out,
     open_frames,
-    tell_on_stderr,
+    tell_left_out,
 )
 from .images import (
     CHANNELS,
@@ -247,7 +246,6 @@ __all__ = [
     'convert_image',
     'count_channels',
     'decode',
-    'describe_left_out',
     'detect_in_tiles',
     'dispatch',
     'draw_objects',
@@ -295,7 +293,7 @@ __all__ = [
     'stack',
     'stop_by_key',
     'suppress',
-    'tell_on_stderr',
+    'tell_left_out',
     'to_image',
     'to_pair',
     'to_slicing',

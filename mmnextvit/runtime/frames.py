@@ -144,13 +144,12 @@ def find_rate(capture: cv2.VideoCapture) -> float:
     return rate if 0 < rate <= MAX_RATE else USUAL_RATE
 
 
-def describe_left_out(source: Source, frames: Frames) -> list[str]:
-    """What there is to say of frames that were not given, in lines."""
-    return [
-        f'{source}: {count} {"frame" if count == 1 else "frames"} {LEFT_OUT[why]}'
-        for why, count in frames.left_out.items()
-        if count
-    ]
+def tell_left_out(source: Source, frames: Frames) -> None:
+    """Prints beside the results how many frames of a source were not given, and why."""
+    for why, count in frames.left_out.items():
+        if count:
+            noun = 'frame' if count == 1 else 'frames'
+            tell_on_stderr(f'{source}: {count} {noun} {LEFT_OUT[why]}')
 
 
 class VideoFrames:

@@ -15,7 +15,7 @@ from .detections import Objects
 from .detector import Detector
 from .drawing import draw_objects, write_drawing
 from .errors import ImageError
-from .frames import Frame, describe_left_out, open_frames, tell_on_stderr
+from .frames import Frame, open_frames, tell_left_out
 from .images import Image, read
 from .resizing import Layout
 from .sinks import open_kept_video, write_crops
@@ -134,9 +134,7 @@ def predict_video(
         else:
             thread = stack.enter_context(open_threads(1))
             prepared = iterate_ahead(thread, prepare, frames, AHEAD + choices.batch)
-        stack.callback(
-            lambda: list(map(tell_on_stderr, describe_left_out(source, frames)))
-        )
+        stack.callback(tell_left_out, source, frames)
         stack.enter_context(closing(frames))
         for some in in_batches(prepared, 1 if frames.live else choices.batch):
             found = detector.detect_prepared([one for _, one in some], score_thr)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from itertools import islice, repeat, takewhile
+from itertools import islice, repeat
 from typing import TypeVar
 
 MAX_THREADS = 8  # beside the network: to read images and to write what is found
@@ -86,8 +86,10 @@ def iterate_ahead(
             return call(item)
         return None
 
-    made = map_ahead(threads, make_next, repeat(None), ahead)
-    return takewhile(lambda one: one is not None, made)
+    for made in map_ahead(threads, make_next, repeat(None), ahead):
+        if made is None:
+            return
+        yield made
 
 
 def in_batches(items: Iterable[Given], size: int) -> Iterator[list[Given]]:
