@@ -132,30 +132,41 @@ class Entries(Sequence[Entry]):
     def __init__(self, folder: Path | None = None, lines: Path | None = None) -> None:
         where = str(folder) if folder else None
         if lines:
-            file: Any = lines.open('x+', encoding='utf-8', buffering=1)
+            # Without a buffer no half of a line waits for the next one.
+            file: Any = lines.open('xb+', buffering=0)
         else:
-            file = SpooledTemporaryFile(MAX_HELD, 'w+', encoding='utf-8', dir=where)  # noqa: SIM115
+            file = SpooledTemporaryFile(MAX_HELD, dir=where)  # noqa: SIM115
         weakref.finalize(self, file.close)
-        self._file = file
+        self._file, self._lines = file, lines
         self._count = 0
 
     def append(self, entry: Entry) -> None:
         """Adds an entry.
 
         Raises:
-            OSError: The disk is full.
+            OSError: The disk is full; half of a line does not stay.
         """
-        self._file.write(f'{json.dumps(entry)}\n')
+        left = memoryview(f'{json.dumps(entry)}\n'.encode())
+        end = self._file.tell()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except BaseException:
+            self._file.seek(end)
+            self._file.truncate()
+            raise
         self._count += 1
 
     def read_lines(self) -> Iterator[str]:
         """Each entry as JSON. None may be added meanwhile."""
-        self._file.seek(0)
-        try:
-            for line in islice(self._file, self._count):
-                yield line.rstrip('\n')
-        finally:
-            self._file.seek(0, os.SEEK_END)
+        own = contextlib.nullcontext(self._file)
+        with self._lines.open('rb') if self._lines else own as file:
+            file.seek(0)
+            try:
+                for line in islice(file, self._count):
+                    yield line.decode().rstrip('\n')
+            finally:
+                self._file.seek(0, os.SEEK_END)
 
     def __iter__(self) -> Iterator[Entry]:
         return map(json.loads, self.read_lines())

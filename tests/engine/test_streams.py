@@ -32,6 +32,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from tests.helpers.full_disk import limit_file_size
 from tests.helpers.mjpeg_server import serve_mjpeg
 
 
@@ -182,6 +183,16 @@ def test_lines_are_there_while_it_runs(tmp_path):
     assert list(entries) == [{'frame': number} for number in range(3)]
     with pytest.raises(FileExistsError):
         Entries(tmp_path, lines)
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    entries = Entries(tmp_path, tmp_path / 'a.jsonl')
+    entries.append({'frame': 0})
+    with limit_file_size(20), pytest.raises(OSError, match='File too large'):
+        entries.append({'frame': 1})
+    assert (tmp_path / 'a.jsonl').read_text() == '{"frame": 0}\n'
+    entries.append({'frame': 2})
+    assert list(entries) == [{'frame': 0}, {'frame': 2}]
 
 
 def test_frames_that_are_left_out_are_told(film, tmp_path, capfd):
