@@ -25,8 +25,8 @@ EXACT = ('.avi', '.mp4', '.mov', '.m4v')  # state how many frames they have
 
 # What is said of frames that were not looked at, by why.
 LEFT_OUT = {
-    'broken': 'could not be decoded and were left out',
-    'dropped': 'came while the detector was busy and were dropped',
+    'broken': ('left out', 'that could not be decoded'),
+    'dropped': ('dropped', 'that came while the detector was busy'),
 }
 
 
@@ -149,7 +149,8 @@ def tell_left_out(source: Source, frames: Frames) -> None:
     for why, count in frames.left_out.items():
         if count:
             noun = 'frame' if count == 1 else 'frames'
-            tell_on_stderr(f'{source}: {count} {noun} {LEFT_OUT[why]}')
+            did, which = LEFT_OUT[why]
+            tell_on_stderr(f'{source}: {did} {count} {noun} {which}')
 
 
 class VideoFrames:

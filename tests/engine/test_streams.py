@@ -202,8 +202,9 @@ def test_frames_that_are_left_out_are_told(film, tmp_path, capfd):
     *entries, last = find([film], tmp_path / 'out')
     broken = 12 - len(entries)
     assert last == LeftOut(str(film), {'broken': broken}) and 0 < broken < 12
-    said = 'could not be decoded and were left out'
-    assert f'{film}: {broken} frame' in (err := capfd.readouterr().err) and said in err
+    noun = 'frame' if broken == 1 else 'frames'
+    said = f'{film}: left out {broken} {noun} that could not be decoded\n'
+    assert said in capfd.readouterr().err
     with open_results(tmp_path / 'r', {}) as results:
         results.predictions.add(last)
     content = json.loads((tmp_path / 'r' / 'predictions.json').read_text())
