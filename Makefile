@@ -6,12 +6,25 @@
 # make cover   run all the tests and print which lines they leave out
 # make env     only make .venv, which the others make by themselves
 # make clean   remove .venv
-# Another Python: make PYTHON=/path/to/python3.12
+# make try     use the wheel in a fresh environment: what docs/versions.md lists
+# Another Python: make PYTHON=/path/to/python3.14
+# The other set of OpenMMLab's packages, in .venv-onedl: make test OPENMMLAB=onedl
 
-PYTHON ?= python3 python3.12 python3.11
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+OPENMMLAB ?= official-lite
 WORKERS ?= 2
-BIN := .venv/bin
-SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+VENV := $(if $(filter official-lite,$(OPENMMLAB)),.venv,.venv-$(OPENMMLAB))
+BIN := $(VENV)/bin
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+FIND_PYTHON := for python in $(PYTHON); do \
+    $$python -c '$(SUPPORTED)' 2>/dev/null && break; python=; \
+  done; \
+  test -n "$$python" || { \
+    echo 'Found no Python 3.11 to 3.14 (tried: $(PYTHON)). Install one (on Debian and' \
+      'Ubuntu: apt install python3 python3-venv; anywhere: uv python install 3.13),' \
+      'or name yours: make PYTHON=/path/to/python3.13' >&2; \
+    exit 1; \
+  }
 
 # Threads that spin while they wait are many times slower on busy cores.
 PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest \
@@ -21,50 +34,48 @@ PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest \
 # ended in a segmentation fault: these tests have processes of their own.
 DEPLOYMENT := tests/deploy
 
-.PHONY: demo check test lint format types cover env clean
+.PHONY: demo check test lint format types cover env try clean
 
-demo: .venv/complete
+demo: $(VENV)/complete
 	$(BIN)/python tools/demo.py
 
 check: lint types
 	$(PYTEST) -m 'not slow and not deploy' --ignore=$(DEPLOYMENT)
 
-test: .venv/complete
+test: $(VENV)/complete
 	$(PYTEST) --ignore=$(DEPLOYMENT)
 	$(PYTEST) $(DEPLOYMENT)
 
-cover: .venv/complete
+cover: $(VENV)/complete
 	$(PYTEST) --cov --cov-report= --ignore=$(DEPLOYMENT)
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-append $(DEPLOYMENT)
 
-lint: .venv/complete
+lint: $(VENV)/complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: .venv/complete
+format: $(VENV)/complete
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: .venv/complete
+types: $(VENV)/complete
 	$(BIN)/mypy
 
-env: .venv/complete
+env: $(VENV)/complete
+
+try:
+	@$(FIND_PYTHON); $$python tests/try_wheel.py --openmmlab $(OPENMMLAB) $(ARGS)
 
 # Both files are made last, so that a broken-off installation starts again.
-.venv/complete: .venv/locked setup.py pyproject.toml
+$(VENV)/complete: $(VENV)/locked setup.py pyproject.toml
 	$(BIN)/pip install --no-deps --no-build-isolation -e .
 	$(BIN)/pip check
 	touch $@
 
-.venv/locked: requirements/lock.txt
-	@for python in $(PYTHON); do \
-	  $$python -c '$(SUPPORTED)' 2>/dev/null && exec $$python -m venv --clear .venv; \
-	done; \
-	echo 'Found no Python 3.11 or 3.12 (tried: $(PYTHON)).' \
-	  'Name one: make PYTHON=/path/to/python3.12' >&2; \
-	exit 1
-	$(BIN)/pip install -r requirements/lock.txt
+$(VENV)/locked: requirements/lock.txt requirements/$(OPENMMLAB).txt
+	@$(FIND_PYTHON); $$python -m venv --clear $(VENV)
+	$(BIN)/pip install -r requirements/$(OPENMMLAB).txt
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-onedl

@@ -6,12 +6,13 @@ the package has is registered before any of those is used; see
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from . import _import_hook
 from .hub import config_file, get_config, get_model
 from .recipes import fit_recipe, tune_recipe
-from .utils.packages import has_mmyolo
+from .utils.packages import NEEDED, has_mmyolo, require_mmyolo
 
 if TYPE_CHECKING:
     from .models.detector import FittedYOLODetector
@@ -32,19 +33,23 @@ __all__ = [
 
 # Public names and the modules that have them, which are imported at the first use.
 _MODULES: dict[str, str] = {}
-if _import_hook.register_when_needed():
+_OF_MMYOLO = {
+    'FittedYOLODetector': 'models.detector',
+    'YOLOv5YAMLBackbone': 'models.yolov5_yaml',
+    'YOLOv5YAMLNeck': 'models.yolov5_yaml',
+}
+_import_hook.register_when_needed()
+if find_spec('torch'):
     _MODULES |= {
         'NextViT': 'models.nextvit',
         'TimmFeatures': 'models.timm_features',
         'register_row': 'models.yolov5_rows',
+        **_OF_MMYOLO,
     }
+# Where something that they need is missing, each of them says so when it is used.
+if _MODULES and any(map(find_spec, NEEDED)):
     __all__ += ['NextViT', 'TimmFeatures', 'register_row']
     if has_mmyolo():
-        _MODULES |= {
-            'FittedYOLODetector': 'models.detector',
-            'YOLOv5YAMLBackbone': 'models.yolov5_yaml',
-            'YOLOv5YAMLNeck': 'models.yolov5_yaml',
-        }
         __all__ += ['FittedYOLODetector', 'YOLOv5YAMLBackbone', 'YOLOv5YAMLNeck']
 
 
@@ -52,8 +57,10 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     _import_hook.register()  # raises until it succeeds
+    if name in _OF_MMYOLO:
+        require_mmyolo()
     return getattr(import_module(f'.{_MODULES[name]}', __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *__all__})

@@ -25,23 +25,20 @@ OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmyolo')
 ROOMS = ('models', 'datasets', 'weights', 'evaluation', 'visualization', 'engine')
 
 
-def register_when_needed() -> bool:
+def register_when_needed() -> None:
     """Registers everything before it can be looked up.
 
     That is at once where MMEngine has been imported already, as by a config that has
     ``custom_imports = dict(imports=['mmnextvit'])``.
 
-    Returns:
-        Whether there is anything to register with: the deployment runtime works without
-        torch, and beside a torch that is alone; nothing else does.
+    Without torch, only the deployment runtime works, and nothing is done.
     """
-    if not (find_spec('torch') and any(map(find_spec, OPENMMLAB[:3]))):
-        return False
+    if find_spec('torch') is None:
+        return
     if 'mmengine' in sys.modules:
         register()
     elif not any(isinstance(finder, _RegisterFirst) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisterFirst())
-    return True
 
 
 def register() -> None:

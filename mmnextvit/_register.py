@@ -6,27 +6,11 @@ many boxes they keep, and keeps packages that are imported later from sending da
 :mod:`mmnextvit._import_hook` has it imported before anything that depends on it.
 """
 
-from importlib.util import find_spec
-
 from ._mmcv import prepare_mmcv
 from .runtime import send_nothing
-from .utils.errors import MissingPackageError
-from .utils.packages import has_mmyolo
+from .utils.packages import check_packages, has_mmyolo
 
-for package, command in [
-    (
-        'mmcv',
-        'pip install "mmnextvit[all]", which brings OpenCV and MMYOLO too, or '
-        '"mmnextvit[lite]" for mmcv-lite alone',
-    ),
-    ('mmdet', 'pip install mmdet'),
-]:
-    if find_spec(package) is None:
-        raise MissingPackageError(
-            f'mmnextvit needs {package}, which is not installed. '
-            f'Install it with: {command}'
-        )
-
+check_packages()  # before any of them is imported
 send_nothing()  # before MMDetection, which imports Albumentations where that is
 prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
+from PIL.Image import Image
 from torch import Tensor
 
 from .datasets.image_inputs import Input, load_input
@@ -44,16 +46,17 @@ from .models.graphs import use_graphs
 from .models.nms_limits import find_max_detections
 from .runs import find_run, find_run_checkpoint
 from .runtime import (
-    MAX_BATCH,
     BestScores,
     Layout,
     MinScores,
     Objects,
     Slicing,
     Threshold,
+    choose_batch_size,
     dispatch,
     find_thresholds,
     get_channels,
+    list_best_scores,
     to_slicing,
 )
 from .utils.errors import MissingFileError, UserError
@@ -85,6 +88,9 @@ class Network(Protocol):
         file: The checkpoint or exported file, for messages.
         color_type: How images are to be read, as of
             :func:`~mmnextvit.datasets.images.load_image`.
+        fixed_batch: How many images it takes at a time, if not any number.
+
+    Any number of threads may call its methods at once.
     """
 
     classes: list[str]
@@ -93,19 +99,22 @@ class Network(Protocol):
     best_scores: BestScores | None
     max_detections: int
     file: str
+    fixed_batch: int | None
 
     def prepare(self, image: np.ndarray) -> Any:
-        """An image (H, W, 3), BGR, uint8, as :meth:`detect` takes it.
-
-        Several threads may do so while another one detects.
-        """
+        """An image (H, W, 3), BGR, uint8, as :meth:`detect` takes it."""
 
     def detect(
-        self, prepared: Iterable[Any], min_score: float
+        self, prepared: Iterable[Any], min_score: float, batch_size: int
     ) -> Iterator[DetDataSample]:
         """The detections in each image, as :meth:`prepare` made it.
 
         There are all from a score on, and there may be lower ones.
+
+        Args:
+            prepared: Images.
+            min_score: Lowest score that must be there.
+            batch_size: How many images go through the network at once, at most.
         """
 
     def detect_with_maps(
@@ -118,6 +127,11 @@ class CheckpointNetwork:
     """A config's detector with the weights of a checkpoint.
 
     Its BatchNorms are folded, which changes results by rounding only.
+
+    One thread after another goes through the network: heads of MMYOLO and MMDetection
+    keep the priors of the last images on themselves, graphs of CUDA write into the same
+    memory, and hooks for feature maps see whatever passes. Torch's own threads have all
+    cores busy meanwhile.
 
     Args:
         cfg: Config of the detector. Its test data give the names of the classes where
@@ -151,6 +165,8 @@ class CheckpointNetwork:
         self.best_scores = model.best_scores
         self.max_detections = find_max_detections(cfg.model)
         self.file = checkpoint
+        self.fixed_batch: int | None = None
+        self._turn = threading.Lock()
         model = set_memory_format(fold_batchnorms(revert_sync_batchnorm(model)))
         self.model = use_graphs(model, cfg.get('env_cfg') or {})
         self.pipeline = build_array_pipeline(choose_resizing(cfg, rect))
@@ -161,19 +177,21 @@ class CheckpointNetwork:
         return self.pipeline(dict(img=image, img_id=0))
 
     def detect(
-        self, prepared: Iterable[Any], min_score: float
+        self, prepared: Iterable[Any], min_score: float, batch_size: int
     ) -> Iterator[DetDataSample]:
         """Images that come out of the pipeline alike go through the network at once."""
         for _, alike in groupby(prepared, lambda one: one['inputs'].shape):
-            while batch := list(islice(alike, MAX_BATCH)):
-                yield from self._run(batch)
+            while batch := list(islice(alike, batch_size)):
+                with self._turn:
+                    found = self._run(batch)
+                yield from found
 
     def detect_with_maps(
         self, image: np.ndarray
     ) -> tuple[DetDataSample, np.ndarray, dict[str, Tensor]]:
         one = self.prepare(image)
         resized = one['inputs'].to('cpu', torch.uint8).permute(1, 2, 0).numpy()
-        with collect_feature_maps(self.model) as maps:
+        with self._turn, collect_feature_maps(self.model) as maps:
             (sample,) = self._run([one])
         seen = convert(np.ascontiguousarray(resized), 'color')
         return sample, cv2.cvtColor(seen, cv2.COLOR_BGR2RGB), maps
@@ -211,14 +229,17 @@ class ExportedNetwork:
         channels = get_channels(self.detector.metadata)
         self.color_type = next(k for k, v in CHANNELS_OF.items() if v == channels)
         self.file = path
+        self.fixed_batch = self.detector.metadata['input']['batch']
 
     def prepare(self, image: np.ndarray) -> tuple[np.ndarray, Layout]:
         return self.detector.preprocess(image)
 
     def detect(
-        self, prepared: Iterable[Any], min_score: float
+        self, prepared: Iterable[Any], min_score: float, batch_size: int
     ) -> Iterator[DetDataSample]:
-        for detections in self.detector.detect_prepared(prepared, min_score):
+        for detections in self.detector.detect_prepared(
+            prepared, min_score, batch_size
+        ):
             yield DetDataSample(pred_instances=to_instances(detections))
 
     def detect_with_maps(
@@ -251,6 +272,7 @@ class SlicedNetwork:
         self.best_scores = network.best_scores
         self.max_detections = network.max_detections
         self.file = network.file
+        self.fixed_batch = network.fixed_batch
 
     @property
     def color_type(self) -> str:
@@ -263,18 +285,21 @@ class SlicedNetwork:
         return self.network.prepare(image)
 
     def detect(
-        self, prepared: Iterable[Any], min_score: float
+        self, prepared: Iterable[Any], min_score: float, batch_size: int
     ) -> Iterator[DetDataSample]:
         return dispatch(
             prepared,
             lambda one: isinstance(one, Uncut),
-            lambda some: self.network.detect(some, min_score),
-            lambda one: self._detect_large(one.image, min_score),
+            lambda some: self.network.detect(some, min_score, batch_size),
+            lambda one: self._detect_large(one.image, min_score, batch_size),
         )
 
-    def _detect_large(self, image: np.ndarray, min_score: float) -> DetDataSample:
+    def _detect_large(
+        self, image: np.ndarray, min_score: float, batch_size: int
+    ) -> DetDataSample:
         def detect(tiles: Iterable[np.ndarray]) -> Iterator[DetDataSample]:
-            return self.network.detect(map(self.network.prepare, tiles), min_score)
+            prepared = map(self.network.prepare, tiles)
+            return self.network.detect(prepared, min_score, batch_size)
 
         limit = self.network.max_detections
         found = detect_large(image, self.slicing, detect, limit, min_score)
@@ -351,6 +376,9 @@ def is_run(path: Any) -> bool:
 class Predictor:
     """A detector for images: paths, arrays, Pillow's images, and lists of them.
 
+    Any number of threads may share one. They prepare images and draw at once, and pass
+    the network as it allows: a checkpoint's one after another.
+
     Args:
         source: The folder of a run, whose best checkpoint is taken, or what
             :func:`mmnextvit.apis.train` returned; or a file or folder that ``mmnextvit
@@ -368,6 +396,8 @@ class Predictor:
 
     Attributes:
         classes: Names of the labels.
+        best_scores: The minimum score of each class that ``score_thr='best'`` stands
+            for, by name; ``None`` where the file has none.
 
     Raises:
         UserError: A file is missing or does not fit, or the arguments do not go
@@ -388,6 +418,7 @@ class Predictor:
         network = open_network(source, checkpoint, device, amp, rect)
         self.network = SlicedNetwork(network, slicing) if slicing else network
         self.classes = self.network.classes
+        self.best_scores = list_best_scores(self.network.best_scores, self.classes)
         self.color_type = self.network.color_type
         self.colours = list_colours(self.network.palette, len(self.classes))
 
@@ -408,7 +439,8 @@ class Predictor:
             images: An image or a list of images, as of
                 :func:`mmnextvit.datasets.image_inputs.load_input`: paths, arrays
                 (H, W, 3) in BGR and uint8, images of Pillow's.
-            score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
+            score_thr: Minimum score, 0 to 1, or 'best' for each class's own, or a dict
+                of them by the name of the class.
 
         Returns:
             By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
@@ -420,9 +452,32 @@ class Predictor:
             UserError: The list is empty, or ``score_thr`` is not as it is to be.
         """
         if isinstance(images, (list, tuple)):
-            samples = self.detect_all(images, score_thr)
-            return list(map(self.list_objects, samples))
+            return self.batch(images, score_thr)
         return self.list_objects(self.detect(images, score_thr))
+
+    def batch(
+        self,
+        images: Iterable[Input],
+        score_thr: Threshold = 0.3,
+        batch_size: int | None = None,
+    ) -> list[Objects]:
+        """The objects in each of many images, as calling the predictor gives them.
+
+        Args:
+            images: As of :meth:`__call__`, of any sizes.
+            score_thr: Minimum score, 0 to 1, or 'best' for each class's own, or a dict
+                of them by the name of the class.
+            batch_size: How many images go through the network at once; `MAX_BATCH` if
+                ``None``, or what an exported file has. Only those do that are resized
+                to one size, one after another.
+
+        Raises:
+            BrokenImageError: An image cannot be used; it says which.
+            UserError: There are none, it is a single image, or ``score_thr`` or
+                ``batch_size`` is not as it is to be.
+        """
+        samples = self.detect_all(images, score_thr, batch_size)
+        return list(map(self.list_objects, samples))
 
     def prepare(self, image: Input) -> Prepared:
         """An image that is ready for the network, which :meth:`detect` takes as well.
@@ -453,14 +508,21 @@ class Predictor:
         return list(self._detect((one.inputs for one in prepared), score_thr))
 
     def detect_all(
-        self, images: Sequence[Input], score_thr: Threshold = 0.3
+        self,
+        images: Iterable[Input],
+        score_thr: Threshold = 0.3,
+        batch_size: int | None = None,
     ) -> list[DetDataSample]:
-        """As :meth:`detect`, for a list of images."""
-        if not images:
-            raise UserError('the list of images is empty: there is nothing to predict')
+        """As :meth:`detect`, for many images; its arguments are :meth:`batch`'s."""
+        single = isinstance(images, np.ndarray) and images.ndim < 4
+        if single or isinstance(images, (str, os.PathLike, Image)):
+            raise UserError('this is a single image: give a list, as in batch([image])')
         given = load_inputs(images, self.color_type)
         prepared = map(self.network.prepare, given)
-        return list(self._detect(prepared, score_thr))
+        samples = list(self._detect(prepared, score_thr, batch_size))
+        if not samples:
+            raise UserError('the list of images is empty: there is nothing to predict')
+        return samples
 
     def detect_with_maps(
         self, image: Input, score_thr: Threshold = 0.3
@@ -491,10 +553,16 @@ class Predictor:
             return find_thresholds(score_thr, self.network.best_scores, self.classes)
 
     def _detect(
-        self, prepared: Iterable[Any], score_thr: Threshold
+        self,
+        prepared: Iterable[Any],
+        score_thr: Threshold,
+        batch_size: int | None = None,
     ) -> Iterator[DetDataSample]:
         thresholds = self.find_thresholds(score_thr)
-        for sample in self.network.detect(prepared, float(np.min(thresholds))):
+        with user_errors(self.network.file):
+            size = choose_batch_size(batch_size, self.network.fixed_batch)
+        lowest = float(np.min(thresholds))
+        for sample in self.network.detect(prepared, lowest, size):
             sample.pred_instances = keep_high(sample.pred_instances, thresholds)
             yield sample
 
@@ -515,7 +583,7 @@ class Predictor:
 
 
 def load_inputs(
-    images: Sequence[Input], color_type: str = 'color'
+    images: Iterable[Input], color_type: str = 'color'
 ) -> Iterator[np.ndarray]:
     """The images of a list, each when it is needed.
 

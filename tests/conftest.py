@@ -3,11 +3,16 @@
 import gc
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import mmnextvit  # noqa: F401  (before anything that needs mmcv's ops)
+from mmnextvit.deploy.formats import NEWEST_PYTHON
+from mmnextvit.utils.errors import follow_causes
+from mmnextvit.utils.packages import find_distribution
 
 import pytest
 import torch
@@ -32,6 +37,23 @@ TINY = dict(
 
 fast_test: str | None = None
 
+# How the absence of a package shows that an environment cannot have: to our code, to a
+# test file and in a registry; and why it cannot. Elsewhere its absence fails tests.
+ABSENT: list[tuple[str, str]] = []
+if find_distribution('onedl-mmdetection'):
+    ABSENT.append(
+        (
+            r"this needs MMYOLO, which is not installed|No module named 'mmyolo"
+            r'|mmyolo is not installed|scope "mmyolo"|[\'`]mmyolo[.`]'
+            r'|(YOLO|RTMDetHead|Verified)\w* is not in the',
+            'needs MMYOLO, which the set onedl has not',
+        )
+    )
+for library, newest in NEWEST_PYTHON.items():
+    if sys.version_info[:2] > newest:
+        pattern = f"{library} is not installed|No module named '{library}"
+        ABSENT.append((pattern, f'needs {library}, which has none for this Python'))
+
 
 def refuse_process(event: str, args: tuple[object, ...]) -> None:
     """Audit hook: no fast test starts another Python. What asks git may go on."""
@@ -54,9 +76,50 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what needs a GPU where there is none."""
+    """Skips what needs a GPU where there is none, and MMYOLO beside the fork."""
+    if item.get_closest_marker('mmyolo') and find_distribution('onedl-mmdetection'):
+        pytest.skip('needs MMYOLO, which the set onedl has not')
     if item.get_closest_marker('cuda') and not torch.cuda.is_available():
         pytest.skip('needs a GPU of CUDA')
+
+
+def skip_for_absence(report: Any, place: tuple[str, int, str], text: str) -> None:
+    """Makes of a failure a skip, where its cause is a package that cannot be there.
+
+    Args:
+        report: Of a file that was collected, or of a test that ran.
+        place: File, line from 0 and name of what is skipped.
+        text: What was raised, and what that was raised from.
+    """
+    reasons = [reason for pattern, reason in ABSENT if re.search(pattern, text)]
+    if report.failed and reasons:
+        report.outcome = 'skipped'
+        report.longrepr = (place[0], place[1] + 1, f'Skipped: {reasons[0]}')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skips a test file that imports what cannot be there."""
+    report = yield
+    place = (str(collector.path), 0, collector.name)
+    skip_for_absence(report, place, str(report.longrepr))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Skips a test that came upon the absence of what cannot be there."""
+    report = yield
+    if call.excinfo is not None:
+        path, line, name = item.reportinfo()
+        links = map(str, follow_causes(call.excinfo.value))
+        place = (str(path), line or 0, name)
+        skip_for_absence(report, place, '\n'.join(links))
+    return report
 
 
 @pytest.hookimpl(wrapper=True)

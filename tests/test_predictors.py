@@ -4,6 +4,9 @@ import copy
 import json
 import pickle
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +15,12 @@ from mmnextvit.datasets.images import BrokenImageError, read_image
 from mmnextvit.engine.prediction import predict_files
 from mmnextvit.engine.runner import build_model
 from mmnextvit.predictors import Predictor
-from mmnextvit.runtime import MAX_BATCH, Detector, Objects
+from mmnextvit.runtime import MAX_BATCH, Detector, Objects, OptionError
 from mmnextvit.utils.errors import MissingFileError, UserError
 
 import cv2
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -24,6 +28,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tests.helpers.tiny_run import write_tiny_run
 from tests.helpers.toy_exports import CLASSES, metadata, write_onnx
@@ -39,6 +45,10 @@ def make_objects() -> Objects:
         ['cat', 'dog'],
         np.zeros((2, 50, 60), bool),
     )
+
+
+def make_none() -> Objects:
+    return Objects(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), ['cat'])
 
 
 def test_objects_are_a_list_of_dicts_and_arrays():
@@ -64,7 +74,7 @@ def test_objects_for_supervision():
     np.testing.assert_allclose(detections.confidence, [0.912345, 0.4], rtol=1e-6)
     cats = detections[detections.data['class_name'] == 'cat']
     assert len(cats) == 1
-    none = Objects(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), ['cat'])
+    none = make_none()
     detections = none.to_supervision()
     assert none == [] and len(detections) == 0 and detections.xyxy.shape == (0, 4)
     assert len(detections.data['class_name']) == 0
@@ -74,6 +84,76 @@ def test_without_supervision_there_is_a_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'supervision', None)
     with pytest.raises(ImportError, match='pip install "supervision'):
         make_objects().to_supervision()
+
+
+def test_objects_for_coco():
+    objects = make_objects()
+    objects.masks[0, 2:5, 1:30] = True
+    results = json.loads(json.dumps(objects.to_coco(7)))
+    assert [one['category_id'] for one in results] == [2, 1]
+    assert [one['image_id'] for one in results] == [7, 7]
+    np.testing.assert_allclose(results[0]['bbox'], [1.23456, 2, 28.76544, 38], 1e-5)
+    assert results[1]['score'] == pytest.approx(0.4)
+    decoded = pycocotools.mask.decode([one['segmentation'] for one in results])
+    np.testing.assert_array_equal(decoded.transpose(2, 0, 1), objects.masks)
+    for ids in ([30, 10], {'cat': 30, 'dog': 10, 'cow': 5}):
+        found = objects.to_coco('a', ids)
+        assert [one['category_id'] for one in found] == [10, 30]
+    for ids in ([30], {'cat': 30}):
+        with pytest.raises(OptionError, match="no id of the class 'dog'"):
+            objects.to_coco('a', ids)
+    assert make_none().to_coco(1) == []
+
+
+def test_results_for_coco_are_what_its_evaluation_reads(capsys):
+    objects = make_objects()
+    truth = COCO()
+    truth.dataset = dict(
+        info={},
+        images=[dict(id=7, width=60, height=50)],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='dog')],
+        annotations=[
+            dict(id=1, image_id=7, category_id=2, bbox=[1, 2, 29, 38], area=1102,
+                 iscrowd=0),
+            dict(id=2, image_id=7, category_id=1, bbox=[0, 0, 9, 9], area=81,
+                 iscrowd=0),
+        ],
+    )  # fmt: skip
+    truth.createIndex()
+    objects.masks = None
+    evaluation = COCOeval(truth, truth.loadRes(objects.to_coco(7)), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[1] == pytest.approx(1)  # mAP50
+
+
+def test_objects_for_yolo():
+    objects = make_objects()
+    lines = objects.to_yolo(60, 50).splitlines()
+    assert lines[1] == '0 0.075000 0.090000 0.150000 0.180000'
+    assert lines[0].split()[0] == '1' and len(lines[0].split()) == 5
+    x, y, width, height = map(float, lines[0].split()[1:])
+    box = [(x - width / 2) * 60, (y - height / 2) * 50, (x + width / 2) * 60]
+    np.testing.assert_allclose(box, [1.23456, 2, 30], atol=1e-4)
+    assert objects.to_yolo(60, 50, scores=True).splitlines()[1].endswith(' 0.400000')
+    assert make_none().to_yolo(60, 50) == ''
+    with pytest.raises(OptionError, match='boxes lie outside'):
+        objects.to_yolo(60, 30)
+    for size in ((0, 50), (60, -1), (float('nan'), 50)):
+        with pytest.raises(OptionError, match='above 0'):
+            objects.to_yolo(*size)
+
+
+def test_neither_package_is_imported_unasked(monkeypatch):
+    for name in ('supervision', 'pycocotools', 'pycocotools.mask'):
+        monkeypatch.setitem(sys.modules, name, None)
+    objects = make_objects()
+    assert objects.to_yolo(60, 50)
+    with pytest.raises(ImportError, match='pip install "pycocotools"'):
+        objects.to_coco(1)
+    objects.masks = None
+    assert len(objects.to_coco(1)) == 2
 
 
 # An exported file
@@ -93,6 +173,48 @@ def test_an_exported_file_alone(tmp_path):
         Predictor(path, amp=True)
     with pytest.raises(UserError, match='need a checkpoint'):
         predictor.detect_with_maps(image)
+
+
+def test_batches_of_an_exported_file(tmp_path):
+    best = dict(all=0.2, classes={CLASSES[0]: 0.95, CLASSES[2]: 0.5})
+    path = write_onnx(tmp_path / 'toy.onnx', metadata(best_scores=best))
+    white = np.full((64, 64, 3), 255, np.uint8)
+    images = [white, white // 2, white]
+    for one in (Predictor(path), Detector(path)):
+        by_class = dict(zip(CLASSES, (0.95, 0.2, 0.5)))
+        assert one.best_scores == by_class
+        found = one.batch(iter(images), 'best', batch_size=2)
+        assert found == [one(image, 'best') for image in images]
+        assert [objects.names for objects in found[:2]] == [
+            [CLASSES[2], CLASSES[1]],
+            [],
+        ]
+        assert one.batch(images, 0.5) == [one(image, 0.5) for image in images]
+        chosen = {**one.best_scores, CLASSES[0]: 0.6}
+        assert one(white, chosen).names == [CLASSES[2], CLASSES[0], CLASSES[1]]
+        assert one.batch(images, chosen) == [one(image, chosen) for image in images]
+        for wrong, problem in (
+            ({CLASSES[0]: 0.5}, 'has no score in it'),
+            ({**by_class, 'cow': 0.5}, "'cow' is no class of the file"),
+            ({**by_class, 'red': 2}, "that of 'red' is 2, and must be a number"),
+            ({**by_class, 'red': None}, "that of 'red' is None"),
+        ):
+            with pytest.raises((OptionError, UserError), match=problem):
+                one(white, wrong)
+    plain = write_onnx(tmp_path / 'plain.onnx', metadata())
+    assert Predictor(plain).best_scores is Detector(plain).best_scores is None
+    with pytest.raises(UserError, match='no best scores'):
+        Predictor(plain).batch(images, 'best')
+    fixed = Predictor(write_onnx(tmp_path / 'fixed.onnx', metadata(batch=2)))
+    assert len(fixed.batch(images)) == len(fixed.batch(images, batch_size=2)) == 3
+    with pytest.raises(UserError, match='batch_size=4: the file takes 2 at a time'):
+        fixed.batch(images, batch_size=4)
+    for size in (0, -1, 2.0, True, '2'):
+        with pytest.raises(UserError, match='not a whole number from 1 on'):
+            fixed.batch(images, batch_size=size)
+    for single in (white, str(path), Image.fromarray(white)):
+        with pytest.raises(UserError, match='a single image'):
+            fixed.batch(single)
 
 
 # A checkpoint
@@ -191,12 +313,55 @@ def test_images_of_one_shape_go_through_together(run, monkeypatch):
     images = [rng.integers(0, 256, (40 + i, 64, 3), np.uint8) for i in range(10)]
     together = run.predictor(images, 0.1)
     assert sizes == [MAX_BATCH, 2]  # the config makes all of them 64 x 64
+    sizes.clear()
+    fours = run.predictor.batch(iter(images), 0.1, batch_size=4)
+    assert list(map(len, fours)) == list(map(len, together))
+    assert sizes == [4, 4, 2]
     for image, objects in zip(images, together):
         alone = run.predictor(image, 0.1)
         assert len(alone) == len(objects)
         np.testing.assert_allclose(
             np.sort(objects.scores), np.sort(alone.scores), atol=1e-4
         )
+
+
+@pytest.mark.slow
+def test_threads_that_share_a_predictor_get_their_own(run, monkeypatch):
+    """MMYOLO's head keeps the priors of the last image's size on itself."""
+    predictor = Predictor(run.cfg, run.checkpoint, 'cpu', rect=True)
+    rng = np.random.default_rng(0)
+    sizes = [(64, 64), (30, 64), (64, 30)] * 3
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    shapes = {predictor.prepare(image).inputs['inputs'].shape for image in images}
+    alone = [predictor(image, 0.1) for image in images]
+    maps = [predictor.detect_with_maps(image)[2] for image in images]
+    assert len(shapes) == 3 and all(alone)
+    step, inside, most = predictor.model.test_step, [], []
+
+    def count(batch):
+        inside.append(threading.get_ident())
+        most.append(len(inside))
+        time.sleep(0.001)
+        try:
+            return step(batch)
+        finally:
+            inside.remove(threading.get_ident())
+
+    monkeypatch.setattr(predictor.model, 'test_step', count)
+
+    def look(i: int) -> None:
+        image = images[i % len(images)]
+        objects, expected = predictor(image, 0.1), alone[i % len(images)]
+        np.testing.assert_allclose(objects.boxes, expected.boxes, atol=1e-3)
+        np.testing.assert_allclose(objects.scores, expected.scores, atol=1e-5)
+        if i % 4 == 0:
+            _, _, found = predictor.detect_with_maps(image)
+            for name, values in maps[i % len(images)].items():
+                torch.testing.assert_close(found[name], values)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(look, range(80)))
+    assert max(most) == 1 and len(most) == 100
 
 
 @pytest.mark.slow

@@ -102,6 +102,11 @@ def explain_no_run(to: str) -> str:
             'only Apple systems run it, outside Python: mmnextvit export --to '
             f'{to} writes it'
         )
+    if to == 'web':
+        return (
+            'browsers run it, and in Python its file is that of onnx: mmnextvit export '
+            '--to web writes it'
+        )
     if to == 'tensorrt' and not builds_engine(Options(to)):
         return (
             'it needs an NVIDIA GPU and TensorRT (pip install tensorrt) here; '

@@ -4,12 +4,12 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..utils.packages import FOLDERS, find_distribution
 from .backbones import SIZES, Growth, Measurement, Ratio
 from .startup import IMPORTS, Startup
 from .timing import measure_matrix_rate
@@ -196,11 +196,13 @@ def make_startup_table(
 
 def describe_machine(device: str) -> str:
     """The machine and the versions, in a line."""
+    names = 'torch', 'timm', *FOLDERS['mmengine'], *FOLDERS['mmdet']
+    packages = map(find_distribution, names)
     parts = [
         describe_processor(device),
         f'{torch.get_num_threads()} threads',
         f'Python {platform.python_version()}',
-        *(f'{p} {version(p)}' for p in ('torch', 'timm', 'mmengine', 'mmdet')),
+        *(f'{each.name} {each.version}' for each in filter(None, packages)),
     ]
     rate = measure_matrix_rate(device) / 1e9
     return f'{", ".join(parts)}. A product of float32 matrices: {rate:.0f} GMAC/s.'

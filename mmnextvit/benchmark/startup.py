@@ -14,14 +14,16 @@ from .backbones import Settings
 from .timing import time_call
 
 PACKAGE = Path(__file__).resolve().parents[1]
+STAND_IN = PACKAGE / '_mmcv' / '__init__.py'
 
 # MMDetection and MMYOLO need a stand-in for mmcv's ops. Without our package it comes
-# from its file; with it, it is there before they are imported.
+# from its folder; with it, it is there before they are imported.
 IMPORTS = {
     'mmdet.models, mmyolo.models': (
+        'import sys\n'
         'from importlib.util import module_from_spec, spec_from_file_location\n'
-        f'spec = spec_from_file_location("ops", {str(PACKAGE / "_mmcv.py")!r})\n'
-        'ops = module_from_spec(spec)\n'
+        f'spec = spec_from_file_location("ops", {str(STAND_IN)!r})\n'
+        'ops = sys.modules["ops"] = module_from_spec(spec)\n'
         'spec.loader.exec_module(ops)\n'
         'ops.prepare_mmcv()\n'
         'import mmdet.models, mmyolo.models\n'

@@ -29,6 +29,7 @@ from ..utils.errors import (
     follow_causes,
 )
 from ..utils.messages import did_you_mean, escape
+from ..utils.packages import explain_missing_package
 from .arguments import parse_arguments
 from .package_tools import find_tool, is_package_tool, run_script
 
@@ -40,6 +41,7 @@ COMMANDS = (
     'report',
     'predict',
     'export',
+    'serve',
     'bench',
     'import_yolov5',
     'compute_anchors',
@@ -132,7 +134,7 @@ def call(command: str, *argv: object) -> object:
         argv: Arguments, which are made texts.
 
     Raises:
-        UserError: What the user can mend.
+        UserError: What the user can mend, packages that are missing among it.
         SystemExit: The arguments are not the command's.
     """
     command = command.removesuffix('.py').replace('-', '_')
@@ -146,6 +148,9 @@ def call(command: str, *argv: object) -> object:
     args = parse_arguments(parser, [str(arg) for arg in argv])
     try:
         return module.run(args)
+    except ModuleNotFoundError as error:
+        explain_missing_package(error)
+        raise
     except (KeyError, TypeError) as error:
         # What raises one of a registry has imported these packages before.
         if 'mmengine.registry' not in sys.modules:

@@ -298,6 +298,14 @@ def to_count(text: str) -> int:
     return int(text)
 
 
+def to_port(text: str) -> int:
+    """The number of a port, 0 for any, for argparse."""
+    digits = text.isascii() and text.isdigit() and len(text) < 10
+    if not (digits and int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a port, 0 to 65535')
+    return int(text)
+
+
 def to_batch(text: str) -> int | str:
     """A batch size, or 'auto', for argparse."""
     if text == AUTO:

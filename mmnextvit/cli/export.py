@@ -1,4 +1,4 @@
-"""Export a detector to ONNX, OpenVINO, TensorRT, NCNN and others.
+"""Export a detector to ONNX, OpenVINO, TensorRT, a web page and others.
 
 Normalisation, network and decoding are inside, and non-maximum suppression where the
 format has it. The file is compared with torch on real images, and one that differs is
@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--images', help="images to compare on (the config's test images)"
     )
+    parser.add_argument(
+        '--onnxruntime-web',
+        metavar='PACKAGE',
+        help='for web: what `npm pack onnxruntime-web@VERSION` writes, or a folder in '
+        'node_modules (fetched by npm, once)',
+    )
     parser.add_argument('--no-map', action='store_true', help="don't measure mAP")
     parser.add_argument('--force', action='store_true', help='replace what exists')
     parser.add_argument('-o', '--out', help='file or folder (beside the checkpoint)')
@@ -82,6 +88,7 @@ def run(args: argparse.Namespace) -> 'Report':
         with_map=not args.no_map,
         max_drop=args.max_drop,
         max_minutes=args.max_minutes,
+        onnxruntime_web=args.onnxruntime_web,
         overwrite=args.force,
         out=args.out,
     )

@@ -180,9 +180,13 @@ def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
         ]
     return dict(
         info=info,
+        licenses=[],  # tools that split COCO's files copy them
         images=images,
         annotations=annotations,
-        categories=[dict(id=i, name=n) for i, n in enumerate(CLASSES, start=1)],
+        categories=[
+            dict(id=number, name=name, supercategory='shape')
+            for number, name in enumerate(CLASSES, start=1)
+        ],
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..models.fold import fold_batchnorms
 from ..models.image_channels import count_image_channels, order_as_rgb
 from ..utils.errors import UserError
+from ..utils.packages import require_mmyolo
 
 
 class Candidates(nn.Module):
@@ -113,7 +114,9 @@ def check_head(detector: nn.Module) -> None:
 
     Raises:
         UserError: It does not; the message says which heads can be exported.
+        MissingPackageError: MMYOLO, whose heads those are, is not installed.
     """
+    require_mmyolo()
     from mmyolo.models.dense_heads import YOLOv5Head, YOLOv5InsHead  # may be missing
 
     head = getattr(detector, 'bbox_head', None)

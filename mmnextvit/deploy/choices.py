@@ -43,6 +43,8 @@ class Options:
         max_drop: By how much no mAP of an int8 file may fall: as few layers are left in
             float as that takes. ``None`` leaves none.
         max_minutes: How long these are looked for.
+        onnxruntime_web: The package of that name for the format 'web', packed by npm or
+            a folder; fetched by npm, once, if ``None``.
         overwrite: Whether what exists is replaced.
         out: File or folder to write; beside the checkpoint if ``None``.
     """
@@ -59,6 +61,7 @@ class Options:
     with_map: bool = True
     max_drop: float | None = None
     max_minutes: float = 60
+    onnxruntime_web: str | Path | None = None
     overwrite: bool = False
     out: str | Path | None = None
 
@@ -79,8 +82,13 @@ def check_options(options: Options) -> None:
             f'{options.to} has fixed sizes here: {", ".join(able)} can be dynamic'
         )
     if not wanted.batches and options.batch != 1:
+        batch = options.batch or 'dynamic'
         raise UserError(
-            f'batch {options.batch} (--batch): {options.to} takes one image at a time'
+            f'batch {batch} (--batch): {options.to} takes one image at a time'
+        )
+    if options.onnxruntime_web is not None and options.to != 'web':
+        raise UserError(
+            f'onnxruntime_web (--onnxruntime-web) is for web only, not for {options.to}'
         )
     if options.efficient_nms and (options.to != 'tensorrt' or not options.nms):
         raise UserError(
@@ -179,13 +187,21 @@ def choose_path(checkpoint: str, options: Options) -> Path:
         )
     if out.is_dir():
         ours = out.suffix == '.mlpackage' and (out / 'Manifest.json').is_file()
-        others = sorted({p.name for p in out.iterdir()} - {*wanted.files})
+        others = sorted(list_others(out, wanted.files))
         if others and not ours:
             raise UserError(
                 f'{out} is a folder with {others[0]}, which is not replaced: choose '
                 'another name'
             )
     return out
+
+
+def list_others(folder: Path, files: Iterable[str]) -> set[str]:
+    """What lies in a folder, and in those in it, beside some files."""
+    ours = {Path(file) for file in files}
+    ours |= {parent for file in ours for parent in file.parents}
+    there = {path.relative_to(folder) for path in folder.rglob('*')}
+    return {path.as_posix() for path in there - ours}
 
 
 def choose_size(cfg: Config, options: Options, say: Say) -> tuple[int, int]:

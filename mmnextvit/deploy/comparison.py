@@ -90,6 +90,7 @@ class Comparison:
         options = self.options
         if not FORMATS[options.to].runs:
             return Drift()
+        path /= FORMATS[options.to].model
         files = [] if options.efficient_nms else [Detector(path)]
         if builds_engine(options):
             engine = path.with_suffix('.engine')

@@ -43,6 +43,7 @@ from .sensitivity import (
 )
 from .space import explain_full_disk
 from .tensorrt import QUANTIZER, format_trtexec
+from .web_runtime import read_runtime
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Report:
         lines.append(f'{self.compared}: {drift}' if drift.largest else self.compared)
         if self.build_command:
             lines.append(f'Build an engine where TensorRT is: {self.build_command}')
+        if options.to == 'web':
+            lines.append(f'Show it in a browser: mmnextvit serve {self.path}')
         if drift.images and not drift.detections:
             lines.append(
                 'Nothing was detected in the images: name others (--images) to be sure'
@@ -119,6 +122,9 @@ def export(
     reference = load_detector(cfg, checkpoint)
     check_head(reference)
     check_detector(options.to, reference)
+    web_runtime = {}
+    if options.to == 'web':
+        web_runtime = read_runtime(options.onnxruntime_web, say)
     size = choose_size(cfg, options, say)
     cfg = resize_test_pipeline(cfg, size, options.dynamic_size)
     paths = choose_images(cfg, options)
@@ -146,7 +152,9 @@ def export(
         )
     in_half = options.precision == 'half' and not known.halves
     candidates = Candidates(reference, half=in_half)
-    job = Job(candidates, metadata, batches, options.efficient_nms)
+    job = Job(
+        candidates, metadata, batches, options.efficient_nms, web_runtime=web_runtime
+    )
     if options.precision == 'int8':
         quantizer = QUANTIZER if options.to == 'tensorrt' else quantize
         job = replace(job, int8=quantize_job(job, quantizer))
@@ -170,7 +178,8 @@ def export(
     mean_ap = {}
     if options.precision != 'float32' and drift.images and options.with_map:
         with explain_full_disk(out.parent, 1 << 20):
-            mean_ap = compare_map(cfg, out, checkpoint, say)
+            model = out / known.model
+            mean_ap = compare_map(cfg, model, checkpoint, say)
     if job.int8 and compute_drop(mean_ap) and not costs:
         costs = format_costs(job.int8, measure_costs(job.int8, batches))
     return Report(

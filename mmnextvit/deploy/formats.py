@@ -6,6 +6,7 @@ suppression behind it, and the metadata. This module imports none of them, nor t
 """
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..utils.errors import MissingPackageError, UserError
 from ..utils.messages import did_you_mean
+from . import web_folder
 
 if TYPE_CHECKING:
     from .job import Job, Written
@@ -35,6 +37,7 @@ class Format:
         halves: Whether its converter makes float16 of float32 itself.
         runs: Whether :class:`~mmnextvit.runtime.Detector` runs what is written.
         files: What a folder of it consists of.
+        model: Which of them the detector opens, where it is not the folder itself.
         note: What to know before it is chosen, in a sentence.
         masks: Whether detectors that find masks can be written.
         channels: How many channels images may have.
@@ -50,6 +53,7 @@ class Format:
     halves: bool = False
     runs: bool = True
     files: tuple[str, ...] = ()
+    model: str = ''
     note: str = ''
     masks: bool = False
     channels: tuple[int, ...] = (3,)
@@ -110,6 +114,16 @@ FORMATS = {
         masks=True,
         channels=ANY,
     ),
+    'web': Format(
+        '_web',
+        ONNX,
+        'onnx',
+        int8=True,
+        dynamic=True,
+        batches=False,
+        files=web_folder.FILES,
+        model=web_folder.MODEL,
+    ),
 }
 
 
@@ -129,7 +143,9 @@ def check_format(name: str) -> str:
 def holds_export(folder: str | os.PathLike) -> bool:
     """Whether a folder has the file that a format's folder is opened by."""
     suffixes = {
-        Path(known.files[0]).suffix for known in FORMATS.values() if known.files
+        Path(known.files[0]).suffix
+        for known in FORMATS.values()
+        if known.files and not known.model
     }
     return any(file.suffix in suffixes for file in Path(folder).expanduser().glob('*'))
 
@@ -139,11 +155,17 @@ def write(to: str, job: 'Job', path: Path) -> 'Written':
     return import_module(f'.{to}', __package__).write(job, path)
 
 
+# The newest Python that a library has packages for, where we run on newer ones. Its
+# extra has the same bound in pyproject.toml, so that all other extras install.
+NEWEST_PYTHON = {'coremltools': (3, 13)}
+
+
 def require(libraries: Iterable[str], extra: str) -> None:
     """Makes sure that libraries are there, before any work is done.
 
     Raises:
-        MissingPackageError: One is not; the message has the command that installs it.
+        MissingPackageError: One is not; the message has the command that installs it,
+            and the Python that it needs.
     """
     for library in libraries:
         try:
@@ -151,5 +173,16 @@ def require(libraries: Iterable[str], extra: str) -> None:
         except ImportError as error:
             raise MissingPackageError(
                 f'{library} is not installed or does not start ({error}): '
-                f'pip install "mmnextvit[{extra}]"'
+                f'{_describe_python(library)}pip install "mmnextvit[{extra}]"'
             ) from error
+
+
+def _describe_python(library: str) -> str:
+    """Which Python a library needs, where it has no packages for this one."""
+    newest = NEWEST_PYTHON.get(library, sys.version_info[:2])
+    if sys.version_info[:2] <= newest:
+        return ''
+    here, there = ('.'.join(map(str, v[:2])) for v in (sys.version_info, newest))
+    return (
+        f'it has no packages for Python {here}. In an environment of Python {there}: '
+    )

@@ -1,6 +1,6 @@
 """What a format's module is given to write, and what it gives back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -34,6 +34,7 @@ class Job:
         efficient_nms: Whether to use TensorRT's plugin in place of ONNX's operator.
         int8: The network in ONNX and in int8, if it was quantised already.
         in_float: Names of layers that are left in float there.
+        web_runtime: The files of ONNX Runtime Web for the format 'web', by name.
     """
 
     candidates: Candidates
@@ -42,6 +43,7 @@ class Job:
     efficient_nms: bool = False
     int8: Int8 | None = None
     in_float: tuple[str, ...] = ()
+    web_runtime: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:

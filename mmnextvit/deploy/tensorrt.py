@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..runtime import Detector, Metadata, check_inputs, count_channels, to_pair
+from ..runtime import (
+    Detector,
+    Metadata,
+    Session,
+    check_inputs,
+    count_channels,
+    to_pair,
+)
 from ..utils.errors import UserError
 from . import onnx
 from .job import Job, Written
@@ -206,8 +213,11 @@ def get_shape_range(metadata: Metadata) -> list[tuple[int, int, int, int]]:
     ]
 
 
-class EngineSession:
-    """An engine as the runtime's other sessions, with torch's memory on the GPU."""
+class EngineSession(Session):
+    """An engine as the runtime's other sessions, with torch's memory on the GPU.
+
+    Its execution context is for one thread at a time.
+    """
 
     package = 'tensorrt'
 
@@ -257,5 +267,4 @@ class EngineDetector(Detector):
     """The runtime's detector on an engine, which holds no metadata of its own."""
 
     def __init__(self, engine: Path, metadata: Metadata) -> None:
-        self.path = engine
-        self._use(EngineSession(engine, metadata))
+        self._use(engine, EngineSession(engine, metadata))

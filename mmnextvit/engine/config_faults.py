@@ -10,10 +10,11 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.registry import Registry, build_from_cfg
+from mmengine.registry import DefaultScope, Registry, build_from_cfg
 
 from ..utils.errors import UserError, follow_causes
 from ..utils.messages import did_you_mean, first_few, shorten, show
+from ..utils.packages import describe_missing_mmyolo, has_mmyolo
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 MAX_SEED = 2**32 - 1  # NumPy's
@@ -134,6 +135,10 @@ def _explain_type(build: dict[str, Any]) -> str:
     registry: Registry = build['registry']
     if not isinstance(name, str) or build.get('obj_cls') is not None:
         return ''
+    default = DefaultScope.get_current_instance()
+    scopes = build.get('scope'), default and default.scope_name, name.partition('.')[0]
+    if 'mmyolo' in scopes and not has_mmyolo():
+        return f'type {show(name)}: {describe_missing_mmyolo()}'
     root = registry
     while root.parent is not None:
         root = root.parent

@@ -55,11 +55,15 @@ def build_coco(
             if shape.segmentation is not None:
                 annotation['segmentation'] = shape.segmentation
             annotations.append(annotation)
+    # Tools for COCO's files look at `licenses` and `supercategory`, too.
     content = dict(
         info=dict(description=f'{layout}, converted by mmnextvit new'),
+        licenses=[],
         images=images,
         annotations=annotations,
-        categories=[dict(id=ids[name], name=name) for name in classes],
+        categories=[
+            dict(id=ids[name], name=name, supercategory='') for name in classes
+        ],
     )
     return content, unmeasured
 

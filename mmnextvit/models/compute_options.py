@@ -25,7 +25,7 @@ from mmengine.dist import broadcast_object_list, get_rank, get_world_size
 from mmengine.logging import print_log
 
 from ..utils.errors import UserError
-from ..utils.files import atomic_write_text, read_short_text
+from ..utils.files import atomic_write_text, find_user_cache, read_short_text
 from ..utils.messages import show
 from .probe import FORMATS as CHOICES
 from .probe import Timing, probe
@@ -282,11 +282,9 @@ def read_processor(cpuinfo: Path = Path('/proc/cpuinfo')) -> str:
 
 def get_cache_file(machine: Mapping[str, Any]) -> Path:
     """The file that remembers a machine, in the user's cache."""
-    base = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA')
-    folder = Path(base) if base else Path(os.path.expanduser('~'), '.cache')
     text = json.dumps(machine, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return folder / 'mmnextvit' / f'memory-format-{digest}.json'
+    return find_user_cache() / f'memory-format-{digest}.json'
 
 
 def load_formats(file: Path, machine: Mapping[str, Any]) -> dict[str, str] | None:

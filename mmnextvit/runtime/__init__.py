@@ -25,6 +25,7 @@ from .detections import (
 from .detector import (
     MAX_BATCH,
     Detector,
+    choose_batch_size,
 )
 from .drawing import (
     draw_objects,
@@ -172,6 +173,7 @@ from .thresholds import (
     Threshold,
     are_high,
     find_thresholds,
+    list_best_scores,
 )
 from .tracking import (
     Tracker,
@@ -240,6 +242,7 @@ __all__ = [
     'check_metadata',
     'check_number_of_pixels',
     'check_outputs',
+    'choose_batch_size',
     'compute_digest',
     'compute_keep_ratio',
     'compute_letterbox',
@@ -268,6 +271,7 @@ __all__ = [
     'iterate_segments',
     'keep_best',
     'lay_out',
+    'list_best_scores',
     'list_outputs',
     'list_tiles',
     'main',

@@ -1,12 +1,16 @@
 """What was found in an image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from .errors import OptionError
 from .masks import Masks, outline_mask
+
+DIGITS = 6  # of YOLO's fractions
 
 
 class Arrays(NamedTuple):
@@ -107,14 +111,9 @@ class Objects(list[dict[str, Any]]):
         Raises:
             ImportError: supervision is not installed.
         """
-        try:
-            supervision = import_module('supervision')
-        except ImportError as error:
-            raise ImportError(
-                f'to_supervision() needs supervision, which is not installed or does '
-                f'not start ({error}): pip install "supervision>=0.31.2"',
-                name='supervision',
-            ) from error
+        supervision = import_for(
+            'to_supervision()', 'supervision', 'supervision>=0.31.2'
+        )
         return supervision.Detections(
             xyxy=self.boxes,
             confidence=self.scores,
@@ -122,3 +121,121 @@ class Objects(list[dict[str, Any]]):
             mask=self.masks,
             data={'class_name': np.array(self.names, str)},
         )
+
+    def to_coco(
+        self,
+        image_id: int | str,
+        category_ids: Sequence[int] | Mapping[str, int] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The same as entries of COCO's results, for ``json.dump``, not rounded.
+
+        Args:
+            image_id: The image's id in the annotations.
+            category_ids: The id of each label, in their order, or by the name of the
+                class; counted from 1 if ``None``, as ``predict --save-labels coco``
+                does.
+
+        Returns:
+            ``{'image_id', 'category_id', 'bbox': [x, y, width, height], 'score'}`` of
+            each object, and with masks their ``'segmentation'``, run-length encoded.
+
+        Raises:
+            OptionError: A class has no id.
+            ImportError: There are masks, and pycocotools is not installed.
+        """
+        sizes = self.boxes[:, 2:] - self.boxes[:, :2]
+        corners = self.boxes[:, :2]
+        results = [
+            {
+                'image_id': image_id,
+                'category_id': find_id(category_ids, label, name),
+                'bbox': box,
+                'score': score,
+            }
+            for label, name, box, score in zip(
+                self.labels.tolist(),
+                self.names,
+                np.hstack([corners, sizes]).tolist(),
+                self.scores.tolist(),
+            )
+        ]
+        if self.masks is None or not results:
+            return results
+        coder = import_for('to_coco() of masks', 'pycocotools.mask', 'pycocotools')
+        packed = coder.encode(
+            np.asfortranarray(self.masks.transpose(1, 2, 0), np.uint8)
+        )
+        return [
+            {**one, 'segmentation': {**rle, 'counts': rle['counts'].decode()}}
+            for one, rle in zip(results, packed, strict=True)
+        ]
+
+    def to_yolo(self, width: int, height: int, scores: bool = False) -> str:
+        """The boxes as the text of a YOLO label file.
+
+        Args:
+            width: Of the image in pixels.
+            height: The same.
+            scores: Whether each line ends in the score, as ``--save-conf`` of YOLOv5
+                has it.
+
+        Returns:
+            A line ``label x y width height`` for each object, x and y of the middle, in
+            fractions of the image.
+
+        Raises:
+            OptionError: No image has that size, or a box lies outside of it.
+        """
+        if not (width > 0 and height > 0):
+            raise OptionError(
+                f'to_yolo({width!r}, {height!r}): width and height are pixels, above 0'
+            )
+        sides: np.ndarray = np.array([width, height] * 2, float)
+        if (self.boxes > sides + 1).any() or (self.boxes < -1).any():
+            raise OptionError(
+                f'to_yolo({width!r}, {height!r}): boxes lie outside of such an image. '
+                'Give the width, then the height of the image that was predicted on'
+            )
+        x1, y1, x2, y2 = (self.boxes.clip(0, sides) / sides).T
+        columns = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+        rows = np.stack(columns + [self.scores] * scores, 1).tolist()
+        return ''.join(
+            ' '.join([str(label), *(f'{value:.{DIGITS}f}' for value in row)]) + '\n'
+            for label, row in zip(self.labels.tolist(), rows, strict=True)
+        )
+
+
+def find_id(
+    ids: Sequence[int] | Mapping[str, int] | None, label: int, name: str
+) -> int:
+    """The id of a category; see :meth:`Objects.to_coco`.
+
+    Raises:
+        OptionError: The class has none.
+    """
+    if ids is None:
+        return label + 1
+    try:
+        return int(ids[name] if isinstance(ids, Mapping) else ids[label])
+    except LookupError as error:
+        raise OptionError(
+            f'category_ids has no id of the class {name!r} (label {label}): it is a '
+            'list of ids in the order of the classes, or a dict from names to ids'
+        ) from error
+
+
+def import_for(purpose: str, module: str, requirement: str) -> ModuleType:
+    """Imports a package that is needed for one thing alone.
+
+    Raises:
+        ImportError: It is not installed; it says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.partition('.')[0]
+        raise ImportError(
+            f'{purpose} needs {package}, which is not installed or does not start '
+            f'({error}): pip install "{requirement}"',
+            name=package,
+        ) from error

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from .detections import Detections, Objects
-from .errors import ModelFileError, OptionError
+from .errors import ImageError, ModelFileError, OptionError
 from .images import Image, Size, read
 from .masks import ComputedMasks
 from .metadata import MAX_SIDE, ResizeStep, get_channels
@@ -17,13 +19,44 @@ from .packages import name_file
 from .resizing import Layout, fit, group, lay_out, resize, stack, to_image
 from .sessions import SESSIONS, Session, find_model
 from .slicing import Found, Slicing, detect_in_tiles, dispatch, to_slicing
-from .thresholds import MinScores, Threshold, are_high, find_thresholds
+from .thresholds import (
+    MinScores,
+    Threshold,
+    are_high,
+    find_thresholds,
+    list_best_scores,
+)
 
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
 
 
+def choose_batch_size(asked: int | None, fixed: int | None) -> int:
+    """How many images go through a network at once.
+
+    Args:
+        asked: As many; `MAX_BATCH` if ``None``.
+        fixed: The number that the network takes; any if ``None``.
+
+    Raises:
+        OptionError: It is no whole number from 1 on, or not the network's.
+    """
+    if asked is None:
+        return fixed or MAX_BATCH
+    if type(asked) is not int or asked < 1:
+        raise OptionError(f'batch_size={asked!r} is not a whole number from 1 on')
+    if fixed not in (None, asked):
+        raise OptionError(
+            f'batch_size={asked}: the file takes {fixed} at a time. Leave it out, or '
+            'export with --batch dynamic'
+        )
+    return asked
+
+
 class Detector:
-    """A detector from an exported file. Use it from one thread at a time.
+    """A detector from an exported file, which any number of threads may share.
+
+    What the runtime cannot do in two threads at once, one waits for. A process that is
+    forked needs a detector of its own.
 
     Args:
         path: ``model.onnx``, a ``.pt2`` or ``.torchscript``, a folder of OpenVINO's or
@@ -43,6 +76,8 @@ class Detector:
     Attributes:
         metadata: What the exporter wrote into the file.
         classes: Names of the labels.
+        best_scores: The minimum score of each class that ``score_thr='best'`` stands
+            for, by name; ``None`` where the file has none.
 
     Raises:
         MissingModelError: There is no such file; it is a ``FileNotFoundError``, too.
@@ -61,21 +96,31 @@ class Detector:
         rect: bool | None = None,
         slicing: Slicing | int | None = None,
     ) -> None:
-        self.slicing = to_slicing(slicing)
+        cut = to_slicing(slicing)
         if threads is not None and (type(threads) is not int or threads < 1):
             raise OptionError(f'threads={threads!r} is not a whole number from 1 on')
-        self.path = find_model(Path(path))
-        self._use(SESSIONS[self.path.suffix](self.path, device, threads))
+        file = find_model(Path(path))
+        self._use(file, SESSIONS[file.suffix](file, device, threads), cut)
         if imgsz is not None:
             self.steps = self._list_steps(*imgsz)
         if rect is not None:
             self.steps = self._list_rectangles(rect)
 
-    def _use(self, session: Session) -> None:
+    def _use(
+        self, path: Path, session: Session, slicing: Slicing | None = None
+    ) -> None:
+        self.path = path
         self.session = session
+        self.slicing = slicing
         self.metadata = session.metadata
         self.classes = tuple(self.metadata['classes'])
         self.steps = self.metadata['resize']
+        self.best_scores = list_best_scores(
+            self.metadata.get('best_scores'), self.classes
+        )
+        self._turn: AbstractContextManager = (
+            nullcontext() if getattr(session, 'concurrent', False) else Lock()
+        )
 
     def _list_steps(self, height: int, width: int) -> list[ResizeStep]:
         """The metadata's ``resize`` for another size of the network's input."""
@@ -114,7 +159,8 @@ class Detector:
 
         Args:
             image: Path or array, see :func:`read`.
-            score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
+            score_thr: Minimum score, 0 to 1, or 'best' for each class's own, or a dict
+                of them by the name of the class.
 
         Returns:
             By falling score ``{'class': name, 'score': 0.9876, 'box': [x1, y1, x2,
@@ -134,57 +180,98 @@ class Detector:
         arrays = None if masks is None else masks.to_array()
         return Objects(*detections, self.classes, arrays)
 
+    def batch(
+        self,
+        images: Iterable[Image],
+        score_thr: Threshold = 0.3,
+        batch_size: int | None = None,
+    ) -> list[Objects]:
+        """Detects in many images, as calling the detector does in one.
+
+        Args:
+            images: Paths or arrays, see :func:`read`, of any sizes.
+            score_thr: Minimum score, 0 to 1, or 'best' for each class's own, or a dict
+                of them by the name of the class.
+            batch_size: How many images go through the network at once; `MAX_BATCH` if
+                ``None``, or what the file has. Only those do that are resized to one
+                size, one after another.
+
+        Returns:
+            The objects in each image, in the order of the images.
+
+        Raises:
+            ImageError: One cannot be read; its file or its place is named.
+            ModelFileError: As of :meth:`run`.
+            OptionError: As of :meth:`detect` and :meth:`find_batch_size`.
+            TypeError: It is a single image.
+        """
+        found = self.detect(images, score_thr, batch_size)
+        return list(map(self.list_objects, found))
+
     def detect(
-        self, images: Iterable[Image], score_thr: Threshold | None = None
+        self,
+        images: Iterable[Image],
+        score_thr: Threshold | None = None,
+        batch_size: int | None = None,
     ) -> list[Detections]:
         """Detects in many images, which go through the network in batches.
 
         Args:
             images: Paths or arrays, see :func:`read`, of any sizes.
             score_thr: Minimum score, 0 to 1; or 'best' for each class's own, which had
-                the highest F1 on the validation data. Nothing lies below the file's
-                own, which is in ``metadata``.
+                the highest F1 on the validation data; or a dict of scores by class.
+                Nothing lies below the file's own, which is in ``metadata``.
+            batch_size: As of :meth:`batch`.
 
         Returns:
             An entry for each image.
 
         Raises:
-            ImageError: One cannot be read.
+            ImageError: One cannot be read; its file or its place is named.
             ModelFileError: As of :meth:`run`.
-            OptionError: ``score_thr`` is none, or the file has no best scores.
+            OptionError: ``score_thr`` is none, or the file has no best scores; or the
+                file does not take ``batch_size`` images.
             TypeError: It is a single image.
         """
         single = isinstance(images, np.ndarray) and images.ndim < 4
         if single or isinstance(images, (str, os.PathLike)):
             raise TypeError('detect() takes a list of images: detect([image])')
-        thresholds = self.find_thresholds(score_thr)
-        return list(self._detect(map(self.preprocess, images), thresholds))
+        return list(
+            self.detect_prepared(self._preprocess_all(images), score_thr, batch_size)
+        )
 
     def detect_prepared(
         self,
         prepared: Iterable[tuple[np.ndarray, Layout]],
         score_thr: Threshold | None = None,
+        batch_size: int | None = None,
     ) -> Iterator[Detections]:
         """As :meth:`detect`, of what :meth:`preprocess` has made in another thread."""
-        return self._detect(prepared, self.find_thresholds(score_thr))
+        thresholds = self.find_thresholds(score_thr)
+        return self._detect(prepared, thresholds, self.find_batch_size(batch_size))
 
     def _detect(
-        self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
+        self,
+        prepared: Iterable[tuple[np.ndarray, Layout]],
+        thresholds: MinScores,
+        batch_size: int,
     ) -> Iterator[Detections]:
         return dispatch(
             prepared,
             lambda one: self._is_cut(one[1]),
-            lambda some: self._detect_whole(some, thresholds),
-            lambda one: self._detect_tiles(one[0], thresholds),
+            lambda some: self._detect_whole(some, thresholds, batch_size),
+            lambda one: self._detect_tiles(one[0], thresholds, batch_size),
         )
 
     def _is_cut(self, layout: Layout) -> bool:
         return self.slicing is not None and self.slicing.cuts(layout.image)
 
-    def _detect_tiles(self, image: np.ndarray, thresholds: MinScores) -> Detections:
+    def _detect_tiles(
+        self, image: np.ndarray, thresholds: MinScores, batch_size: int
+    ) -> Detections:
         def detect(tiles: Iterable[np.ndarray]) -> Iterator[Found]:
             prepared = (fit(tile, self.steps) for tile in tiles)
-            whole = self._detect_whole(prepared, thresholds)
+            whole = self._detect_whole(prepared, thresholds, batch_size)
             return (Found(*one, one.masks) for one in whole)
 
         assert self.slicing is not None  # or no image is cut
@@ -193,11 +280,14 @@ class Detector:
         return Detections(*found)
 
     def _detect_whole(
-        self, prepared: Iterable[tuple[np.ndarray, Layout]], thresholds: MinScores
+        self,
+        prepared: Iterable[tuple[np.ndarray, Layout]],
+        thresholds: MinScores,
+        batch_size: int,
     ) -> Iterator[Detections]:
-        size = self.metadata['input']['batch']
-        for batch in group(prepared, size or MAX_BATCH):
-            outputs = self.run(stack(batch, size or len(batch)))
+        fixed = self.metadata['input']['batch']
+        for batch in group(prepared, batch_size):
+            outputs = self.run(stack(batch, fixed or len(batch)))
             for row, (_, layout) in enumerate(batch):
                 one = {name: values[row] for name, values in outputs.items()}
                 yield self.postprocess(one, thresholds, layout)
@@ -211,7 +301,7 @@ class Detector:
         Raises:
             ModelFileError: The runtime fails on it, or the outputs cannot be.
         """
-        with name_file(self.path, self.session.package):
+        with self._turn, name_file(self.path, self.session.package):
             outputs = self.session.run(images)
         try:
             check_outputs(
@@ -238,6 +328,28 @@ class Detector:
         pixels = read(image, get_channels(self.metadata))
         layout = lay_out(pixels.shape[:2], self.steps)
         return pixels if self._is_cut(layout) else resize(pixels, layout), layout
+
+    def _preprocess_all(
+        self, images: Iterable[Image]
+    ) -> Iterator[tuple[np.ndarray, Layout]]:
+        for number, image in enumerate(images):
+            try:
+                yield self.preprocess(image)
+            except ImageError as error:
+                if isinstance(image, (str, os.PathLike)):  # which the error names
+                    raise
+                raise ImageError(f'image {number} of the list: {error}') from error
+
+    def find_batch_size(self, batch_size: int | None) -> int:
+        """How many images go through the network at once.
+
+        Raises:
+            OptionError: It is no whole number from 1 on, or the file takes another.
+        """
+        try:
+            return choose_batch_size(batch_size, self.metadata['input']['batch'])
+        except OptionError as error:
+            raise OptionError(f'{self.path}: {error}') from error
 
     def find_thresholds(self, score_thr: Threshold | None) -> MinScores:
         """The minimum score, or each label's; see :func:`find_thresholds`.

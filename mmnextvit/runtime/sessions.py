@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,13 +29,19 @@ class Session(Protocol):
     Attributes:
         package: The runtime.
         metadata: What the exporter wrote into the file.
+        concurrent: Whether several threads may be in :meth:`run` at once. Where a
+            session does not say that, the detector lets one in after another.
     """
 
     package: str
     metadata: Metadata
+    concurrent: bool = False
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs by name, for the network's input (B, 3, H, W)."""
+        """The outputs by name, for the network's input (B, 3, H, W).
+
+        They are arrays of their own, which no later call changes.
+        """
         ...
 
 
@@ -68,10 +75,11 @@ def check_inputs(
     )
 
 
-class ONNXSession:
+class ONNXSession(Session):
     """ONNX Runtime on ``'cpu'``, ``'cuda'`` or ``'cuda:1'``."""
 
     package = 'onnxruntime'
+    concurrent = True  # InferenceSession.run is, by its documentation
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         ort = import_runtime(self.package, 'onnx')
@@ -130,10 +138,16 @@ def keeping_signal_stack() -> Iterator[None]:
             change(before, None)
 
 
-class OpenVINOSession:
-    """OpenVINO on ``'cpu'``, ``'gpu'``, ``'auto'``: any device that it has."""
+class OpenVINOSession(Session):
+    """OpenVINO on ``'cpu'``, ``'gpu'``, ``'auto'``: any device that it has.
+
+    A compiled model that is called has one infer request for all threads, which gives
+    one the other's outputs. So each call here has a request to itself, of as many as
+    the device computes at once; the next call waits for one.
+    """
 
     package = 'openvino'
+    concurrent = True
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         ov = import_runtime(self.package, 'openvino')
@@ -164,16 +178,24 @@ class OpenVINOSession:
                 f'OpenVINO does not run {path} on device={device!r} (it has '
                 f'{", ".join(core.available_devices)}): {error}'
             ) from error
+        self.requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.model.get_property('OPTIMAL_NUMBER_OF_INFER_REQUESTS')):
+            self.requests.put(self.model.create_infer_request())
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        outputs = self.model({0: images}, share_inputs=True)
+        request = self.requests.get()
+        try:  # the outputs are copies
+            outputs = request.infer({0: images}, share_inputs=True, share_outputs=False)
+        finally:
+            self.requests.put(request)
         return {name: outputs[o] for o in self.model.outputs for name in o.names}
 
 
-class TorchSession:
+class TorchSession(Session):
     """A network that torch loads and runs, on the CPU."""
 
     package = 'torch'
+    concurrent = True  # see "CPU threading and TorchScript inference" of torch
 
     def __init__(self, path: Path, device: str, threads: int | None) -> None:
         check_cpu(device, path)
@@ -237,7 +259,7 @@ class ProgramSession(TorchSession):
             return program.module()
 
 
-class NCNNSession:
+class NCNNSession(Session):
     """NCNN on the CPU, an image at a time.
 
     NCNN trusts its files: it may end the process on a damaged one. That the two are as

@@ -49,6 +49,8 @@ TOO_MANY_FILES_ERROR = re.compile(
     r'shared memory.*Too many open files|received 0 items of ancdata', re.S
 )
 
+MISSING_OP = "mmcv's op "  # how `_mmcv` begins to say that one is not there
+
 
 class UserError(ValueError):
     """Something that the user can mend, with where it stands as data.
@@ -175,7 +177,8 @@ def find_user_error(error: BaseException) -> UserError | OSError | None:
     worker, with the worker's traceback in its text, it has the text alone. Without any,
     it is the first ``OSError`` that names a file, as that of a missing permission does,
     or that is about a full disk. A full shared memory and too many open files, of which
-    torch says so in other words each time, have messages of their own.
+    torch says so in other words each time, have messages of their own. So has an op of
+    mmcv's that is not there, which a config can do without.
 
     Another exception that is raised while such an error is handled, and not ``from``
     it, is a bug.
@@ -190,6 +193,9 @@ def find_user_error(error: BaseException) -> UserError | OSError | None:
         return UserError(SHARED_MEMORY_FULL)
     if any(map(_are_files_too_many, chain)):
         return UserError(TOO_MANY_FILES)
+    missing = [e for e in chain if isinstance(e, NotImplementedError)]
+    if missing and str(missing[0]).startswith(MISSING_OP):
+        return UserError(str(missing[0]))
     of_system = (e for e in chain if isinstance(e, OSError))
     return next((e for e in of_system if e.filename or e.errno in FULL), None)
 

@@ -150,6 +150,13 @@ def make_numbered_folder(path: Path) -> Path:
     raise UserError(f'{path} to {folder} exist all: remove some')
 
 
+def find_user_cache() -> Path:
+    """The folder of this package in the user's cache, which need not exist."""
+    base = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA')
+    folder = Path(base) if base else Path(os.path.expanduser('~'), '.cache')
+    return folder / 'mmnextvit'
+
+
 def is_folder(path: Name | None) -> TypeGuard[Name]:
     """Whether a path is a folder; an empty name, an address and ``None`` are none."""
     return bool(path) and Path(path or '').expanduser().is_dir()

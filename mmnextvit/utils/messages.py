@@ -22,6 +22,13 @@ class _Values(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = 10
         self.maxstring = self.maxother = self.maxlong = 80
 
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            repr(x)
+        except ValueError:  # Python writes no number of thousands of digits
+            return 'a very long int'
+        return super().repr_int(x, level)
+
 
 def escape(text: object, keep: str = '') -> str:
     """A text as a terminal may have it: what does not print is escaped.
@@ -55,10 +62,7 @@ def shorten(text: object, max_chars: int = MAX_CHARS) -> str:
 
 def show(value: object) -> str:
     """A value from a file as Python writes it, however long or deep it is."""
-    try:
-        return shorten(_Values().repr(value))
-    except ValueError:  # Python writes no number of thousands of digits
-        return f'a very long {type(value).__name__}'
+    return shorten(_Values().repr(value))
 
 
 def first_few(items: Iterable[object], max_items: int = 5) -> str:

@@ -1,10 +1,147 @@
-"""MMYOLO, which is optional: whether it is there, and what to do where it is not."""
+"""OpenMMLab's packages: which are installed, missing, or twice in one folder.
 
+They come in two sets, *official-lite* (``mmnextvit[all]``) and *onedl*, a maintained
+fork whose distributions have other names and the same folders (``mmnextvit[onedl]``).
+pip sees no conflict between two distributions that write into one folder.
+"""
+
+import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 
-from .errors import MissingPackageError
+from .errors import MissingPackageError, UserError
+
+NEEDED = ('mmengine', 'mmcv', 'mmdet')
+# Folders that several distributions write into.
+FOLDERS = {
+    'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
+    'mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite', 'onedl-mmcv'),
+    'mmdet': ('mmdet', 'onedl-mmdetection'),
+    'cv2': (
+        'opencv-python',
+        'opencv-python-headless',
+        'opencv-contrib-python',
+        'opencv-contrib-python-headless',
+    ),
+}
+FORK = 'onedl-'
+
+INSTALL_OFFICIAL = (
+    'pip install "mmnextvit[all]", which brings OpenCV and MMYOLO too, or '
+    '"mmnextvit[lite]" for MMEngine, mmcv-lite and MMDetection alone'
+)
+INSTALL_FORK = 'pip install "mmnextvit[onedl]"'
+
+
+def check_packages() -> None:
+    """Looks for OpenMMLab's packages before they are imported, and imports none.
+
+    Two of OpenCV's distributions in one folder are a warning, since common images of
+    containers and notebooks have them, and the last installed one works.
+
+    Raises:
+        MissingPackageError: One is not installed; the message has the command.
+        UserError: Two distributions are in one folder; the message has the commands.
+    """
+    missing = [package for package in NEEDED if find_spec(package) is None]
+    if missing:
+        raise MissingPackageError(_describe_missing(missing))
+    doubled = find_doubled()
+    opencv = doubled.pop('cv2', [])
+    if doubled:
+        raise UserError(' '.join(map(_describe_doubled, doubled, doubled.values())))
+    if opencv and find_distribution('onedl-mmcv') is None:
+        warnings.warn(_describe_doubled('cv2', opencv), stacklevel=3)
+    elif len({each.version for each in opencv}) > 1:
+        warnings.warn(_describe_versions(opencv), stacklevel=3)
+
+
+def explain_missing_package(error: ModuleNotFoundError) -> None:
+    """Does nothing where an error is not about one of OpenMMLab's packages, or torch.
+
+    Raises:
+        MissingPackageError: It is; the message has the command that installs it.
+    """
+    package = str(error.name).partition('.')[0]
+    if package == 'mmyolo' and not has_mmyolo():
+        raise MissingPackageError(describe_missing_mmyolo()) from error
+    if package in ('torch', *NEEDED) and find_spec(package) is None:
+        missing = [name for name in NEEDED if find_spec(name) is None]
+        raise MissingPackageError(_describe_missing([package, *missing])) from error
+
+
+def find_doubled() -> dict[str, list[Distribution]]:
+    """The folders that more than one installed distribution wrote into, and those."""
+    doubled = {}
+    for folder, names in FOLDERS.items():
+        places = defaultdict(list)
+        for found in filter(None, map(find_distribution, names)):
+            places[str(found.locate_file(folder))].append(found)
+        # Where one place hides another, as a user's own folder does, nothing is mixed.
+        mixed = [group for group in places.values() if len(group) > 1]
+        if mixed:
+            doubled[folder] = mixed[0]
+    return doubled
+
+
+def find_distribution(name: str) -> Distribution | None:
+    """An installed distribution, or ``None``."""
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _describe_missing(packages: list[str]) -> str:
+    """What is missing, and the command that installs it.
+
+    Args:
+        packages: One or more, some perhaps more than once.
+    """
+    *others, last = dict.fromkeys(packages)
+    names, verb = (f'{", ".join(others)} and {last}', 'are') if others else (last, 'is')
+    command = INSTALL_OFFICIAL
+    if any(map(find_distribution, _list_fork())):
+        command = INSTALL_FORK
+    elif packages == ['mmdet']:
+        command = 'pip install mmdet'
+    return (
+        f'mmnextvit needs {names}, which {verb} not installed. '
+        f'Install {"them" if others else "it"} with: {command}'
+    )
+
+
+def _list_fork() -> list[str]:
+    return [name for x in FOLDERS.values() for name in x if name.startswith(FORK)]
+
+
+def _describe_doubled(folder: str, found: list[Distribution]) -> str:
+    """What is twice in one folder, and the commands that leave one of it."""
+    pins = [f'{each.name}=={each.version}' for each in found]
+    return (
+        f'{" and ".join(pins)} are installed into one folder, {folder}, so that files '
+        f'of them are mixed. Remove them: pip uninstall -y '
+        f'{" ".join(each.name for each in found)}. Then install the one that you want: '
+        f'pip install --no-deps {" or ".join(pins)}.'
+    )
+
+
+def _describe_versions(opencv: list[Distribution]) -> str:
+    """The same of OpenCV where the set needs both of its distributions.
+
+    onedl-mmcv needs the one and imaug, which onedl-mmdetection needs, the other.
+    """
+    versions = (each.version for each in opencv)
+    version = max(versions, key=lambda v: [int(part) for part in v.split('.')])
+    pins = ' '.join(f'{each.name}=={version}' for each in opencv)
+    return (
+        f'{" and ".join(f"{each.name}=={each.version}" for each in opencv)} are '
+        'installed into one folder, cv2, so that files of them are mixed. Have both '
+        f'in one version: pip install --no-deps --force-reinstall {pins}'
+    )
 
 
 def has_mmyolo() -> bool:
@@ -13,16 +150,21 @@ def has_mmyolo() -> bool:
 
 
 def require_mmyolo() -> None:
-    """Does nothing where MMYOLO is installed.
+    """Makes sure that MMYOLO is there.
 
     Raises:
         MissingPackageError: It is not; the message has the command that installs it.
     """
     if not has_mmyolo():
-        raise MissingPackageError(
-            'this needs MMYOLO, which is not installed. Install it with: '
-            'pip install "mmnextvit[yolo]"'
-        )
+        raise MissingPackageError(describe_missing_mmyolo())
+
+
+def describe_missing_mmyolo() -> str:
+    """That something needs MMYOLO, and the command that installs it."""
+    command = 'pip install "mmnextvit[yolo]"'
+    if find_distribution('onedl-mmdetection'):  # which MMYOLO's would overwrite
+        command = 'pip install "mmnextvit[all]" in an environment of its own'
+    return f'this needs MMYOLO, which is not installed. Install it with: {command}'
 
 
 @contextmanager

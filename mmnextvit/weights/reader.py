@@ -28,6 +28,8 @@ from .unpickler import Unpickler
 
 LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # what torch.save before torch 1.6 began
 LEGACY_VERSION = 1001
+END, END_SIZE, MAX_COMMENT = b'PK\x05\x06', 22, 0xFFFF  # of a zip file's last record
+NOT_ONE_ARCHIVE = 'the zip file is not one archive from its first byte on'
 ENCODED = 0x61  # flags of an entry of a zip file: encrypted (in two ways), or a patch
 
 MapLocation: TypeAlias = str | torch.device | Mapping[str, str] | Callable | None
@@ -141,6 +143,8 @@ def _read_zip(path: str, map_location: MapLocation) -> object:
     """Content of what torch.save writes today."""
     size = os.path.getsize(path)
     if not zipfile.is_zipfile(path):
+        if _has_end(path):  # which newer releases of Python compare with what it names
+            raise ValueError(NOT_ONE_ARCHIVE)
         raise UserError(
             f'the file is truncated: its end is missing ({size:,} bytes are there). '
             'Copy or download it again.'
@@ -172,6 +176,14 @@ def _read_zip(path: str, map_location: MapLocation) -> object:
         return _load(Unpickler(io.BytesIO(pickled), storages))
 
 
+def _has_end(path: str) -> bool:
+    """Whether a whole record of a zip file's end is where one may be."""
+    with open(path, 'rb') as file:
+        file.seek(max(0, os.path.getsize(path) - END_SIZE - MAX_COMMENT))
+        tail = file.read()
+    return 0 <= tail.rfind(END) <= len(tail) - END_SIZE
+
+
 def _check_archive(entries: list[zipfile.ZipInfo], size: int) -> None:
     """Checks that an archive is as torch.save writes it.
 
@@ -182,7 +194,7 @@ def _check_archive(entries: list[zipfile.ZipInfo], size: int) -> None:
     """
     if min(entry.header_offset for entry in entries) != 0:
         # Of two archives end to end some readers see the one, some the other.
-        raise ValueError('the zip file is not one archive from its first byte on')
+        raise ValueError(NOT_ONE_ARCHIVE)
     names = [entry.filename.casefold() for entry in entries]
     pickles = [name for name in names if name.endswith('data.pkl')]
     if len(set(names)) < len(names) or len(pickles) > 1:

@@ -3,13 +3,16 @@
 import errno
 import io
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import mmnextvit
@@ -19,6 +22,8 @@ from mmnextvit.cli.arguments import add_config
 from mmnextvit.utils.errors import MissingFileError, MissingPackageError, UserError
 
 import pytest
+import torch
+from mmengine.logging import HistoryBuffer
 
 from tests.conftest import ROOT
 
@@ -76,7 +81,9 @@ def test_version(capfd):
         ('--verison', 'there are new, '),
         ('zzz', 'there are new, '),
         ('mmdet/analyze_logs', 'did you mean mmdet/analysis_tools/analyze_logs'),
-        ('mmyolo/zzz/zzz/zzz/zzz/zzz', 'there are mmyolo/'),
+        pytest.param(
+            'mmyolo/zzz/zzz/zzz/zzz/zzz', 'there are mmyolo/', marks=pytest.mark.mmyolo
+        ),
     ],
 )
 def test_wrong_names_suggest_near_ones(name, hint, capfd):
@@ -411,3 +418,78 @@ def test_a_script_runs_as_python_runs_it(tmp_path, monkeypatch, capfd):
     )
     package_tools.run_script(script, ['a', '-b'])
     assert capfd.readouterr().out == f'__main__ {[str(script), "a", "-b"]} beside\n'
+
+
+@pytest.fixture
+def script_state(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [])
+    monkeypatch.setattr(sys, 'path', ['', *sys.path[1:]])
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """What a run saves: weights, logs of MMEngine's, and the optimizer's state."""
+    history = HistoryBuffer()
+    history.update(2.5)
+    file = tmp_path / 'epoch_1.pth'
+    torch.save(
+        dict(
+            meta=dict(epoch=1, cfg='x = 1'),
+            state_dict={'backbone.weight': torch.arange(3.0)},
+            message_hub=dict(log_scalars={'train/loss': history}),
+            optimizer=dict(state={}),
+        ),
+        file,
+    )
+    return file
+
+
+@pytest.mark.parametrize(
+    'tool', ['mmdet/model_converters/publish_model', 'mmyolo/misc/publish_model']
+)
+def test_tools_that_publish_a_model_read_checkpoints(
+    tool, checkpoint, tmp_path, script_state
+):
+    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
+        torch.load(checkpoint)
+    load, out = torch.load, tmp_path / 'published.pth'
+    package_tools.run_script(package_tools.find_tool(tool), [str(checkpoint), str(out)])
+    assert torch.load is load
+    pattern = 'published-????????.pth'
+    for _ in range(1000):  # the tool does not wait for the `mv` that it starts
+        if list(tmp_path.glob(pattern)):
+            break
+        time.sleep(0.01)
+    (published,) = tmp_path.glob(pattern)
+    content = torch.load(published)
+    assert content.keys() == {'meta', 'state_dict'}
+    assert content['meta'] == dict(epoch=1, cfg='x = 1')
+    assert content['state_dict']['backbone.weight'].tolist() == [0, 1, 2]
+
+
+def test_tools_run_nothing_that_a_file_holds(tmp_path, script_state):
+    script, file = tmp_path / 'script.py', tmp_path / 'bad.pth'
+    made = tmp_path / 'made'
+    torch.save(dict(state_dict=Calls(made)), file)
+    script.write_text('import sys, torch\ntorch.load(sys.argv[1])')
+    load = torch.load
+    with pytest.raises(UserError, match='mkdir'):
+        package_tools.run_script(script, [str(file)])
+    assert torch.load is load and not made.exists()
+
+
+class Calls:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.folder,)
+
+
+def test_tools_that_say_how_to_load_get_that(checkpoint, tmp_path, script_state):
+    script = tmp_path / 'script.py'
+    script.write_text('import sys, torch\ntorch.load(sys.argv[1], weights_only=True)')
+    with pytest.raises(pickle.UnpicklingError, match='HistoryBuffer'):
+        package_tools.run_script(script, [str(checkpoint)])

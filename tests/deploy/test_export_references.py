@@ -59,6 +59,12 @@ def seen(monkeypatch) -> list[nn.Module]:
     return detectors
 
 
+@pytest.fixture(autouse=True)
+def without_runtime_of_the_page(monkeypatch):
+    """ONNX Runtime Web takes no part in the comparison, and comes by the network."""
+    monkeypatch.setattr(module, 'read_runtime', lambda source, say: {})
+
+
 @pytest.fixture(scope='session')
 def coreml_program() -> dict:
     """The right network in CoreML, which takes long to convert."""

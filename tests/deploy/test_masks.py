@@ -19,10 +19,12 @@ from mmnextvit.deploy.parity import (
     make_batches,
     predict_by_torch,
 )
+from mmnextvit.predictors import Predictor
 from mmnextvit.utils.errors import UserError
 
 import cv2
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 import yaml
@@ -120,6 +122,28 @@ def test_masks_are_those_of_torch(to, smooth, in_graph, whole, images, tmp_path)
             assert (masks != own).mean() < 0.005
             several += own.any((1, 2)).sum()
     assert several > 5
+
+
+@pytest.mark.slow
+def test_batches_keep_the_masks(whole, images, tmp_path):
+    made = whole(False, True)
+    path = tmp_path / 'model.onnx'
+    write('onnx', made.job, path)
+    given = [*images, images[2], images[0]]
+    for detector in (runtime.Detector(path), Predictor(path)):
+        together = detector.batch(given, 0.2, batch_size=2)
+        assert sum(map(len, together)) > 5
+        for objects, image in zip(together, given, strict=True):
+            alone = detector(image, 0.2)
+            assert objects.names == alone.names
+            assert objects.masks.shape == (len(objects), *image.shape[:2])
+            assert (objects.masks != alone.masks).mean() < 0.001
+            supervised = objects.to_supervision()
+            assert (supervised.mask == objects.masks).all()
+            assert supervised.data['class_name'].tolist() == objects.names
+            coded = [one['segmentation'] for one in objects.to_coco(1)]
+            decoded = pycocotools.mask.decode(coded).transpose(2, 0, 1)
+            assert (decoded == objects.masks).all()
 
 
 # ------------------------------------------------------------------- from file to mask

@@ -201,18 +201,13 @@ def test_the_runtime(tmp_path, capsys):
 class Blobs:
     """A network that gives what :func:`see` finds, with masks."""
 
-    classes, palette, best_scores, file, max_detections = (
-        ['a', 'b'],
-        None,
-        None,
-        '',
-        300,
-    )
+    classes, palette, best_scores, file = ['a', 'b'], None, None, ''
+    max_detections, fixed_batch = 300, None
 
     def prepare(self, image):
         return image
 
-    def detect(self, prepared, min_score):
+    def detect(self, prepared, min_score, batch_size):
         for image in prepared:
             boxes, scores, labels, masks = map(torch.from_numpy, see(image))
             found = InstanceData(
@@ -225,13 +220,13 @@ def test_a_network_with_masks():
     image = draw_blobs()
     sliced = SlicedNetwork(Blobs(), Slicing(64, 0.5))
     images = [image, image[:50, :50], image]
-    found = list(sliced.detect(map(sliced.prepare, images), 0.85))
-    (single,) = Blobs().detect([image], 0)
+    found = list(sliced.detect(map(sliced.prepare, images), 0.85, 8))
+    (single,) = Blobs().detect([image], 0, 8)
     kept = single.pred_instances[single.pred_instances.scores >= 0.85]
     for one in (found[0], found[2]):
         for key in ('bboxes', 'labels', 'masks'):
             assert torch.equal(one.pred_instances[key], kept[key]), key
-    (plain,) = Blobs().detect([images[1]], 0)
+    (plain,) = Blobs().detect([images[1]], 0, 8)
     assert torch.equal(found[1].pred_instances.bboxes, plain.pred_instances.bboxes)
 
 

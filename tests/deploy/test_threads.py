@@ -2,9 +2,14 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+from mmnextvit.predictors import Predictor
 from mmnextvit.runtime import (
+    SESSIONS,
     Detections,
     Detector,
     ImageError,
@@ -15,6 +20,11 @@ from mmnextvit.runtime import (
 
 import numpy as np
 import pytest
+
+from tests.helpers.toy_exports import WRITERS, metadata, write_ncnn
+
+THREADS = 8
+FORMATS = {**WRITERS, 'model_ncnn': write_ncnn}
 
 
 def test_results_come_in_order():
@@ -110,3 +120,83 @@ def test_lines_come_in_order_without_broken_images(capsys):
         assert f'"file": "{name}"' in line
         assert f'"score": {round(float(name), 4)}' in line
     assert captured.err == 'bad cannot be read\n' * 2
+
+
+# Detectors that threads share
+
+
+def make_images() -> list[np.ndarray]:
+    """Images of unlike sizes, each of another brightness."""
+    sizes = [(64, 64), (40, 90), (90, 40), (64, 20), (33, 64)]
+    return [
+        np.full((*sizes[i % len(sizes)], 3), 10 + 6 * i, np.uint8) for i in range(40)
+    ]
+
+
+def call_together(call: Callable, items: list, rounds: int) -> list[tuple]:
+    """What a call gives in many threads at once, beside what it is given."""
+    given = [(i, item) for _ in range(rounds) for i, item in enumerate(items)]
+    with ThreadPoolExecutor(THREADS) as threads:
+        results = threads.map(lambda pair: call(pair[1]), given)
+        return [(i, result) for (i, _), result in zip(given, results, strict=True)]
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize('name', FORMATS)
+@pytest.mark.parametrize('threads', [None, 1])
+def test_threads_that_share_a_detector_get_their_own_boxes(name, threads, tmp_path):
+    if name == 'model_ncnn':
+        pytest.importorskip('ncnn', reason='needs the extra ncnn')
+    path = FORMATS[name](tmp_path / name, metadata(dynamic=True, mini_pad=True))
+    detector, images = Detector(path, threads=threads), make_images()
+    alone = [detector(image, 0) for image in images]
+    assert len({tuple(found.scores.tolist()) for found in alone}) == len(images)
+    for i, found in call_together(lambda image: detector(image, 0), images, 10):
+        np.testing.assert_array_equal(found.scores, alone[i].scores)
+        np.testing.assert_array_equal(found.boxes, alone[i].boxes)
+    predictor = Predictor(path)
+    for i, found in call_together(lambda image: predictor(image, 0), images, 3):
+        np.testing.assert_allclose(found.scores, alone[i].scores, rtol=1e-5)
+        np.testing.assert_allclose(found.boxes, alone[i].boxes, rtol=1e-5)
+
+
+@pytest.mark.deploy
+def test_every_format_is_tested_with_threads():
+    folders = {'.xml': 'model_openvino', '.param': 'model_ncnn'}
+    assert {*FORMATS} == {folders.get(s, f'model{s}') for s in SESSIONS}
+
+
+class Forgetful:
+    """A session that gives what was put down last, whoever asks."""
+
+    package = 'numpy'
+
+    def __init__(self, **more: object) -> None:
+        self.metadata = metadata(dynamic=True, batch=None)
+        vars(self).update(more)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        self.images = images
+        time.sleep(0.002)
+        scores = self.images.mean((1, 2, 3))[:, None] / 255
+        return dict(
+            num_detections=np.ones((1, 1), int),
+            boxes=np.zeros((1, 1, 4), np.float32),
+            scores=scores,
+            labels=np.zeros((1, 1), int),
+        )
+
+
+def test_a_session_that_does_not_say_so_runs_in_one_thread_at_a_time(monkeypatch):
+    images = [np.full((64, 64, 3), 10 + 20 * i, np.uint8) for i in range(12)]
+
+    def count_wrong(**more: object) -> int:
+        detector = Detector.__new__(Detector)
+        detector._use(Path('forgetful'), Forgetful(**more))
+        results = call_together(lambda image: detector(image, 0)[0], images, 4)
+        return sum(
+            abs(found['score'] - (10 + 20 * i) / 255) > 1e-3 for i, found in results
+        )
+
+    assert count_wrong() == count_wrong(concurrent=False) == 0
+    assert count_wrong(concurrent=True) > 0  # so that the test can fail

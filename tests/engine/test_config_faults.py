@@ -1,12 +1,13 @@
 """Values of configs that cannot be: what is wrong, in terms of the config."""
 
+from mmnextvit.engine import config_faults
 from mmnextvit.engine.config_faults import check_numbers, explain_build_error
 from mmnextvit.engine.runner import build_runner
 from mmnextvit.utils.errors import UserError
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -149,3 +150,14 @@ def test_errors_in_a_ring_end():
     error = KeyError('x is not in the registry')
     error.__cause__ = error
     assert explain_build_error(error) is None
+
+
+def test_types_of_mmyolo_where_it_is_missing(monkeypatch):
+    """Names that are near, of other packages, would lead astray."""
+    monkeypatch.setattr(config_faults, 'has_mmyolo', lambda: False)
+    missing = 'this needs MMYOLO, which is not installed. Install it with: pip install '
+    assert missing in str(explain(dict(type='mmyolo.Weel')))
+    with DefaultScope.overwrite_default_scope('mmyolo'):
+        assert missing in str(explain(dict(type='Weel')))
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        assert 'did you mean Wheel?' in str(explain(dict(type='Weel')))

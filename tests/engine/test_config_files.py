@@ -178,6 +178,7 @@ def test_a_number_has_no_keys():
 # Variables of files that nothing reads
 
 
+@pytest.mark.mmyolo
 @pytest.mark.parametrize(
     'line, key, meant',
     [

@@ -40,6 +40,9 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 class Failing:
     """A stub of a package and all that it gives, which fails from a call on."""
 
+    class MlflowException(Exception):
+        """What onedl-mmengine catches."""
+
     def __init__(self, calls: int, error: BaseException) -> None:
         self.calls, self.error = calls, error
 

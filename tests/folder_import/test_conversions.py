@@ -94,6 +94,9 @@ def test_layout_is_read_as_it_was_made(tmp_path, name, names):
     assert (reading.classes, reading.class_ids) == (expected.classes, (1, 2))
     assert reading.datasets.keys() == expected.splits.keys()
     for split in expected.splits:
+        content = read_content(reading, split)
+        assert [c['supercategory'] for c in content['categories']] == ['', '']
+        assert content['licenses'] == []
         samples = read_samples(reading, split)
         truth = expected.list_boxes(split)
         assert samples.keys() == truth.keys()

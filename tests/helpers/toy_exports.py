@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ET
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,34 @@ def save_pt2(
 ) -> None:
     files = {} if text is None else {'mmnextvit.json': text}
     torch.export.save(program, path, extra_files=files)
+
+
+# An image's scores are those of the other toys times its brightness; of all candidates.
+NCNN = """7767517
+5 5
+Input in0 0 1 in0
+Reduction brightness 1 1 in0 brightness 0=3 1=1 2=3.921569e-3 5=1
+MemoryData all_scores 0 1 all_scores 0=3 1=4
+BinaryOp scores 2 1 all_scores brightness out1 0=2
+MemoryData boxes 0 1 out0 0=4 1=4
+"""
+
+
+def write_ncnn(folder: Path, about: dict) -> Path:
+    """The toy detector, of which the runtime suppresses boxes."""
+    folder.mkdir()
+    about = {**about, 'nms': {**about['nms'], 'in_graph': False}}
+    scores = np.zeros((len(SCORES), len(CLASSES)), np.float32)
+    scores[np.arange(len(SCORES)), LABELS] = SCORES
+    files = {
+        'model.param': NCNN.encode(),
+        'model.bin': scores.tobytes() + BOXES.tobytes(),
+    }
+    digests = {name: sha256(content).hexdigest() for name, content in files.items()}
+    content = json.dumps({'metadata': about, 'sha256': digests})
+    for name, values in {**files, 'model.json': content.encode()}.items():
+        (folder / name).write_bytes(values)
+    return folder
 
 
 WRITERS = {

@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mmnextvit import NextViT, TimmFeatures, YOLOv5YAMLBackbone
+import mmnextvit
+from mmnextvit import NextViT, TimmFeatures
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ BACKBONES = {
         ),
     ),
     'YOLOv5 rows': Backbone(
-        lambda **options: YOLOv5YAMLBackbone(ROWS, out_rows=(2, 5), **options),
+        lambda **o: mmnextvit.YOLOv5YAMLBackbone(ROWS, out_rows=(2, 5), **o),
         channels=(32, 64),
         strides=(4, 8),
         frozen={

@@ -12,6 +12,7 @@ import torchvision
 from mmdet.models.dense_heads import base_dense_head, yolox_head
 from mmdet.models.layers import bbox_nms
 from mmdet.registry import MODELS as MMDET_MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
@@ -219,6 +220,36 @@ def test_detectors_find_the_same(name, handed, monkeypatch):
         assert sum(handed) > 2048
         for key in ('bboxes', 'scores', 'labels'):
             assert torch.equal(found[key], wanted[key])
+
+
+def test_a_detector_with_soft_nms():
+    cfg = small_config('yolov5_nextvit_s', classes=3)
+    cfg.model.test_cfg.nms = dict(type='soft_nms', iou_threshold=0.1, method='naive')
+    cfg.model.test_cfg.update(score_thr=0.01, max_per_img=300)
+    model = lively_detector(cfg)
+    images = demo_images((64, 96))
+    sample = DetDataSample(
+        metainfo=dict(ori_shape=(64, 96), img_shape=(64, 96), scale_factor=(1.0, 1.0))
+    )
+
+    def predict(**nms):
+        model.bbox_head.test_cfg.nms.update(nms)
+        with torch.no_grad():
+            maps = model.neck(model.backbone(preprocessed(model, images)))
+            (found,) = model.bbox_head.predict(maps, [sample])
+        return found
+
+    naive = predict()
+    softer = {m: predict(method=m) for m in ('linear', 'gaussian')}
+    model.bbox_head.test_cfg.nms = ConfigDict(type='nms', iou_threshold=0.1)
+    plain = predict()
+    assert len(plain) > 5
+    for key in ('bboxes', 'scores', 'labels'):  # scores that become 0 are dropped
+        assert torch.equal(naive[key], plain[key])
+    for found in softer.values():
+        assert len(found) > len(plain)  # what overlaps stays, with lower scores
+        assert found.scores[0] == plain.scores[0]
+        assert (found.scores.diff() <= 0).all()
 
 
 @pytest.fixture

@@ -100,7 +100,9 @@ def test_wheel_has_every_module_and_says_what_it_is(wheel, repository):
     modules = (repository / 'mmnextvit').rglob('*.py')
     wanted = {PurePosixPath(path.relative_to(repository)) for path in modules}
     inside = {x for x in built if x.parts[0] == 'mmnextvit' and x.parts[1] != '.mim'}
-    assert inside == wanted | {PurePosixPath('mmnextvit/py.typed')}
+    page = (repository / 'mmnextvit' / 'deploy' / 'web_page').rglob('*')
+    data = {PurePosixPath(x.relative_to(repository)) for x in page if x.is_file()}
+    assert inside == wanted | data | {PurePosixPath('mmnextvit/py.typed')}
     assert metadata.parent / 'licenses' / 'LICENSE' in built
     assert 'License-Expression: Apache-2.0\n' in text
     assert 'Author: mmnextvit contributors\n' in text

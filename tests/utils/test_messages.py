@@ -58,3 +58,11 @@ def test_any_value_is_shown_in_bounded_time(value):
     shown = show(value)
     assert time.monotonic() - start < 1
     assert shown.isprintable() and 0 < len(shown) < 2500
+
+
+def test_numbers_that_python_does_not_write():
+    """Python 3.14 has a text of its own for them, with the address of the number."""
+    assert show(10**5000) == 'a very long int'
+    assert show([-(10**5000), {'x': 10**5000}]) == (
+        "[a very long int, {'x': a very long int}]"
+    )

@@ -771,6 +771,22 @@ def test_two_archives_end_to_end(tmp_path, monkeypatch, first):
     assert not Path(MARK).exists()
 
 
+def test_a_file_whose_end_python_takes_for_no_zip_files(tmp_path, monkeypatch):
+    """Newer releases of Python do so where the end is not where it says to be."""
+    torch.save({'x': torch.ones(4)}, tmp_path / 'plain.pth')
+    plain = (tmp_path / 'plain.pth').read_bytes()
+    monkeypatch.setattr(zipfile, 'is_zipfile', lambda path: False)
+    path = tmp_path / 'x.pth'
+    for end in (b'', b'a comment', bytes(0xFFFF)):
+        path.write_bytes(plain + plain + end)
+        with pytest.raises(ValueError, match='damaged.*not one archive'):
+            load(path)
+    for cut in (1, 21, 22, 200):
+        path.write_bytes(plain[:-cut])
+        with pytest.raises(ValueError, match='the file is truncated: its end is miss'):
+            load(path)
+
+
 def test_no_file_reaches_torch_load(tmp_path, monkeypatch):
     """Its reader may see other things in a file than ours, and it opens programs."""
     files = []

@@ -1,10 +1,11 @@
 """Makes the installed mmcv usable: without compiled ops, and newer than allowed.
 
 mmcv's compiled extension `mmcv._ext` has no wheels for current torch, and building
-it takes a compiler and 10 to 30 minutes. YOLO models need one of its many ops, NMS,
-and torchvision has that op and RoIAlign. MMYOLO and MMDetection also refuse newer
-mmcv by an assertion, though they work with it. `prepare_mmcv` gets past both, and
-nothing else in the package knows of it. mmcv's NMS then stops where enough is kept.
+it takes a compiler and 10 to 30 minutes. YOLO models need one of its many ops, NMS;
+`ops` has that one and those that most of MMDetection's detectors need. MMYOLO and
+MMDetection also refuse newer mmcv by an assertion, though they work with it.
+`prepare_mmcv` gets past both, and nothing else in the package knows of it. mmcv's NMS
+then stops where enough is kept.
 """
 
 import functools
@@ -17,11 +18,13 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_loader
 from multiprocessing import current_process
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+
+from . import ops
 
 ACCEPTED_MMCV = '2.0.1'  # the newest mmcv that MMDetection and MMYOLO both accept
 
@@ -39,14 +42,15 @@ def prepare_mmcv() -> None:
     extension = find_spec('mmcv._ext')
     stands_in = extension is not None and isinstance(extension.loader, _StandIn)
     if extension is not None and not stands_in:
-        ops = f'the compiled ops of mmcv {mmcv.__version__}'
+        used = f'the compiled ops of mmcv {mmcv.__version__}'
     else:
         if not stands_in:  # an earlier import may have failed after this
             sys.meta_path.append(_StandIn())
-        ops = (
+        used = (
             f"torchvision's NMS and average RoIAlign, since mmcv {mmcv.__version__} "
             'has no compiled ops here'
         )
+    _look_for_ops_anew()
     _keep_a_pixel(mmcv)
     _suppress_prefixes()
     refused = _import_refusing(mmcv)
@@ -54,7 +58,7 @@ def prepare_mmcv() -> None:
     # One word per run is enough: no echo from data-loader workers or other ranks.
     main = current_process().name == 'MainProcess'
     if main and os.environ.get('RANK', '0') == '0':
-        print_log(f'mmnextvit uses {ops}.', logger='current')
+        print_log(f'mmnextvit uses {used}.', logger='current')
         if refused:
             warnings.warn(
                 f'mmcv {mmcv.__version__} is newer than {" and ".join(refused)} allow. '
@@ -62,6 +66,25 @@ def prepare_mmcv() -> None:
                 f'mmcv {ACCEPTED_MMCV}, which they allow.',
                 stacklevel=3,
             )
+
+
+def _look_for_ops_anew() -> None:
+    """Gives MMEngine and mmcv a stand-in for `pkgutil.find_loader`.
+
+    Python 3.14 has it no longer, and earlier ones warn of it. MMEngine asks it for
+    mmcv's compiled ops before each run of a single process. Only these modules see the
+    stand-in: nothing of Python's own is changed.
+    """
+    for name in ('mmengine.utils.dl_utils.misc', 'mmcv.utils.ext_loader'):
+        module: Any = importlib.import_module(name)
+        if hasattr(module, 'pkgutil'):  # onedl-mmengine asks otherwise
+            module.pkgutil = SimpleNamespace(find_loader=_find_loader)
+
+
+def _find_loader(fullname: str) -> object | None:
+    """What would load a module, or `None` if there is none."""
+    spec = find_spec(fullname)
+    return None if spec is None else spec.loader
 
 
 def _keep_a_pixel(mmcv: Any) -> None:
@@ -193,9 +216,7 @@ class _StandIn(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update(
-            nms=_nms,
-            roi_align_forward=_roi_align_forward,
-            roi_align_backward=_roi_align_backward,
+            {op.__name__: op for op in ops.OPS},
             # Environment reports, such as the Runner's, print these two.
             get_compiler_version=lambda: f'n/a ({__name__})',
             get_compiling_cuda_version=lambda: f'n/a ({__name__})',
@@ -208,105 +229,6 @@ def _make_missing_op(name: str) -> Callable[..., NoReturn]:
         raise AttributeError(f"module 'mmcv._ext' has no attribute {name!r}")
 
     def op(*args: object, **kwargs: object) -> NoReturn:
-        raise NotImplementedError(
-            f"mmcv's op {name} needs compiled mmcv, which is not installed: mmnextvit "
-            'has only NMS and average RoIAlign without it. To compile mmcv (10 to 30 '
-            'minutes, with a C++ compiler, and nvcc for the GPU): pip uninstall '
-            'mmcv-lite; pip install --no-deps --no-build-isolation onedl-mmcv'
-        )
+        ops.refuse(name)
 
     return op
-
-
-def _nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that NMS keeps, by falling score.
-
-    Args:
-        bboxes: N 4, (x1, y1, x2, y2).
-        scores: N.
-        iou_threshold: boxes that overlap a better one by more than this are dropped.
-        offset: 0, or 1 if a box from x1 to x2 is x2 - x1 + 1 wide.
-    """
-    from torchvision.ops import nms
-
-    bboxes, scores = _widen_to_float(bboxes), _widen_to_float(scores)
-    if offset:
-        bboxes = bboxes + bboxes.new_tensor([0, 0, offset, offset])
-    # As exact as the overlaps, or an overlap of just the threshold may exceed it.
-    threshold = bboxes.new_tensor(iou_threshold, device='cpu').item()
-    return nms(bboxes, scores.to(bboxes.dtype), threshold)
-
-
-def _roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
-    """Fill `output`, K C aligned_height aligned_width, from `input`, B C H W.
-
-    Args:
-        rois: K 5, (index into B, x1, y1, x2, y2) in units of 1 / spatial_scale.
-        argmax_y: unused, for `pool_mode` 0 (max), which raises.
-        argmax_x: the same.
-        sampling_ratio: samples per bin and axis; 0 for one per map cell.
-        pool_mode: 1 (average).
-        aligned: whether cell centres lie at 0.5.
-    """
-    from torchvision.ops import roi_align
-
-    if pool_mode != 1:
-        _make_missing_op("roi_align_forward with pool_mode='max'")()
-    output.copy_(
-        roi_align(
-            _widen_to_float(input),
-            _widen_to_float(rois).to(_widen_to_float(input).dtype),
-            (aligned_height, aligned_width),
-            spatial_scale,
-            sampling_ratio,
-            aligned,
-        )
-    )
-
-
-def _roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
-    """Add to `grad_input`, B C H W, the gradient of `_roi_align_forward`."""
-    import torchvision  # noqa: F401  (defines the op)
-
-    if pool_mode != 1:
-        _make_missing_op("roi_align_backward with pool_mode='max'")()
-    grad_output = _widen_to_float(grad_output)
-    grad_input += torch.ops.torchvision._roi_align_backward(
-        grad_output,
-        rois.to(grad_output.dtype),
-        spatial_scale,
-        aligned_height,
-        aligned_width,
-        *grad_input.shape,
-        sampling_ratio,
-        aligned,
-    )
-
-
-def _widen_to_float(x: Tensor) -> Tensor:
-    """`x`, in float32 if it is narrower: torchvision's CPU ops have no half."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
