@@ -66,7 +66,7 @@ def find_inputs(source: str) -> list[Source]:
     """
     with source_errors():
         found = find_sources([source])
-    return find_files(source) if found == [Path(source)] else found
+    return [*find_files(source)] if found == [Path(source)] else found
 
 
 def check_has_images(files: Sequence[Source]) -> None:

@@ -129,6 +129,7 @@ def predict_video(
         if sink.drawings and (choices.save_video or not frames.live):
             video = sink.drawings / f'{name}.mp4'
             write = stack.enter_context(open_kept_video(video, frames.rate))
+        prepared: Iterator[tuple[Frame, Prepared]]
         if frames.live:  # what is ahead of the network would be late
             prepared = map(prepare, frames)
         else:
