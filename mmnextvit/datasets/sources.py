@@ -80,7 +80,8 @@ def open_video(path: Path) -> mmcv.VideoReader:
 def count_frames(path: Path) -> int:
     """How many images a file seems to hold: 1, unless it is a longer video."""
     try:
-        return max(len(open_video(path)), 1) if is_video(path) else 1
+        # Not its length: OpenCV 5 counts below none where it reads no video.
+        return max(open_video(path).frame_cnt, 1) if is_video(path) else 1
     except (OSError, BrokenImageError):  # what reads it says what is wrong
         return 1
 

@@ -75,9 +75,10 @@ def test_rates_that_are_impossible(tmp_path, monkeypatch, rate):
     assert read_frame_rate(write_video(tmp_path / 'a.avi')) == 25
 
 
-def test_a_count_of_frames_below_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize('count', [0, -1])
+def test_a_count_of_frames_below_one(tmp_path, monkeypatch, count):
     path = write_video(tmp_path / 'a.avi')
-    monkeypatch.setattr(mmcv.VideoReader, '__len__', lambda self: 0)
+    monkeypatch.setattr(mmcv.VideoReader, 'frame_cnt', count)
     assert count_frames(path) == 1
 
 
