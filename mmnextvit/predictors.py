@@ -497,6 +497,16 @@ class Predictor:
         (sample,) = self._detect([prepared.inputs], score_thr)
         return sample
 
+    def detect_prepared(
+        self, prepared: Iterable[Prepared], score_thr: Threshold = 0.3
+    ) -> list[DetDataSample]:
+        """As :meth:`detect`, of several images that :meth:`prepare` made ready.
+
+        Those that are resized to one size, one after another, go through the network
+        at once.
+        """
+        return list(self._detect((one.inputs for one in prepared), score_thr))
+
     def detect_all(
         self,
         images: Iterable[Input],

@@ -19,7 +19,7 @@ from ..utils.messages import escape
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from ..runtime import Slicing
+    from ..runtime import Choices, Slicing
 
 
 class Changes(Mapping[str, Any]):
@@ -157,7 +157,16 @@ def begin(args: argparse.Namespace) -> None:
     if is_first_process(given.get('launcher', 'none')):
         for name, title in TITLES.items():
             if name in given:
-                print(f'{title:9} {escape(given[name])}', flush=True)
+                print(f'{title:9} {escape(hide_password(given[name]))}', flush=True)
+
+
+def hide_password(name: object) -> object:
+    """What a command works on, without the password of an address."""
+    if '://' not in str(name):
+        return name
+    from ..runtime import hide_secrets
+
+    return hide_secrets(str(name))
 
 
 def bind_print() -> Callable[[str], None]:
@@ -410,6 +419,65 @@ def add_slicing(parser: argparse.ArgumentParser) -> None:
         dest='whole',
         help='leave the whole image out, in which larger objects are found',
     )
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Adds how sources are read and what is written, as in the runtime's command.
+
+    The values are checked by :func:`read_choices`.
+    """
+    add = parser.add_argument_group('videos, webcams and streams').add_argument
+    add(
+        '--fps',
+        type=float,
+        metavar='RATE',
+        help='look at so many frames a second, at most',
+    )
+    add(
+        '--reconnect',
+        type=int,
+        metavar='N',
+        default=5,
+        help='tries in a row to connect again to a stream (5)',
+    )
+    add(
+        '--track',
+        action='store_true',
+        help='give each object a number that it keeps from frame to frame',
+    )
+    add(
+        '--save-video',
+        action='store_true',
+        help='draw streams, too, as a video, and keep what an interrupt leaves of one',
+    )
+    add = parser.add_argument_group('results').add_argument
+    add('--no-draw', action='store_true', help='draw nothing')
+    add(
+        '--save-crops',
+        action='store_true',
+        help='write each object as an image of its own, under crops/<class>/',
+    )
+    add(
+        '--batch',
+        type=int,
+        metavar='N',
+        default=1,
+        help='images or frames that go through the network at once (1)',
+    )
+
+
+def read_choices(args: argparse.Namespace) -> 'Choices':
+    """How to read sources, of what :func:`add_sources` has had parsed.
+
+    Raises:
+        UserError: A value cannot be, or two contradict each other.
+    """
+    from ..runtime import OptionError, read_choices
+
+    try:
+        return read_choices(vars(args))
+    except OptionError as error:
+        raise UserError(str(error)) from error
 
 
 def read_slicing(args: argparse.Namespace) -> 'Slicing | None':

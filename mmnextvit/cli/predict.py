@@ -1,6 +1,8 @@
-"""Detect objects in images and videos, draw them, write them as JSON.
+"""Detect objects in images, videos and streams, draw them, write them as JSON.
 
-INPUT is an image, a video, a folder of them or a pattern in quotes ('a/**/*.jpg').
+INPUT is an image, a video, a folder of them, a pattern in quotes ('a/**/*.jpg'), a list
+of them (.txt, or - for standard input), a webcam's number or an address (rtsp://,
+http://).
 The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
 
     {"config": ..., "checkpoint": ..., "classes": [...],
@@ -23,6 +25,9 @@ be corrected: `labels/coco/` and so on, each with the images, as label tools and
 doubts most. The entries of the JSON then have "width", "height", "doubt" and "reason",
 and their objects "polygons" where the model finds masks.
 
+`predictions.jsonl` has the same entries, each in a line as soon as it is there.
+docs/video.md tells about webcams, streams and --track.
+
 --slice 640 also looks for small objects in large images, tile by tile.
 """
 
@@ -36,16 +41,21 @@ from .arguments import (
     add_amp,
     add_detector,
     add_slicing,
+    add_sources,
     add_threshold,
     begin,
     load_config,
+    read_choices,
     read_slicing,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_detector(parser, 'checkpoint, or exported file or folder')
-    parser.add_argument('input', help='image, video, folder or quoted pattern')
+    parser.add_argument(
+        'input',
+        help='image, video, folder, quoted pattern, list, webcam or stream',
+    )
     parser.add_argument(
         '--out-dir', help='a new folder (./predictions/<date and time>)'
     )
@@ -62,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shape.add_argument(
         '--square', dest='rect', action='store_false', help='pad to a square'
     )
+    add_sources(parser)
     add_slicing(parser)
     parser.add_argument(
         '--feature-maps',
@@ -94,11 +105,12 @@ def run(args: argparse.Namespace) -> None:
     begin(args)
 
     from ..apis import Predictor
-    from ..datasets.sources import check_has_images, find_files
-    from ..deploy.exported import is_exported
+    from ..datasets.sources import check_has_images, find_inputs
+    from ..deploy.exported import is_exported, user_errors
     from ..engine.prediction import open_results, predict_files
+    from ..runtime import stop_by_key
 
-    slicing = read_slicing(args)
+    choices, slicing = read_choices(args), read_slicing(args)
     if slicing and args.feature_maps:
         raise UserError(
             '--feature-maps draws what the network computes of a whole image, and '
@@ -107,7 +119,9 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     if args.feature_maps and is_exported(args.checkpoint):
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
-    files = find_files(args.input)
+    files = find_inputs(args.input)
+    with user_errors():
+        choices.check(files)
     if args.save_labels:
         check_has_images(files)
     predictor = Predictor(
@@ -121,11 +135,15 @@ def run(args: argparse.Namespace) -> None:
         'score_thr': by_class or used,
         'classes': predictor.classes,
     }
-    with open_results(args.out_dir, about, args.save_labels) as results:
+    with (
+        stop_by_key(),
+        open_results(args.out_dir, about, args.save_labels, True) as results,
+    ):
         found = predict_files(
             *(predictor, files, results.folder, args.score_thr, args.feature_maps),
             with_labels=bool(args.save_labels),
             prepare=predictor.prepare,
+            choices=choices,
         )
         with closing(found):
             for one in found:

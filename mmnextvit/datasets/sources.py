@@ -1,20 +1,39 @@
-"""Files to predict on: images, folders, patterns, and the frames of videos."""
+"""Files to predict on, and what else images come from, with errors for users."""
 
-import glob
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import mmcv
-import numpy as np
-from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-
+from ..runtime import (
+    IMAGE_SUFFIXES as IMG_EXTENSIONS,
+)
+from ..runtime import (
+    ImageError,
+    Source,
+    SourceError,
+    Stream,
+    find_sources,
+    is_video,
+    open_frames,
+)
+from ..runtime import (
+    find_files as list_files,
+)
 from ..utils.errors import MissingFileError, UserError
 from ..utils.files import check_is_file
 from ..utils.messages import first_few
-from .images import BrokenImageError, read_image
 
-VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
-MAX_RATE = 1000  # frames a second
+__all__ = ['IMG_EXTENSIONS', 'is_video']
+
+
+@contextmanager
+def source_errors() -> Iterator[None]:
+    """Raises what the runtime finds wrong with sources as what a user can mend."""
+    try:
+        yield
+    except SourceError as error:
+        kind = UserError if error.file else MissingFileError
+        raise kind(error.problem, file=error.file or None, line=error.line) from error
 
 
 def find_files(source: str) -> list[Path]:
@@ -25,27 +44,32 @@ def find_files(source: str) -> list[Path]:
 
     Raises:
         MissingFileError: There is none.
+        UserError: It is a FIFO or a device.
     """
-    known = (*IMG_EXTENSIONS, *VIDEO_EXTENSIONS)
-    if Path(source).is_dir():
-        files = [p for p in Path(source).iterdir() if p.suffix.lower() in known]
-    else:
-        files = [Path(p) for p in glob.glob(source, recursive=True)]
-        files = [p for p in files if p.is_file()]
-    if Path(source).is_file():
-        files = [Path(source)]  # though its name may look like a pattern
-    if not files and Path(source).exists() and not Path(source).is_dir():
+    with source_errors():
+        files = list_files(source)
+    if files == [Path(source)]:
         check_is_file(source)
     if not files:
         raise MissingFileError(
-            f'There is no image or video in {source} ({", ".join(known)})'
-            if Path(source).is_dir()
-            else f'{source} does not exist, and matches no file as a pattern'
+            f'{source} does not exist, and matches no file as a pattern'
         )
-    return sorted(files)
+    return files
 
 
-def check_has_images(files: Sequence[Path]) -> None:
+def find_inputs(source: str) -> list[Source]:
+    """As :func:`find_files`, also of lists, webcams and addresses.
+
+    Raises:
+        MissingFileError: There is none.
+        UserError: It is a FIFO or a device, or a list that cannot be used.
+    """
+    with source_errors():
+        found = find_sources([source])
+    return [*find_files(source)] if found == [Path(source)] else found
+
+
+def check_has_images(files: Sequence[Source]) -> None:
     """Refuses videos alone, where labels are wanted.
 
     Raises:
@@ -59,62 +83,11 @@ def check_has_images(files: Sequence[Path]) -> None:
         )
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is a video, by its name."""
-    return path.suffix.lower() in VIDEO_EXTENSIONS
-
-
-def open_video(path: Path) -> mmcv.VideoReader:
-    """A video to be read frame by frame.
-
-    Raises:
-        BrokenImageError: It is a FIFO or a device, whose reading may not end.
-    """
-    try:
-        check_is_file(path)
-    except UserError as error:
-        raise BrokenImageError(error.problem, file=path) from error
-    return mmcv.VideoReader(str(path))
-
-
-def count_frames(path: Path) -> int:
-    """How many images a file seems to hold: 1, unless it is a longer video."""
-    try:
-        # Not its length: OpenCV 5 counts below none where it reads no video.
-        return max(open_video(path).frame_cnt, 1) if is_video(path) else 1
-    except (OSError, BrokenImageError):  # what reads it says what is wrong
+def count_frames(source: Source) -> int:
+    """How many images a source seems to hold: 1, unless it is a longer video."""
+    if isinstance(source, Stream) or not is_video(source):
         return 1
-
-
-def read_frame_rate(path: Path) -> float:
-    """Frames a second of a video, 25 where it says none, or none that is possible.
-
-    Raises:
-        BrokenImageError: It is a FIFO or a device.
-    """
-    rate = open_video(path).fps
-    return rate if 0 < rate <= MAX_RATE else 25
-
-
-def read_frames(path: Path, color_type: str = 'color') -> Iterator[np.ndarray]:
-    """The image, or each frame of the video, in BGR.
-
-    Args:
-        path: The file.
-        color_type: 'bgra' for images with a fourth channel.
-
-    Returns:
-        H x W x 3, or 4, uint8 each.
-
-    Raises:
-        BrokenImageError: There is nothing to read.
-    """
-    if not is_video(path):
-        yield read_image(str(path), color_type=color_type)
-        return
-    empty = True
-    for frame in open_video(path):
-        empty = False
-        yield frame
-    if empty:
-        raise BrokenImageError('the file is no video that OpenCV reads', file=path)
+    try:
+        return max(open_frames(source).count, 1)
+    except ImageError:  # what reads it says what is wrong
+        return 1

@@ -8,9 +8,9 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby, islice, repeat
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -22,12 +22,31 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ..datasets.image_inputs import with_colours
-from ..datasets.images import BrokenImageError
-from ..datasets.sources import count_frames, is_video, read_frame_rate, read_frames
+from ..datasets.images import BrokenImageError, read_image
+from ..datasets.sources import count_frames
 from ..labels.doubts import Doubt, describe_doubt, format_doubts
 from ..labels.images import is_of_image
 from ..labels.write import write_labels
-from ..runtime import map_ahead, open_threads, outline_mask
+from ..runtime import (
+    Choices,
+    Frame,
+    ImageError,
+    Source,
+    Stream,
+    Tracker,
+    Write,
+    in_batches,
+    is_video,
+    iterate_ahead,
+    map_ahead,
+    name_sources,
+    open_frames,
+    open_kept_video,
+    open_threads,
+    outline_mask,
+    tell_left_out,
+    write_crops,
+)
 from ..utils.errors import Terminated, UserError
 from ..utils.files import (
     atomic_write,
@@ -38,7 +57,7 @@ from ..utils.files import (
     remove_empty_folders,
 )
 from ..utils.messages import tell
-from ..visualization.writers import Write, open_drawing, write_feature_maps
+from ..visualization.writers import open_drawing, write_feature_maps
 
 if TYPE_CHECKING:
     from ..runtime import MinScores, Threshold
@@ -58,7 +77,11 @@ class FramePredictor(Protocol):
 
     def find_thresholds(self, score_thr: 'Threshold') -> 'MinScores': ...
 
-    def list_objects(self, sample: DetDataSample) -> list[dict[str, object]]: ...
+    def detect_prepared(
+        self, prepared: Iterable[Any], score_thr: 'Threshold'
+    ) -> list[DetDataSample]: ...
+
+    def list_objects(self, sample: DetDataSample) -> list[dict[str, Any]]: ...
 
     def detect_with_maps(
         self, image: np.ndarray, score_thr: 'Threshold'
@@ -79,6 +102,18 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class LeftOut(NamedTuple):
+    """Frames of a source that were not looked at.
+
+    Attributes:
+        path: The source.
+        counts: How many, by why: 'broken' or 'dropped'.
+    """
+
+    path: str
+    counts: dict[str, int]
+
+
 class Entries(Sequence[Entry]):
     """Entries of ``predictions.json``: in memory as long as they are few, then on disk.
 
@@ -87,32 +122,51 @@ class Entries(Sequence[Entry]):
 
     Args:
         folder: Where the file without a name is made, once there are many.
+        lines: A new file that has each entry as a line as soon as it is added.
+
+    Raises:
+        FileExistsError: ``lines`` exists.
+        OSError: It cannot be written.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, lines: Path | None = None) -> None:
         where = str(folder) if folder else None
-        file = SpooledTemporaryFile(MAX_HELD, 'w+', encoding='utf-8', dir=where)  # noqa: SIM115
+        if lines:
+            # Without a buffer no half of a line waits for the next one.
+            file: Any = lines.open('xb+', buffering=0)
+        else:
+            file = SpooledTemporaryFile(MAX_HELD, dir=where)  # noqa: SIM115
         weakref.finalize(self, file.close)
-        self._file = file
+        self._file, self._lines = file, lines
         self._count = 0
 
     def append(self, entry: Entry) -> None:
         """Adds an entry.
 
         Raises:
-            OSError: The disk is full.
+            OSError: The disk is full; half of a line does not stay.
         """
-        self._file.write(f'{json.dumps(entry)}\n')
+        left = memoryview(f'{json.dumps(entry)}\n'.encode())
+        end = self._file.tell()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except BaseException:
+            self._file.seek(end)
+            self._file.truncate()
+            raise
         self._count += 1
 
     def read_lines(self) -> Iterator[str]:
         """Each entry as JSON. None may be added meanwhile."""
-        self._file.seek(0)
-        try:
-            for line in islice(self._file, self._count):
-                yield line.rstrip('\n')
-        finally:
-            self._file.seek(0, os.SEEK_END)
+        own = contextlib.nullcontext(self._file)
+        with self._lines.open('rb') if self._lines else own as file:
+            file.seek(0)
+            try:
+                for line in islice(file, self._count):
+                    yield line.decode().rstrip('\n')
+            finally:
+                self._file.seek(0, os.SEEK_END)
 
     def __iter__(self) -> Iterator[Entry]:
         return map(json.loads, self.read_lines())
@@ -137,13 +191,18 @@ class Predictions:
     Args:
         entries: One for an image, or for each frame of a video.
         unreadable: Why a file could not be read, by its path.
+        left_out: How many frames of a source were not looked at, by why.
     """
 
     entries: Entries = field(default_factory=Entries)
     unreadable: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, found: Entry | Unreadable) -> None:
+    def add(self, found: Entry | Unreadable | LeftOut) -> None:
         """Adds what :func:`predict_files` found."""
+        if isinstance(found, LeftOut):
+            self.left_out[found.path] = found.counts
+            return
         if isinstance(found, Unreadable):
             self.unreadable[found.path] = found.reason
         else:
@@ -179,6 +238,10 @@ class Results:
     def json(self) -> Path:
         return self.folder / 'predictions.json'
 
+    @property
+    def lines(self) -> Path:
+        return self.folder / 'predictions.jsonl'
+
     def write(self, partial: str = '', overwrite: bool = True) -> None:
         """Writes the JSON.
 
@@ -191,7 +254,13 @@ class Results:
         """
         about = {**({'partial': partial} if partial else {}), **self.about}
         before = json.dumps({**about, 'box_format': BOX_FORMAT, 'predictions': []})
-        after = json.dumps({'unreadable': self.predictions.unreadable})
+        left_out = self.predictions.left_out
+        after = json.dumps(
+            {
+                'unreadable': self.predictions.unreadable,
+                **({'left_out': left_out} if left_out else {}),
+            }
+        )
         with (
             atomic_write(self.json, overwrite) as scratch,
             scratch.open('w', encoding='utf-8') as file,
@@ -249,7 +318,8 @@ class Results:
         """
         if not (self.predictions.entries or self.predictions.unreadable):
             self.json.unlink(missing_ok=True)
-            for name in ('drawn', 'feature_maps'):
+            self.lines.unlink(missing_ok=True)
+            for name in ('drawn', 'crops', 'feature_maps'):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             return
         reason = f'{type(error).__name__}: {error}'
@@ -284,6 +354,7 @@ def open_results(
     path: str | os.PathLike | None,
     about: dict[str, Any],
     label_formats: Sequence[str] = (),
+    with_lines: bool = False,
 ) -> Iterator[Results]:
     """A new folder for predictions, whose ``predictions.json`` is whole at any time.
 
@@ -295,6 +366,7 @@ def open_results(
         path: As of :func:`make_new_folder`.
         about: As of :class:`Results`, and so is the other.
         label_formats: The labels are written at the block's end, however it ends.
+        with_lines: Whether ``predictions.jsonl`` has each entry once it is added.
 
     Raises:
         UserError: The folder is not empty, or not a folder.
@@ -303,10 +375,11 @@ def open_results(
     """
     made = [] if path is None else missing_folders(Path(path))
     folder = make_new_folder(path)
-    found = Predictions(Entries(folder))
-    results = Results(folder, about, label_formats, found)
+    results = Results(folder, about, label_formats)
     try:
         results.write('the run has not ended, or was killed', overwrite=False)
+        lines = results.lines if with_lines else None
+        results = replace(results, predictions=Predictions(Entries(folder, lines)))
         try:
             yield results
             results.write_labels()
@@ -353,17 +426,19 @@ class Shot(NamedTuple):
     """An image, or a frame of a video, on its way from a file to what is written.
 
     Attributes:
-        path: The file.
+        path: The file or stream.
         name: Path of what is drawn, in ``drawn`` and ``feature_maps``.
         number: Of the frame; ``None`` for an image.
+        seconds: When the frame was seen, as of :class:`~mmnextvit.runtime.Frame`.
         image: (H, W, 3), BGR, uint8; ``None`` before it is read.
         prepared: What the predictor detects in.
         sample: What it found, on the CPU.
     """
 
-    path: Path
+    path: Source
     name: str
     number: int | None = None
+    seconds: float = 0
     image: np.ndarray | None = None
     prepared: Any = None
     sample: DetDataSample | None = None
@@ -390,6 +465,7 @@ class Task:
         with_maps: Whether to draw the feature maps of the (first) image.
         with_labels: Whether the entries have what labels are written from.
         prepare: Makes of an image what ``predictor.detect`` takes.
+        choices: How videos are read, and what is written.
     """
 
     predictor: FramePredictor
@@ -398,6 +474,12 @@ class Task:
     with_maps: bool = False
     with_labels: bool = False
     prepare: Callable[[np.ndarray], Any] | None = None
+    choices: Choices = field(default_factory=Choices)
+
+    @property
+    def min_score(self) -> 'Threshold':
+        """Of what is detected: doubts are about lower scores, too."""
+        return 0 if self.with_labels else self.score_thr
 
     @property
     def color_type(self) -> str:
@@ -406,8 +488,7 @@ class Task:
 
     def read(self, shot: Shot) -> Shot:
         """Reads an image, and prepares it for the network."""
-        (image,) = read_frames(shot.path, self.color_type)
-        return self.use(shot, image)
+        return self.use(shot, read_image(str(shot.path), color_type=self.color_type))
 
     def use(self, shot: Shot, image: np.ndarray, number: int | None = None) -> Shot:
         """A shot with its image, prepared for the network."""
@@ -417,27 +498,70 @@ class Task:
     def detect(self, shot: Shot) -> Shot:
         """Has the network look at an image, and draws its feature maps if wanted."""
         assert shot.image is not None
-        # Doubts are about lower scores, too.
-        min_score = 0 if self.with_labels else self.score_thr
         if self.draws_maps(shot):
-            found = self.predictor.detect_with_maps(shot.image, min_score)
+            found = self.predictor.detect_with_maps(shot.image, self.min_score)
             sample, seen, maps = found
             write_feature_maps(self.out_dir / 'feature_maps' / shot.name, seen, maps)
         else:
-            sample = self.predictor.detect(shot.prepared, min_score)
+            sample = self.predictor.detect(shot.prepared, self.min_score)
         return shot._replace(sample=sample.cpu(), prepared=None)
 
     def draws_maps(self, shot: Shot) -> bool:
         """Whether the feature maps of an image or frame are drawn."""
         return self.with_maps and not shot.number
 
+    def detect_in_batches(
+        self, shots: Iterable[Any], detect: Callable[[Any], Any]
+    ) -> Iterator[Any]:
+        """Has the network look at images, as many at once as were chosen.
+
+        Args:
+            shots: They may be :class:`Unreadable`.
+            detect: Looks at one, where it is alone, or where looking at all at once
+                fails: then it says which one is at fault.
+        """
+        for some in in_batches(shots, self.choices.batch):
+            yield from self._detect_at_once(some) or map(detect, some)
+
+    def _detect_at_once(self, some: Sequence[Any]) -> list[Any] | None:
+        whole = [shot for shot in some if isinstance(shot, Shot)]
+        if len(whole) < 2 or any(map(self.draws_maps, whole)):
+            return None
+        prepared = [shot.prepared for shot in whole]
+        try:
+            samples = self.predictor.detect_prepared(prepared, self.min_score)
+        except (cv2.error, MemoryError, RuntimeError, ValueError):
+            return None
+        found = iter(samples)
+        return [
+            shot._replace(sample=next(found).cpu(), prepared=None)
+            if isinstance(shot, Shot)
+            else shot
+            for shot in some
+        ]
+
     def write(self, shot: Shot) -> Entry:
         """Draws an image, and writes that."""
+        if self.choices.no_draw:
+            return self.draw(None, shot)
         with open_drawing(self.out_dir / shot.drawn) as write:
             return self.draw(write, shot)
 
-    def draw(self, write: Write, shot: Shot) -> Entry:
-        """Draws an image, and makes its entry in ``predictions.json``."""
+    def draw(
+        self,
+        write: Write | None,
+        shot: Shot,
+        tracker: Tracker | None = None,
+        live: bool = False,
+    ) -> Entry:
+        """Draws an image, and makes its entry in ``predictions.json``.
+
+        Args:
+            write: Writes what is drawn; nothing is drawn if ``None``.
+            shot: The image and what was found on it.
+            tracker: Knows what was found on the frames before.
+            live: Whether it is of a live source, and so was seen at a time.
+        """
         image, sample = shot.image, shot.sample
         assert image is not None and sample is not None
         extra: Entry = {}
@@ -447,18 +571,30 @@ class Task:
             sample, doubt = keep_sure(self.predictor, sample, self.score_thr)
             height, width = image.shape[:2]
             extra |= dict(width=width, height=height, **doubt._asdict())
-        objects = self.predictor.list_objects(sample)
-        write(self.predictor.draw(image, sample))
+        objects = list(self.predictor.list_objects(sample))
+        if tracker:
+            objects = tracker.update(objects, shot.seconds)
+            sample.pred_instances.tracks = [found['track'] for found in objects]
+        if write:
+            drawn = self.predictor.draw(image, sample)
+            write(drawn, *([shot.seconds] if live else []))
+        number = {} if shot.number is None else {'frame': shot.number}
+        if self.choices.save_crops:
+            name = f'{shot.name}_{shot.number:06}' if number else shot.name
+            write_crops(self.out_dir / 'crops', name, image[..., :3], objects)
         return {
             'file': str(shot.path),
-            **({} if shot.number is None else {'frame': shot.number}),
-            'drawn': str(shot.drawn),
+            **number,
+            **({'time': round(shot.seconds, 3)} if live else {}),
+            **({'drawn': str(shot.drawn)} if write else {}),
             'objects': add_outlines(objects, sample) if self.with_labels else objects,
             **extra,
         }
 
 
-def predict_images(task: Task, shots: Iterable[Shot]) -> Iterator[Entry | Unreadable]:
+def predict_images(
+    task: Task, shots: Iterable[Shot]
+) -> Generator[Entry | Unreadable, None, None]:
     """Predicts on images; threads read the next ones and draw the last ones meanwhile.
 
     Args:
@@ -470,7 +606,7 @@ def predict_images(task: Task, shots: Iterable[Shot]) -> Iterator[Entry | Unread
     """
     with open_threads() as threads:
         read = map_ahead(threads, partial(survive, task.read), shots)
-        seen = map(partial(survive, task.detect), read)
+        seen = task.detect_in_batches(read, partial(survive, task.detect))
         yield from map_ahead(threads, partial(survive, task.write), seen)
 
 
@@ -486,57 +622,91 @@ def survive(call: Callable[[Shot], Any], shot: Shot | Unreadable) -> Any:
 
 def predict_file(
     predictor: FramePredictor,
-    path: Path,
+    path: Source,
     name: str,
     out_dir: Path,
     score_thr: 'Threshold',
     with_maps: bool = False,
     with_labels: bool = False,
     prepare: Callable[[np.ndarray], Any] | None = None,
-) -> Iterator[Entry]:
+    choices: Choices | None = None,
+) -> Iterator[Entry | LeftOut]:
     """Predicts on a video frame by frame, or on an image, and draws.
 
-    A thread reads the next frames, and another one draws the last ones, meanwhile.
+    A thread reads the next frames, and another one draws the last ones, meanwhile. Of
+    a live source nothing is ahead of the network or behind it, since it would be late.
 
     Args:
         predictor: As of :class:`Task`, and so are the others.
-        path: Video or image.
+        path: Video, stream or image.
         name: Path of what is drawn, in ``drawn`` and ``feature_maps`` of ``out_dir``.
         out_dir: Folder to write into.
         score_thr: Minimum score.
         with_maps: Whether to draw feature maps.
         with_labels: Whether the entries have what labels are written from.
         prepare: Makes of a frame what ``predictor.detect`` takes.
+        choices: How videos are read, and what is written.
 
     Yields:
-        The entry in ``predictions.json`` of the image, or of each frame.
+        The entry in ``predictions.json`` of the image, or of each frame, and last how
+        many frames were left out, if any were.
 
     Raises:
         BrokenImageError: It cannot be read.
         UserError: The predictor has no feature maps.
     """
-    task = Task(predictor, out_dir, score_thr, with_maps, with_labels, prepare)
-    shot, video = Shot(path, name), is_video(path)
-    frames = enumerate(read_frames(path))
-
-    def read_next(_: None) -> Shot | None:
-        for number, frame in frames:
-            return task.use(shot, frame, number if video else None)
-        return None
-
-    # One thread each, since frame follows frame.
-    with (
-        open_drawing(out_dir / shot.drawn, read_frame_rate(path) if video else None)
-        as write,
-        open_threads(1) as reading,
-        open_threads(1) as writing,
-    ):  # fmt: skip
-        read = iter(map_ahead(reading, read_next, repeat(None), AHEAD).__next__, None)
-        seen = map(task.detect, read)
-        yield from map_ahead(writing, partial(task.draw, write), seen, AHEAD)
+    options = with_maps, with_labels, prepare, choices or Choices()
+    task, shot = Task(predictor, out_dir, score_thr, *options), Shot(path, name)
+    if is_video(path):
+        yield from predict_frames(task, shot)
+    else:
+        yield task.write(task.detect(task.read(shot)))
 
 
-def explain_failure(error: Exception, path: Path) -> str:
+def predict_frames(task: Task, shot: Shot) -> Iterator[Entry | LeftOut]:
+    """As :func:`predict_file`, of a video or stream.
+
+    Args:
+        task: What is done with each frame.
+        shot: The video or stream, without a frame.
+
+    Raises:
+        ImageError: It cannot be read, or is lost for good.
+    """
+    choices = task.choices
+    frames = open_frames(shot.path, choices.fps, choices.reconnect)
+    live = frames.live
+    tracker = Tracker(frames.rate) if choices.track else None
+
+    def use(frame: Frame) -> Shot:
+        used = task.use(shot, frame.image, frame.number)
+        return used._replace(seconds=frame.seconds)
+
+    with contextlib.ExitStack() as stack:
+        write = None
+        if choices.save_video or not (live or choices.no_draw):
+            path = task.out_dir / shot.drawn
+            write = stack.enter_context(
+                open_kept_video(path, frames.rate)
+                if choices.save_video
+                else open_drawing(path, frames.rate)
+            )
+        draw = partial(task.draw, write, tracker=tracker, live=live)
+        reading, writing = (stack.enter_context(open_threads(1)) for _ in range(2))
+        stack.callback(tell_left_out, shot.path, frames)
+        stack.enter_context(contextlib.closing(frames))
+        if live:
+            yield from map(draw, map(task.detect, map(use, frames)))
+        else:
+            read = iterate_ahead(reading, use, frames, AHEAD + choices.batch)
+            seen = task.detect_in_batches(read, task.detect)
+            yield from map_ahead(writing, draw, seen, AHEAD)
+    counts = {why: count for why, count in frames.left_out.items() if count}
+    if counts:
+        yield LeftOut(str(shot.path), counts)
+
+
+def explain_failure(error: Exception, path: Source) -> str:
     """Why there are no predictions on a file, where the file is at fault.
 
     Images may be too long to be resized or drawn, and too large for the memory.
@@ -544,7 +714,7 @@ def explain_failure(error: Exception, path: Path) -> str:
     Raises:
         Exception: The error, where another file would meet it too.
     """
-    if isinstance(error, BrokenImageError):
+    if isinstance(error, (BrokenImageError, ImageError)):
         return str(error)
     out_of_memory = isinstance(error, RuntimeError) and 'memory' in str(error)
     of_image = (cv2.error, MemoryError, ValueError)
@@ -557,19 +727,20 @@ def explain_failure(error: Exception, path: Path) -> str:
 
 def predict_files(
     predictor: FramePredictor,
-    files: Sequence[Path],
+    files: Sequence[Source],
     out_dir: Path,
     score_thr: 'Threshold' = 0.3,
     with_maps: bool = False,
     show_progress: bool = True,
     with_labels: bool = False,
     prepare: Callable[[np.ndarray], Any] | None = None,
-) -> Generator[Entry | Unreadable, None, None]:
-    """Predicts on images and videos; files that cannot be read are left out.
+    choices: Choices | None = None,
+) -> Generator[Entry | Unreadable | LeftOut, None, None]:
+    """Predicts on images, videos and streams; files that cannot be read are left out.
 
     Args:
         predictor: What predicts.
-        files: Images and videos.
+        files: Images, videos and streams.
         out_dir: Folder that gets what is drawn: ``drawn/`` and ``feature_maps/``, with
             the folders that the files lie in.
         score_thr: Minimum score, 0 to 1, or 'best' for each class's own.
@@ -577,15 +748,16 @@ def predict_files(
         show_progress: Whether to show a progress bar.
         with_labels: As of :func:`predict_file`.
         prepare: As of :class:`Task`; it is called by other threads.
+        choices: How videos are read, and what is written.
 
     Yields:
         As :func:`predict_file`, or what could not be read, in the order of the files.
         A drawing is complete when its image's entry comes.
     """
-    options = out_dir, score_thr, with_maps, with_labels, prepare
-    root = os.path.commonpath([path.parent for path in files])
-    shots = (Shot(path, os.path.relpath(path, root)) for path in files)
-    total = sum(map(count_frames, files))
+    options = out_dir, score_thr, with_maps, with_labels, prepare, choices or Choices()
+    shots = (Shot(path, name) for path, name in zip(files, name_sources(files)))
+    endless = any(isinstance(path, Stream) for path in files)
+    total = None if endless else sum(map(count_frames, files))
     with Progress(disable=not show_progress) as progress:
         bar = progress.add_task('Predicting', total=total)
         for videos, some in groupby(shots, lambda shot: is_video(shot.path)):
@@ -593,14 +765,15 @@ def predict_files(
                 found = predict_videos(predictor, some, *options)
             else:
                 found = predict_images(Task(predictor, *options), some)
-            for one in found:
-                yield one
-                progress.advance(bar)
+            with contextlib.closing(found):
+                for one in found:
+                    yield one
+                    progress.advance(bar, not isinstance(one, LeftOut))
 
 
 def predict_videos(
     predictor: FramePredictor, shots: Iterable[Shot], *options: Any
-) -> Iterator[Entry | Unreadable]:
+) -> Generator[Entry | Unreadable | LeftOut, None, None]:
     """Predicts on one video after the other; options as of :func:`predict_file`."""
     for path, name, *_ in shots:
         try:

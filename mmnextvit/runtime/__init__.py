@@ -10,6 +10,10 @@ prints JSON. This folder imports nothing else of mmnextvit, so that it may be co
 alone.
 """
 
+from .choices import (
+    Choices,
+    read_choices,
+)
 from .command import (
     main,
     print_objects,
@@ -32,6 +36,13 @@ from .errors import (
     MissingModelError,
     ModelFileError,
     OptionError,
+    SourceError,
+)
+from .frames import (
+    Frame,
+    Frames,
+    open_frames,
+    tell_left_out,
 )
 from .images import (
     CHANNELS,
@@ -87,6 +98,9 @@ from .packages import (
     name_file,
     send_nothing,
 )
+from .predicting import (
+    Sink,
+)
 from .resizing import (
     STEPS,
     Layout,
@@ -115,6 +129,12 @@ from .sessions import (
     read_ncnn_file,
     read_openvino_metadata,
 )
+from .sinks import (
+    Write,
+    open_kept_video,
+    open_video,
+    write_crops,
+)
 from .slicing import (
     MERGES,
     Found,
@@ -127,7 +147,23 @@ from .slicing import (
     read_slicing,
     to_slicing,
 )
+from .sources import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Source,
+    Stream,
+    find_files,
+    find_sources,
+    hide_secrets,
+    is_video,
+    name_sources,
+)
+from .stopping import (
+    stop_by_key,
+)
 from .threads import (
+    in_batches,
+    iterate_ahead,
     map_ahead,
     open_threads,
 )
@@ -139,11 +175,15 @@ from .thresholds import (
     find_thresholds,
     list_best_scores,
 )
+from .tracking import (
+    Tracker,
+)
 
 __all__ = [
     'BEST',
     'BestScores',
     'CHANNELS',
+    'Choices',
     'ComputedMasks',
     'Detections',
     'Detector',
@@ -151,6 +191,9 @@ __all__ = [
     'END_MARKERS',
     'FORMAT',
     'Found',
+    'Frame',
+    'Frames',
+    'IMAGE_SUFFIXES',
     'Image',
     'ImageError',
     'Input',
@@ -181,12 +224,19 @@ __all__ = [
     'SESSIONS',
     'STEPS',
     'Session',
+    'Sink',
     'Size',
     'Slicing',
+    'Source',
+    'SourceError',
+    'Stream',
     'Threshold',
     'Thresholds',
     'Tile',
     'TorchScriptSession',
+    'Tracker',
+    'VIDEO_SUFFIXES',
+    'Write',
     'are_high',
     'check_inputs',
     'check_metadata',
@@ -204,14 +254,20 @@ __all__ = [
     'draw_objects',
     'encode_mask',
     'find_best',
+    'find_files',
     'find_model',
     'find_overlaps',
+    'find_sources',
     'find_thresholds',
     'fit',
     'get_channels',
     'group',
     'has_end',
+    'hide_secrets',
     'import_runtime',
+    'in_batches',
+    'is_video',
+    'iterate_ahead',
     'iterate_segments',
     'keep_best',
     'lay_out',
@@ -221,12 +277,17 @@ __all__ = [
     'main',
     'map_ahead',
     'name_file',
+    'name_sources',
+    'open_frames',
+    'open_kept_video',
     'open_threads',
+    'open_video',
     'outline_mask',
     'parse_metadata',
     'print_objects',
     'read',
     'read_archive_metadata',
+    'read_choices',
     'read_ncnn_file',
     'read_openvino_metadata',
     'read_slicing',
@@ -234,8 +295,11 @@ __all__ = [
     'resize',
     'send_nothing',
     'stack',
+    'stop_by_key',
     'suppress',
+    'tell_left_out',
     'to_image',
     'to_pair',
     'to_slicing',
+    'write_crops',
 ]

@@ -40,6 +40,8 @@ def draw_objects(image: Image, objects: Objects) -> np.ndarray:
         colour = choose_colour(label)
         cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
         text = f'{one["class"]} {one["score"]:.2f}'
+        if one.get('track') is not None:
+            text += f' #{one["track"]}'
         (w, h), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, line)
         left = max(0, min(x1, width - w))
         bottom = max(y1, h + below)  # inside of the image, above the box if it can be

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice, repeat
 from typing import TypeVar
 
 MAX_THREADS = 8  # beside the network: to read images and to write what is found
@@ -62,3 +63,37 @@ def map_ahead(
         yield begun.popleft().result()
     if not isinstance(end, StopIteration):
         raise end
+
+
+def iterate_ahead(
+    threads: ThreadPoolExecutor,
+    call: Callable[[Given], Made],
+    items: Iterable[Given],
+    ahead: int,
+) -> Iterator[Made]:
+    """As :func:`map_ahead` of one thread, which also takes the items.
+
+    Args:
+        threads: A single thread, since item follows item.
+        call: Makes something else than ``None``.
+        items: As a video gives its frames.
+        ahead: As there.
+    """
+    source = iter(items)
+
+    def make_next(_: None) -> Made | None:
+        for item in source:
+            return call(item)
+        return None
+
+    for made in map_ahead(threads, make_next, repeat(None), ahead):
+        if made is None:
+            return
+        yield made
+
+
+def in_batches(items: Iterable[Given], size: int) -> Iterator[list[Given]]:
+    """Lists of so many items, in order; the last one may be shorter."""
+    source = iter(items)
+    while some := list(islice(source, size)):
+        yield some

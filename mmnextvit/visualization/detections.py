@@ -87,11 +87,19 @@ def draw_detections(
 
 
 def write_texts(instances: InstanceData, names: Sequence[str]) -> list[str]:
-    """What stands at each box: ``'cat: 93.2'``, or of the truth the class alone."""
+    """What stands at each box: ``'cat: 93.2'``, or of the truth the class alone.
+
+    Where there are ``tracks``, their numbers follow: ``'cat: 93.2 #4'``.
+    """
     if 'scores' not in instances:
         return list(names)
     percents = (round(score * 100, 1) for score in instances.scores.tolist())
-    return [f'{name}: {percent}' for name, percent in zip(names, percents)]
+    texts = [f'{name}: {percent}' for name, percent in zip(names, percents)]
+    tracks = instances.get('tracks') or [None] * len(texts)
+    return [
+        text if track is None else f'{text} #{track}'
+        for text, track in zip(texts, tracks)
+    ]
 
 
 def to_arrays(masks: Any) -> np.ndarray:

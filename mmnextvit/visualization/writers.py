@@ -1,47 +1,17 @@
 """Files of what is drawn: images, videos and folders of feature maps."""
 
-import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import cv2
 import mmcv
 import numpy as np
 from torch import Tensor
 
+from ..runtime import Write, open_video
 from ..utils.files import atomic_write
 from .feature_maps import draw_channels, draw_overview, format_shape
-
-Write = Callable[[np.ndarray], object]
-
-
-@contextmanager
-def open_video(path: Path, fps: float) -> Iterator[Write]:
-    """A function that appends a frame (H, W, 3), BGR, uint8, to a new MP4 file.
-
-    Args:
-        path: The file. The first frame decides on the size of the video.
-        fps: Frames a second.
-
-    Raises:
-        OSError: OpenCV cannot make such a file there.
-    """
-    writer = cv2.VideoWriter()
-
-    def write(frame: np.ndarray) -> None:
-        if not writer.isOpened():
-            fourcc = cv2.VideoWriter.fourcc(*'mp4v')
-            if not writer.open(str(path), fourcc, fps, frame.shape[1::-1]):
-                problem = 'OpenCV cannot write a video of this size and rate there'
-                raise OSError(errno.EIO, problem, str(path))
-        writer.write(np.ascontiguousarray(frame))
-
-    try:
-        yield write
-    finally:
-        writer.release()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mmnextvit.utils.errors import MissingFileError, MissingPackageError, UserEr
 import pytest
 
 pytestmark = pytest.mark.deploy
+COPY = shutil.which('cp')  # which the tests' PATH does not have
 CONTENT = {name: random.Random(name).randbytes(3000) for name in RUNTIME_FILES}
 
 
@@ -66,8 +67,7 @@ def read(source: Path | None) -> dict[str, bytes]:
 
 def fetching(packed: Path) -> str:
     """A script that does what ``npm pack`` does with its last argument."""
-    copy = shutil.which('cp')
-    return f'for last; do :; done; {copy} "{packed}" "$last/package.tgz"'
+    return f'for last; do :; done; {COPY} "{packed}" "$last/package.tgz"'
 
 
 def test_a_package_is_read_packed_or_as_a_folder(packed, tmp_path, cache):

@@ -1,0 +1,120 @@
+"""Where results go beside JSON: videos and crops, each file whole however it ends."""
+
+import errno
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+Write = Callable[..., object]  # (frame, seconds=None)
+
+
+@contextmanager
+def open_video(path: Path, fps: float) -> Iterator[Write]:
+    """A new MP4 file: gives a function ``write(frame, seconds=None)`` for its frames.
+
+    Frames are (H, W, 3), BGR, uint8; the first one decides on the size of the video.
+    Where ``seconds`` are given, as of a live source, a frame is shown for as long as
+    the time since the one before, a second at most.
+
+    Args:
+        path: The file.
+        fps: Frames a second.
+
+    Raises:
+        OSError: OpenCV cannot make such a file there.
+    """
+    writer = cv2.VideoWriter()
+    size: tuple[int, int] = (0, 0)
+    last, owed = math.nan, 0.0
+
+    def write(frame: np.ndarray, seconds: float | None = None) -> None:
+        nonlocal size, last, owed
+        if not writer.isOpened():
+            size = frame.shape[1], frame.shape[0]
+            fourcc = cv2.VideoWriter.fourcc(*'mp4v')
+            if not writer.open(str(path), fourcc, fps, size):
+                problem = 'OpenCV cannot write a video of this size and rate there'
+                raise OSError(errno.EIO, problem, str(path))
+        if (frame.shape[1], frame.shape[0]) != size:
+            frame = cv2.resize(frame, size)
+        owed += (
+            1 if seconds is None or math.isnan(last) else min(seconds - last, 1) * fps
+        )
+        last = math.nan if seconds is None else seconds
+        for _ in range(round(owed)):
+            writer.write(np.ascontiguousarray(frame))
+        owed -= round(owed)
+
+    try:
+        yield write
+    finally:
+        writer.release()
+
+
+@contextmanager
+def open_kept_video(path: Path, fps: float) -> Iterator[Write]:
+    """As :func:`open_video`, with all that was written until the block ends, or raises.
+
+    The file gets its name then, when it can be played.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        with open_video(scratch, fps) as write:
+            yield write
+    finally:
+        if scratch.exists():
+            os.replace(scratch, path)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file of a folder of results, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written, which ``filename`` says.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        scratch.write_bytes(content)
+        os.replace(scratch, path)
+    except BaseException as error:
+        scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
+
+
+def write_crops(
+    folder: Path, name: str, image: np.ndarray, objects: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes each object as a JPEG of its own: ``CLASS/NAME_NUMBER.jpg``.
+
+    Args:
+        folder: Gets a folder for each class.
+        name: Path of the image or frame, relative to that of all.
+        image: (H, W, 3), BGR, uint8.
+        objects: As of :class:`~mmnextvit.runtime.Detector`. A box without a pixel in
+            the image has no file.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    height, width = image.shape[:2]
+    for number, found in enumerate(objects):
+        x1, y1, x2, y2 = found['box']
+        left, top = max(math.floor(x1), 0), max(math.floor(y1), 0)
+        right, bottom = min(math.ceil(x2), width), min(math.ceil(y2), height)
+        if left >= right or top >= bottom:
+            continue
+        kind = re.sub(r'[^\w. -]+', '_', found['class']).strip('. ') or '_'
+        crop = np.ascontiguousarray(image[top:bottom, left:right])
+        _, content = cv2.imencode('.jpg', crop)
+        write_whole(folder / kind / f'{name}_{number}.jpg', content.tobytes())
