@@ -54,7 +54,7 @@ def read_config(
     Where it calls :func:`~mmnextvit.fit_recipe`, or inherits from one that does, the
     image size, the classes, the epochs and the batch size may be changed by their name
     alone, by the options as by a config that inherits: what follows from them follows.
-    What follows from ``in_channels`` does so in every config that has it.
+    What follows from ``in_channels`` does so in every config that has it, or gets it.
 
     Args:
         path: The file.
@@ -71,6 +71,9 @@ def read_config(
             own code raises goes on, with its traceback.
         MissingPackageError: It inherits from MMYOLO, which is not installed.
     """
+    follows = {key: value for key, value in options.items() if key == 'in_channels'}
+    options = {key: value for key, value in options.items() if key not in follows}
+    settings = {**follows, **settings}
     cfg = _read_changed(path, options)
     wanted = {key: value for key, value in settings.items() if key in SETTINGS}
     if 'in_channels' in cfg and 'recipe' not in cfg:
