@@ -96,6 +96,18 @@ def read_config(
     return cfg
 
 
+def parse_config(text: str) -> Config:
+    """A config from the text of its file, with what follows from ``in_channels``.
+
+    Raises:
+        UserError: It does not follow.
+    """
+    cfg = Config.fromstring(text, '.py')
+    if 'in_channels' in cfg:
+        _change(cfg, refit(cfg, {'in_channels': cfg.in_channels}))
+    return cfg
+
+
 def _change(cfg: Config, changes: Mapping[str, Any]) -> None:
     """Gives keys of a config other values, as wholes."""
     for key, value in changes.items():
