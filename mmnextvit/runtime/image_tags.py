@@ -17,13 +17,13 @@ class Layout(NamedTuple):
     Attributes:
         first: Where the offset of the first directory stands.
         offset: That offset.
-        count: How many entries a directory has.
+        number: How many entries a directory has.
         entry: One of them: tag, type, count and value.
     """
 
     first: int
     offset: str
-    count: str
+    number: str
     entry: str
 
 
@@ -54,8 +54,8 @@ def find_tag(tiff: bytes, tag: int) -> Tag | None:
         if not order or layout is None:
             return None
         (start,) = struct.unpack_from(order + layout.offset, tiff, layout.first)
-        (count,) = struct.unpack_from(order + layout.count, tiff, start)
-        start += struct.calcsize(order + layout.count)
+        (count,) = struct.unpack_from(order + layout.number, tiff, start)
+        start += struct.calcsize(order + layout.number)
         entry = order + layout.entry
         size = struct.calcsize(entry)
         for at in range(start, start + count * size, size):
