@@ -11,10 +11,12 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..models.image_channels import count_image_channels
 from ..utils.errors import UserError
 from ..utils.messages import show
 from ..weights.contents import Weights
 from ..weights.loading import find_numbering
+from .model_yaml import RGB
 
 HEADS = {'YOLOv5HeadModule': 'Detect', 'YOLOv5InsHeadModule': 'Segment'}
 
@@ -58,9 +60,11 @@ def describe_model(cfg: Config, detector: nn.Module) -> dict[str, Any]:
         [side for pair in level for side in pair]
         for level in detector.bbox_head.prior_generator.base_sizes
     ]
+    channels = count_image_channels(detector)
     out_rows = [list(cfg.model.neck.out_rows)]
     return {
         'nc': detector.bbox_head.num_classes,
+        **({} if channels == RGB else {'ch': channels}),
         **{key: cfg.model.neck[key] for key in scaling if key in cfg.model.neck},
         'anchors': anchors,
         'backbone': _list_backbone_rows(cfg),

@@ -12,6 +12,7 @@ from mmnextvit.utils.errors import MissingFileError, UserError
 from mmnextvit.utils.yaml_reader import read_yaml
 from mmnextvit.yolov5_import.import_model import build, order_anchors
 from mmnextvit.yolov5_import.model_yaml import read_model
+from mmnextvit.yolov5_import.write_back import describe_model
 
 import pytest
 import torch
@@ -198,6 +199,7 @@ def test_images_of_other_channels(channels, with_yaml, tmp_path):
     assert torch.equal(saved['backbone.rows.0.conv.weight'], first)
     detector = load_detector(cfg, cfg.load_from)
     assert torch.equal(detector.state_dict()['backbone.rows.0.conv.weight'], first)
+    assert describe_model(cfg, detector)['ch'] == channels  # and the way back
 
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
