@@ -7,10 +7,10 @@
 FROM debian:bookworm-slim AS packages
 ARG PACKAGE=onnxruntime
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv
-COPY requirements/lock.txt /lock.txt
+COPY requirements/lock.txt requirements/official-lite.txt /
 # The versions that the tests run with. The program needs no pip.
 RUN python3 -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir -c /lock.txt numpy opencv-python-headless "$PACKAGE" \
+    && /venv/bin/pip install --no-cache-dir -c /lock.txt -c /official-lite.txt numpy opencv-python-headless "$PACKAGE" \
     && /venv/bin/pip uninstall -y setuptools pip
 
 FROM debian:bookworm-slim
