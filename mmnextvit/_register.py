@@ -31,7 +31,12 @@ from .engine import (  # noqa: E402
 from .engine.checkpoints import register_checkpoints  # noqa: E402
 from .engine.inferencer import let_resizing_be_found  # noqa: E402
 from .evaluation import coco_metric  # noqa: E402, F401
-from .models import nextvit, roi_head, timm_features  # noqa: E402, F401
+from .models import (  # noqa: E402
+    data_preprocessors,  # noqa: F401
+    nextvit,  # noqa: F401
+    roi_head,  # noqa: F401
+    timm_features,  # noqa: F401
+)
 from .models.nms_limits import tell_limits  # noqa: E402
 from .visualization import predictions  # noqa: E402, F401
 from .weights.loading import register_loaders  # noqa: E402

@@ -50,6 +50,11 @@ RATES = ('eta_max', 'eta_min')
 LOCATION = ('_scope_', 'ann_file', 'data_prefix', 'data_root', 'metainfo', 'type')
 # How images of so many channels are loaded.
 COLOR_TYPES = {1: 'grayscale', 3: 'color', 4: 'bgra'}
+# What takes more than three channels in the place of a data preprocessor.
+PREPROCESSORS = {
+    'DetDataPreprocessor': 'mmdet.ChannelsDetDataPreprocessor',
+    'YOLOv5DetDataPreprocessor': 'mmyolo.ChannelsDataPreprocessor',
+}
 # Transforms that change colours: they are for images of three channels alone.
 COLOUR_STEPS = (
     'Albu',
@@ -177,7 +182,7 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     for split in DATASETS:
         new |= _fit_data(split, new, own, recipe, class_ids)
     new = _merge(new, {k: v for k, v in own.items() if k not in (*SETTINGS, *DATASETS)})
-    new = set_channels(new, recipe.get('in_channels', 3))
+    new = set_channels(new, recipe.get('in_channels'))
     if KEY in recipe:  # the backbone may be another one by now
         new['model'] = freeze_backbone(new['model'], recipe[KEY])
     whole = _list_whole_changes(old, new)
@@ -327,14 +332,16 @@ def refit(
             scaling['base_batch_size'] = max(base, 1)
     if size != recipe['image_size']:
         _check_resized(old, new)
-    new = set_channels(new, recipe.get('in_channels', 3))
+    new = set_channels(new, wanted.get('in_channels'))
+    if 'in_channels' in wanted:  # which the config says from now on
+        new['in_channels'] = wanted['in_channels']
     if 'recipe' in new:
         new['recipe'] = {**new['recipe'], **wanted}
         new.update(wanted)
     return {k: v for k, v in new.items() if k not in old or v != old[k]}
 
 
-def set_channels(cfg: Mapping[str, Any], count: int) -> dict[str, Any]:
+def set_channels(cfg: Mapping[str, Any], count: int | None) -> dict[str, Any]:
     """A config of colour images for images of another number of channels.
 
     The backbone takes them, whatever loads an image loads all of its channels, the mean
@@ -343,14 +350,27 @@ def set_channels(cfg: Mapping[str, Any], count: int) -> dict[str, Any]:
 
     Args:
         cfg: The config.
-        count: Channels of an image: 1, 3 or 4.
+        count: Channels of an image: 1, 3 or 4; ``None`` for those that it has.
+
+    Raises:
+        UserError: It is for images of another number already, or its data preprocessor
+            is one that takes three channels alone.
     """
+    if count is None:
+        return dict(cfg)
+    timm = str(cfg['model']['backbone'].get('type')).endswith('TimmFeatures')
+    key = 'in_chans' if timm else 'in_channels'
+    own = cfg['model']['backbone'].get(key, 3)
+    if own not in (3, count):
+        raise UserError(
+            f'{count}: this config has been fitted to {own} already, and does not say '
+            'what it was made from: set in_channels in that one',
+            key='in_channels',
+        )
     if count == 3:
         return dict(cfg)
     new = _convert_steps(cfg, count)
     model = dict(new['model'])
-    timm = str(model['backbone'].get('type')).endswith('TimmFeatures')
-    key = 'in_chans' if timm else 'in_channels'
     model['backbone'] = {**model['backbone'], key: count}
     preprocessor = dict(model.get('data_preprocessor') or {})
     for name in ('mean', 'std'):
@@ -362,8 +382,26 @@ def set_channels(cfg: Mapping[str, Any], count: int) -> dict[str, Any]:
     if count == 1:
         preprocessor['bgr_to_rgb'] = False
     else:
-        preprocessor['type'] = 'ChannelsDataPreprocessor'
+        preprocessor['type'] = _choose_preprocessor(preprocessor)
     return {**new, 'model': {**model, 'data_preprocessor': preprocessor}}
+
+
+def _choose_preprocessor(preprocessor: Mapping[str, Any]) -> str:
+    """The type of a data preprocessor that takes more than three channels.
+
+    Raises:
+        UserError: None is known that does what this one does.
+    """
+    name = _name_type(preprocessor)
+    if name in {type_.rpartition('.')[2] for type_ in PREPROCESSORS.values()}:
+        return str(preprocessor['type'])
+    if name not in PREPROCESSORS:
+        raise UserError(
+            f'the data preprocessor {name or "(none)"} takes images of three channels '
+            f'alone: {first_few(sorted(PREPROCESSORS))} can have four',
+            key='in_channels',
+        )
+    return PREPROCESSORS[name]
 
 
 def _convert_steps(node: Any, count: int) -> Any:
@@ -377,6 +415,8 @@ def _convert_steps(node: Any, count: int) -> Any:
     name = _name_type(node)
     if name in ('LoadImageFromFile', 'LoadVerifiedImage'):
         new['color_type'] = COLOR_TYPES[count]
+        if count > 3:  # which mmcv itself does not load
+            new['type'] = 'LoadVerifiedImage'
     if name == 'Mosaic' and count > 3:
         new['type'] = 'ChannelsMosaic'
     if name == 'YOLOv5RandomAffine' and count > 3:

@@ -47,6 +47,7 @@ YOLOV5 = [
     'yolov5_nextvit_l_in1k',
 ]
 BASES = [*YOLOV5, 'yolov8_nextvit_s', 'rtmdet_nextvit_s']
+LOADERS = ('LoadImageFromFile', 'LoadVerifiedImage')
 PLAIN = ['yolov5_nextvit_s', 'yolov8_nextvit_s', 'rtmdet_nextvit_s']
 OLD_EPOCHS = {
     **dict.fromkeys(BASES, 300),
@@ -915,7 +916,7 @@ def test_images_of_other_channels(name, channels):
     color_type = {1: 'grayscale', 4: 'bgra'}[channels]
     for split in ('train', 'val', 'test'):
         steps = list_steps(cfg[f'{split}_dataloader'])
-        loaders = [s for s in steps if s['type'].endswith('LoadImageFromFile')]
+        loaders = [s for s in steps if s['type'].endswith(LOADERS)]
         assert loaders and {s['color_type'] for s in loaders} == {color_type}
         types = {s['type'].rpartition('.')[2] for s in steps}
         assert not types & {'YOLOv5HSVRandomAug', 'YOLOXHSVRandomAug', 'Albu'}

@@ -18,7 +18,6 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from ..datasets.images import read_image
 from ..deploy.metadata import resize_test_pipeline
 from ..engine.prediction import predict_files
 from ..engine.runner import build_dataset, build_runner
@@ -287,7 +286,7 @@ def measure_prediction(cfg: Config, rounds: int, count: int = 100) -> Prediction
                 pass
 
     def forward(path: Path) -> float:
-        batch = pseudo_collate([network.prepare(read_image(str(path)))])
+        batch = pseudo_collate([predictor.prepare(path).inputs])
         with torch.inference_mode():
             inputs = network.model.data_preprocessor(batch, False)['inputs']
             return time_call(partial(network.model._forward, inputs))

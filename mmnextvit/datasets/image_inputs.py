@@ -74,8 +74,10 @@ def convert_pillow(image: Image.Image, mode: str = 'RGB') -> np.ndarray:
                     "the image is one of Pillow's mode F, whose numbers have no known "
                     'range: convert it to L or RGB'
                 )
-            if mode == 'RGBA' and image.mode in ('RGBA', 'CMYK'):
-                return np.asarray(image)[..., [2, 1, 0, 3]]
+            # OpenCV reads a grey PNG with one transparent value as grey.
+            transparent = image.has_transparency_data and image.mode not in ('1', 'L')
+            if mode == 'RGBA' and transparent:
+                return np.asarray(image.convert('RGBA'))[..., [2, 1, 0, 3]]
             return np.asarray(image.convert('RGB'))[..., ::-1]
         grey = np.asarray(image)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,7 +15,14 @@ from mmengine.logging import print_log
 from PIL import Image
 from rich.progress import track
 
-from ..runtime import END_MARKERS, ImageError, convert_image, has_end
+from ..runtime import (
+    END_MARKERS,
+    TURNS,
+    ImageError,
+    convert_image,
+    decode_all_channels,
+    has_end,
+)
 from ..utils.errors import UserError
 from ..utils.files import check_is_file
 from ..utils.messages import tell
@@ -26,17 +33,6 @@ MIN_SHARE = 0.95  # of the rows of a JPEG without an end, for it to be used
 ORIENTATION = 0x112  # EXIF's tag
 LOG_LEVEL = cv2.utils.logging.getLogLevel()  # before several threads change it
 
-# What EXIF's orientations do to an image as it is stored, to show it upright.
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda image: image,
-    2: np.fliplr,
-    3: lambda image: np.rot90(image, 2),
-    4: np.flipud,
-    5: lambda image: image.swapaxes(0, 1),
-    6: lambda image: np.rot90(image, -1),
-    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
-    8: lambda image: np.rot90(image),
-}
 INVERSE = {6: 8, 8: 6}  # the other turns are their own
 SIDEWAYS = (5, 6, 7, 8)  # those that swap width and height
 
@@ -54,7 +50,6 @@ REMARKS = {
 # What images are that are loaded in a way, in the runtime's words. A grey image is made
 # of a colour one, as whoever has that in memory does it, and not by the decoder.
 CHANNELS_OF = {'grayscale': 'GRAY', 'color': 'RGB', 'bgra': 'RGBA'}
-FLAGS = {'grayscale': 'color', 'bgra': 'unchanged'}  # mmcv's, before they are converted
 
 Size = tuple[int, int]  # width, height
 
@@ -270,7 +265,8 @@ def load_image(
         path: File, local or of a backend that MMEngine knows.
         color_type: mmcv's flag: ``'color'``, ``'grayscale'``, ``'unchanged'``, ...; or
             ``'bgra'`` for four channels, uint8, which the file must have.
-        imdecode_backend: mmcv's decoder; mmcv's global one if ``None``.
+        imdecode_backend: mmcv's decoder; mmcv's global one if ``None``. Four channels
+            are decoded by OpenCV.
         backend_args: MMEngine's file backend.
         decode_twice: Have Pillow decode every JPEG and PNG.
         stated: Width and height in the annotations, if there are any. An image that
@@ -298,15 +294,18 @@ def load_image(
             ):
                 Image.open(io.BytesIO(content)).load()
         with quiet_opencv():
-            image = mmcv.imfrombytes(
-                cut.content if cut else content,
-                flag=FLAGS.get(color_type, color_type),
-                # In OpenCV, libjpeg would print a warning that does not name the file.
-                backend='pillow' if cut else imdecode_backend,
-            )
+            if color_type == 'bgra':
+                image = decode_all_channels(content)
+            else:
+                image = mmcv.imfrombytes(
+                    cut.content if cut else content,
+                    flag='color' if color_type == 'grayscale' else color_type,
+                    # In OpenCV, libjpeg would print a warning that names no file.
+                    backend='pillow' if cut else imdecode_backend,
+                )
         if image is None:
             raise BrokenImageError('the image is truncated, or no image')
-        if color_type in FLAGS:
+        if color_type in ('grayscale', 'bgra'):
             image = convert(image, color_type)
         image = image if stated is None else orient(image, header, stated)
     except UserError as error:

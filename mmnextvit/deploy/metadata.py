@@ -14,7 +14,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from torch import nn
 
-from ..engine.runner import choose_resizing
+from ..engine.runner import LOADERS, choose_resizing
 from ..models.image_channels import COLOR_TYPES
 from ..runtime import (
     CHANNELS,
@@ -36,7 +36,7 @@ PACKAGES = (
 )
 # Transforms of MMYOLO's that the runtime follows, and those that leave the image alone.
 RESIZING = ('YOLOv5KeepRatioResize', 'LetterResize', 'YOLOv5LetterResize')
-NEUTRAL = ('LoadImageFromFile', 'LoadVerifiedImage', 'LoadAnnotations', 'PackDetInputs')
+NEUTRAL = (*LOADERS, 'LoadAnnotations', 'PackDetInputs')
 # The keys of a test config that files follow: neither YOLOX's style nor a minimum size.
 TEST_CFG = {'multi_label', 'nms_pre', 'score_thr', 'nms', 'max_per_img'}
 MASKS_CFG = {'mask_thr_binary', 'fast_test'}  # of a head that finds masks
@@ -76,7 +76,7 @@ def find_resizing(cfg: Config) -> list[dict]:
         name = step['type'].rpartition('.')[2]
         if name in RESIZING:
             steps.append(step)
-        elif name.startswith('LoadI') and step.get('color_type', 'color') != wanted:
+        elif name in LOADERS and step.get('color_type', 'color') != wanted:
             raise UserError(
                 f'{step["type"]} has color_type={step.get("color_type", "color")!r}, '
                 f'and the images of this detector are read as {wanted!r}: set '

@@ -54,7 +54,7 @@ def read_config(
     Where it calls :func:`~mmnextvit.fit_recipe`, or inherits from one that does, the
     image size, the classes, the epochs and the batch size may be changed by their name
     alone, by the options as by a config that inherits: what follows from them follows.
-    What follows from ``in_channels`` does so in every config that has it.
+    What follows from ``in_channels`` does so in every config that has it, or gets it.
 
     Args:
         path: The file.
@@ -71,6 +71,9 @@ def read_config(
             own code raises goes on, with its traceback.
         MissingPackageError: It inherits from MMYOLO, which is not installed.
     """
+    follows = {key: value for key, value in options.items() if key == 'in_channels'}
+    options = {key: value for key, value in options.items() if key not in follows}
+    settings = {**follows, **settings}
     cfg = _read_changed(path, options)
     wanted = {key: value for key, value in settings.items() if key in SETTINGS}
     if 'in_channels' in cfg and 'recipe' not in cfg:
@@ -90,6 +93,18 @@ def read_config(
         if RATE in settings:
             _change(cfg, set_rate(cfg, settings[RATE]))
     check_followed(cfg)
+    return cfg
+
+
+def parse_config(text: str) -> Config:
+    """A config from the text of its file, with what follows from ``in_channels``.
+
+    Raises:
+        UserError: It does not follow.
+    """
+    cfg = Config.fromstring(text, '.py')
+    if 'in_channels' in cfg:
+        _change(cfg, refit(cfg, {'in_channels': cfg.in_channels}))
     return cfg
 
 

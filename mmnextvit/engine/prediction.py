@@ -22,7 +22,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ..datasets.image_inputs import with_colours
-from ..datasets.images import BrokenImageError, read_image
+from ..datasets.images import CHANNELS_OF, BrokenImageError, read_image
 from ..datasets.sources import count_frames
 from ..labels.doubts import Doubt, describe_doubt, format_doubts
 from ..labels.images import is_of_image
@@ -35,6 +35,7 @@ from ..runtime import (
     Stream,
     Tracker,
     Write,
+    check_has_channels,
     in_batches,
     is_video,
     iterate_ahead,
@@ -671,8 +672,9 @@ def predict_frames(task: Task, shot: Shot) -> Iterator[Entry | LeftOut]:
         shot: The video or stream, without a frame.
 
     Raises:
-        ImageError: It cannot be read, or is lost for good.
+        ImageError: It cannot be read, is lost for good, or lacks a fourth channel.
     """
+    check_has_channels(shot.path, CHANNELS_OF.get(task.color_type, 'RGB'))
     choices = task.choices
     frames = open_frames(shot.path, choices.fps, choices.reconnect)
     live = frames.live
@@ -715,7 +717,8 @@ def explain_failure(error: Exception, path: Source) -> str:
         Exception: The error, where another file would meet it too.
     """
     if isinstance(error, (BrokenImageError, ImageError)):
-        return str(error)
+        reason = str(error)
+        return reason if str(path) in reason else f'{path}: {reason}'
     out_of_memory = isinstance(error, RuntimeError) and 'memory' in str(error)
     of_image = (cv2.error, MemoryError, ValueError)
     if isinstance(error, UserError) or not (

@@ -45,6 +45,8 @@ from .progress import collect_progress
 from .shared_batches import SharedBatches
 from .terminal import TerminalHook, drop_noise, quieten, release, released
 
+LOADERS = ('LoadImageFromFile', 'LoadVerifiedImage')  # of files
+
 
 def build_model(cfg: Config) -> nn.Module:
     """The config's model as it is constructed, without weights."""
@@ -82,11 +84,10 @@ def build_array_pipeline(cfg: Config) -> Compose:
         UserError: The pipeline does not load an image from a file, so that nothing
             shows where the image belongs.
     """
-    loaders = ('LoadImageFromFile', 'LoadVerifiedImage')
     steps, found = [], False
     for step in cfg.test_dataloader.dataset.pipeline:
         name = _name(step)
-        if name in loaders:
+        if name in LOADERS:
             step, found = dict(step, type='LoadGivenImage'), True
         if name != 'LoadAnnotations':
             steps.append(copy.deepcopy(step))
@@ -98,7 +99,7 @@ def build_array_pipeline(cfg: Config) -> Compose:
 def read_color_type(cfg: Config) -> str:
     """How a config's test pipeline loads images: 'color', 'grayscale' or 'bgra'."""
     steps = cfg.test_dataloader.dataset.get('pipeline') or ()
-    loaders = [step for step in steps if _name(step).startswith('LoadImage')]
+    loaders = [step for step in steps if _name(step) in LOADERS]
     return loaders[0].get('color_type', 'color') if loaders else 'color'
 
 

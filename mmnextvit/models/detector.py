@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ..utils.errors import UserError
 from ..utils.messages import tell
+from .data_preprocessors import ChannelsMixin
 from .fold import in_faster_format
-from .image_channels import count_image_channels, order_as_rgb
+from .image_channels import count_image_channels
 from .map_numbers import get_level_weights
 from .nms_limits import tell_limit
 from .yolov5_row_files import import_row_files
@@ -37,42 +38,8 @@ tell_limit(RTMDetInsSepBNHead, '_bbox_mask_post_process', 'cfg')  # as MMDetecti
 
 
 @MODELS.register_module()
-class ChannelsDataPreprocessor(YOLOv5DetDataPreprocessor):
-    """MMYOLO's data preprocessor for images of more than three channels.
-
-    MMEngine's takes a mean for one channel or three, and drops a fourth where it turns
-    BGR to RGB.
-
-    Args:
-        mean: Of each channel, as R, G, B and what follows if ``bgr_to_rgb``.
-        std: Likewise.
-        bgr_to_rgb: Whether the first three channels are turned.
-        **kwargs: Those of MMYOLO's ``YOLOv5DetDataPreprocessor``.
-    """
-
-    def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        bgr_to_rgb: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(mean=[0.0], std=[1.0], **kwargs)
-        self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
-        self.turns = bgr_to_rgb
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        """As MMYOLO's: images (C, H, W), in a list or as a batch, to the model's."""
-        if self.turns:
-            order, images = order_as_rgb(len(self.mean)), data['inputs']
-            turned = (
-                images[:, order]
-                if isinstance(images, Tensor)
-                else [image[order] for image in images]
-            )
-            data = dict(data, inputs=turned)
-        return super().forward(data, training)
+class ChannelsDataPreprocessor(ChannelsMixin, YOLOv5DetDataPreprocessor):
+    """MMYOLO's data preprocessor for images of more than three channels."""
 
 
 @MODELS.register_module()

@@ -15,12 +15,17 @@ def find_first_conv(backbone: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return next(convs, None)
 
 
+def get_stated_channels(backbone: nn.Module) -> int | None:
+    """Channels of the images as a backbone states them; ``None`` where it does not."""
+    stated = (getattr(backbone, name, None) for name in ('in_channels', 'in_chans'))
+    return next((count for count in stated if isinstance(count, int)), None)
+
+
 def count_image_channels(detector: nn.Module) -> int:
     """Channels of a detector's images; 3 where it does not show."""
     backbone = getattr(detector, 'backbone', detector)
-    for name in ('in_channels', 'in_chans'):
-        if isinstance(count := getattr(backbone, name, None), int):
-            return count
+    if stated := get_stated_channels(backbone):
+        return stated
     found = find_first_conv(backbone)
     count = found[1].in_channels * found[1].groups if found else 3
     return count if count in COLOR_TYPES else 3

@@ -105,6 +105,23 @@ def open_frames(
     return VideoFrames(capture, source, fps)
 
 
+def check_has_channels(source: Source, channels: str) -> None:
+    """Refuses a source of frames, before it is opened, that lack a fourth channel.
+
+    Args:
+        source: Video or stream.
+        channels: What a detector takes, as of :func:`~.images.read`.
+
+    Raises:
+        ImageError: It takes more than frames have.
+    """
+    if channels == 'RGBA':
+        raise ImageError(
+            f'{source}: the frames of videos, webcams and streams have 3 channels, and '
+            'this detector takes images of 4: give it image files'
+        )
+
+
 def tell_on_stderr(text: str) -> None:
     """Prints a line beside the results."""
     print(text, file=sys.stderr, flush=True)

@@ -1,18 +1,31 @@
 """Images from files and arrays."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from .errors import ImageError
+from .image_tags import keep_colours, read_orientation
 
 MAX_IMAGE_PIXELS = 178_956_970  # of one image, as Pillow has it: 0.5 GiB
 
 # The first bytes of a JPEG or PNG file, and the bytes that end its image.
 END_MARKERS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PNG': b'IEND\xaeB`\x82'}
+
+# What EXIF's orientations do to an image as it is stored, to show it upright.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
 
 Image = str | os.PathLike | np.ndarray
 Size = tuple[int, int]  # height, width
@@ -89,13 +102,11 @@ def decode(path: str | os.PathLike, channels: str = 'RGB') -> np.ndarray:
 
     Args:
         path: The file.
-        channels: What is wanted of it, as of :func:`read`. Files of four channels are
-            not turned.
+        channels: What is wanted of it, as of :func:`read`.
 
     Raises:
         ImageError: It names the file and what is wrong with it.
     """
-    flag = cv2.IMREAD_UNCHANGED if channels == 'RGBA' else cv2.IMREAD_COLOR
     try:
         if Path(path).exists() and not Path(path).is_file():
             # Reading a FIFO or a device may not end.
@@ -107,13 +118,37 @@ def decode(path: str | os.PathLike, channels: str = 'RGB') -> np.ndarray:
             raise ImageError(f'{path} is truncated: copy or download it again')
         if size := read_stated_size(content):
             check_number_of_pixels(path, size)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+        if channels == 'RGBA':
+            image = decode_all_channels(content)
+        else:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error) as error:
         raise ImageError(f'{path} cannot be read: {error}') from error
     if image is None:
         raise ImageError(f'{path} is truncated, or no image that OpenCV reads')
     check_number_of_pixels(path, image.shape[:2])
     return convert_image(image, channels, os.fspath(path))
+
+
+def decode_all_channels(content: bytes) -> np.ndarray | None:
+    """An image file with the channels that it has, turned as its EXIF says.
+
+    OpenCV reads a fourth channel only where it neither converts nor turns anything.
+
+    Args:
+        content: What the file holds.
+
+    Returns:
+        (H, W) or (H, W, C), B, G, R first; ``None`` if OpenCV cannot read it.
+
+    Raises:
+        cv2.error: Likewise.
+    """
+    stored = np.frombuffer(keep_colours(content), np.uint8)
+    image = cv2.imdecode(stored, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        return None
+    return np.ascontiguousarray(TURNS[read_orientation(content)](image))
 
 
 def read(image: Image, channels: str = 'RGB') -> np.ndarray:

@@ -15,8 +15,9 @@ from .detections import Objects
 from .detector import Detector
 from .drawing import draw_objects, write_drawing
 from .errors import ImageError
-from .frames import Frame, open_frames, tell_left_out
-from .images import Image, read
+from .frames import Frame, check_has_channels, open_frames, tell_left_out
+from .images import Image, convert_image, read
+from .metadata import get_channels
 from .resizing import Layout
 from .sinks import open_kept_video, write_crops
 from .sources import Source, is_video, name_sources
@@ -93,11 +94,13 @@ def predict_images(
                     continue
                 objects = detector.list_objects(next(found))
                 entry: Entry = {'file': file, 'objects': objects.add_polygons()}
+                if sink.drawings or sink.crops:
+                    image = read_colours(detector, file)
                 if sink.drawings:
-                    drawn = draw_objects(file, objects)
+                    drawn = draw_objects(image, objects)
                     entry['drawn'] = str(write_drawing(sink.drawings, file, drawn))
                 if sink.crops:
-                    write_crops(sink.crops, name, read(file), objects)
+                    write_crops(sink.crops, name, image, objects)
                 yield entry
 
 
@@ -109,14 +112,21 @@ def try_to_prepare(detector: Detector, file: Image) -> Prepared | ImageError:
         return error
 
 
+def read_colours(detector: Detector, file: str) -> np.ndarray:
+    """An image as H x W x 3 that lies as the one which the detector has seen."""
+    channels = get_channels(detector.metadata)
+    return convert_image(read(file, 'RGBA' if channels == 'RGBA' else 'RGB'))
+
+
 def predict_video(
     detector: Detector, source: Source, name: str, score_thr: Threshold, sink: Sink
 ) -> Iterator[Entry]:
     """Detects in each frame; a thread reads the next ones, but of a live source.
 
     Raises:
-        ImageError: It cannot be read, or is lost for good.
+        ImageError: It cannot be read, is lost for good, or lacks a fourth channel.
     """
+    check_has_channels(source, get_channels(detector.metadata))
     choices = sink.choices
     frames = open_frames(source, choices.fps, choices.reconnect)
     tracker = Tracker(frames.rate) if choices.track else None

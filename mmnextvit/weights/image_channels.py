@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..models.image_channels import find_first_conv
+from ..models.image_channels import find_first_conv, get_stated_channels
 
 
 def fit_image_channels(
@@ -14,7 +14,9 @@ def fit_image_channels(
 
     For grey images the weights of all channels are summed: of a grey image they give
     what they gave of the same one in colour. For more channels they are repeated, R, G,
-    B, R, and scaled down as much, as timm does it.
+    B, R, and for fewer the first ones are taken; they are scaled by as much, as timm
+    does it. Rows that begin with YOLOv5's ``Focus`` give their convolution each channel
+    four times, from neighbouring pixels.
 
     Args:
         model: A whole detector, or a backbone alone.
@@ -32,17 +34,28 @@ def fit_image_channels(
     own, file = found[1].weight, state.get(name)
     if file is None or file.ndim != 4 or file.shape == own.shape:
         return dict(state), []
-    theirs, ours = file.shape[1], own.shape[1]
     if (file.shape[0], *file.shape[2:]) != (own.shape[0], *own.shape[2:]):
         return dict(state), []
+    ours = get_stated_channels(backbone) or own.shape[1]
+    pixels = own.shape[1] // ours  # that the convolution gets of each channel
+    theirs = file.shape[1] // max(pixels, 1)
+    if pixels * ours != own.shape[1] or pixels * theirs != file.shape[1]:
+        return dict(state), []
+    weight = file.float().unflatten(1, (pixels, theirs))
     if ours == 1:
-        how, weight = 'summed', file.float().sum(1, keepdim=True)
+        how, weight = 'summed', weight.sum(2, keepdim=True)
     else:
-        how, times = 'repeated', -(-ours // theirs)
-        weight = file.float().repeat(1, times, 1, 1)[:, :ours] * (theirs / ours)
-    images = 'channel' if ours == 1 else 'channels'
+        how = 'repeated' if theirs < ours else f'cut to the first {ours}'
+        times = -(-ours // theirs)
+        weight = weight.repeat(1, 1, times, 1, 1)[:, :, :ours] * (theirs / ours)
+        how += f', scaled by {theirs}/{ours},'
     note = (
-        f'the first convolution, {name}, has weights for {theirs} channels in the '
-        f'file: they were {how} for images of {ours} {images}'
+        f'the first convolution, {name}, has weights for {describe(theirs)} in the '
+        f'file: they were {how} for images of {describe(ours)}'
     )
-    return {**state, name: weight.to(file.dtype)}, [note]
+    return {**state, name: weight.flatten(1, 2).to(file.dtype)}, [note]
+
+
+def describe(channels: int) -> str:
+    """A number of channels as text."""
+    return f'{channels} {"channel" if channels == 1 else "channels"}'

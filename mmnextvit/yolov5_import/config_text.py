@@ -7,7 +7,7 @@ from ..models.map_numbers import get_level_weights
 from ..models.yolov5_modules import NORM_CFG
 from ..utils.render import Assign, Code, Comment, Extended, Rows, Statement, render
 from .hyp import AFFINE, FLIP, HSV, Hyp
-from .model_yaml import OUR_BACKBONES, ImportedModel
+from .model_yaml import OUR_BACKBONES, RGB, ImportedModel
 from .notes import Note
 
 HEAD_MODULES = {'Detect': 'YOLOv5HeadModule', 'Segment': 'YOLOv5InsHeadModule'}
@@ -92,6 +92,8 @@ def _make_header(model: ImportedModel, settings: Settings) -> Iterator[Statement
 def _make_variables(model: ImportedModel, settings: Settings) -> Iterator[Statement]:
     if settings.classes:
         yield Assign('classes', tuple(settings.classes), in_one_line=True)
+    if model.in_channels != RGB:
+        yield Assign('in_channels', model.in_channels)
     yield Assign('img_scale', (settings.img_size, settings.img_size))
     if settings.load_from:
         yield Assign('load_from', settings.load_from)

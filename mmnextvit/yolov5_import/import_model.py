@@ -12,6 +12,7 @@ from torch import nn
 
 from ..datasets.anchors import compute_anchors, measure_boxes
 from ..datasets.data_yaml import SPLITS, Sources, find_sources, read_data_yaml
+from ..engine.configs import parse_config
 from ..engine.runner import build_dataset, build_model
 from ..models.timm_features import get_timm_mean_std
 from ..models.yolov5_row_files import import_row_files
@@ -25,12 +26,11 @@ from ..weights.receipt import Receipt
 from ..weights.records import Record
 from .config_text import Settings, make_config_text
 from .hyp import Hyp, read_hyp
-from .model_yaml import Anchors, ImportedModel, read_model
+from .model_yaml import Anchors, ImportedModel, read_channels, read_model
 from .notes import Note
 
 MAX_OPTION = 100_000  # exclusive
-ADDED = 'ch', 'inplace', 'yaml_file'  # to a YAML by YOLOv5; none says anything here
-IMAGE_CHANNELS = 3
+ADDED = 'inplace', 'yaml_file'  # to a YAML by YOLOv5; they say nothing here
 COCO_CLASSES = 80  # of the config that ours inherits from
 TRAINED = ('.pt', '.pth')  # what holds weights, and a YAML of its own
 
@@ -125,12 +125,13 @@ class Trained:
         return name_classes(count) if count else None
 
     @property
-    def channels(self) -> object:
-        """Channels of the images, which YOLOv5 writes into the YAML."""
-        yaml = self.metadata.get('yaml')
-        return (
-            yaml.get('ch', IMAGE_CHANNELS) if isinstance(yaml, dict) else IMAGE_CHANNELS
-        )
+    def yaml(self) -> YAMLFile | None:
+        """The YAML of its model, if it holds that."""
+        found = self.metadata.get('yaml')
+        if not isinstance(found, dict):
+            return None
+        content = {key: value for key, value in found.items() if key not in ADDED}
+        return YAMLFile(Path(self.source), content, {})
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -249,7 +250,8 @@ def import_model(options: Options) -> Report:
     if options.weights:
         model, more = _take_trained_anchors(model, trained)
         model, also = _take_trained_classes(model, trained)
-        notes = *notes, *more, *also
+        model, channels = _take_trained_channels(model, trained)
+        notes = *notes, *more, *also, *channels
     if options.img_size is None:
         options = replace(options, img_size=trained.img_size or 640)
     classes = data.classes if data else trained.classes
@@ -287,7 +289,7 @@ def import_model(options: Options) -> Report:
 
 def build(text: str) -> tuple[Config, nn.Module]:
     """The config of a text and its model, without loading pretrained weights."""
-    cfg = Config.fromstring(text, '.py')
+    cfg = parse_config(text)
     cfg.model.backbone.pop('init_cfg', None)
     return cfg, build_model(cfg)
 
@@ -462,15 +464,13 @@ def _find_yaml(options: Options, trained: Trained) -> YAMLFile:
     """The model's YAML: the one that is given, else the one inside the weights."""
     if options.model:
         return read_yaml(options.model)
-    found = trained.metadata.get('yaml')
-    if not isinstance(found, dict):
+    if trained.yaml is None:
         raise UserError(
             'the file does not hold the YAML of its model: give that too, as in '
             f'mmnextvit import_yolov5 model.yaml --weights {trained.source} -o ...',
             file=trained.source,
         )
-    content = {key: value for key, value in found.items() if key not in ADDED}
-    return YAMLFile(Path(trained.source), content, {})
+    return trained.yaml
 
 
 def _read_hyp(options: Options, trained: Trained) -> Hyp:
@@ -502,6 +502,27 @@ def _take_trained_classes(
         model.file, 'nc', model.num_classes, f': {count} of {trained.source} is taken'
     )
     return replace(model, num_classes=count), (note,)
+
+
+def _take_trained_channels(
+    model: ImportedModel, trained: Trained
+) -> tuple[ImportedModel, tuple[Note, ...]]:
+    """The model for the images that its weights are of, and what differs.
+
+    YOLOv5 writes their channels into the YAML that the file holds, whatever the one
+    said that it was trained with.
+
+    Raises:
+        UserError: None of our detectors takes as many.
+    """
+    if trained.yaml is None or 'ch' not in trained.yaml.content:
+        return model, ()
+    count = read_channels(trained.yaml)
+    if count == model.in_channels:
+        return model, ()
+    rest = f': {count} of {trained.source} is taken'
+    note = Note.about(model.file, 'ch', model.in_channels, rest)
+    return replace(model, in_channels=count), (note,)
 
 
 def _convert(
@@ -552,13 +573,6 @@ def _check_widths(receipt: Receipt, trained: Trained, yaml: str) -> None:
     if not reshaped:
         return
     name, (theirs, ours) = next(iter(reshaped.items()))
-    channels = trained.channels
-    if channels != IMAGE_CHANNELS:
-        raise UserError(
-            f'the model is of images of {channels} channels (ch: {channels} of its '
-            f'YAML), and ours have {IMAGE_CHANNELS}',
-            file=trained.source,
-        )
     example = f'{name} is {_join_sides(theirs)}, by the YAML {_join_sides(ours)}'
     if yaml and trained.metadata.get('yaml') and not _are_same_rows(trained, yaml):
         problem = (

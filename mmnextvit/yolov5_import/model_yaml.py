@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..models.image_channels import COLOR_TYPES
 from ..models.map_numbers import NUM_MAPS, ROW_SHIFT, get_map_stride
 from ..models.nextvit import ARCHS
 from ..models.yolov5_graph import MAX_PARAMETERS, count_parameters
@@ -30,7 +31,8 @@ SCALING: dict[str, Callable[[Any], object]] = {
     'width_multiple': check_multiple,
     'activation': parse_activation,
 }
-MODEL_KEYS = {'nc', 'anchors', 'backbone', 'head', *SCALING}
+MODEL_KEYS = {'nc', 'anchors', 'backbone', 'head', 'ch', *SCALING}
+RGB = 3  # channels of images, where a YAML says nothing
 MAX_CLASSES = 100_000  # exclusive, as are the next three
 MAX_ANCHORS = 100
 MAX_SIDE = 1e5  # of an anchor, in pixels
@@ -117,6 +119,7 @@ class ImportedModel:
         backbone: Arguments of a whole backbone, with its ``type``.
         pretrained: timm's name of the model whose mean and std the weights need.
         scaling: ``depth_multiple``, ``width_multiple``, ``activation``.
+        in_channels: Channels of the images; the YAML's ``ch``.
         notes: What has no counterpart.
         lines: The line of each row in the YAML, by its number.
     """
@@ -134,6 +137,7 @@ class ImportedModel:
     backbone: Mapping[str, object] = field(default_factory=dict)
     pretrained: str | None = None
     scaling: Mapping[str, object] = field(default_factory=dict)
+    in_channels: int = RGB
     notes: tuple[Note, ...] = ()
     lines: Mapping[int, int | None] = field(default_factory=dict)
 
@@ -211,6 +215,7 @@ def read_model(file: YAMLFile, is_trained: bool = False) -> ImportedModel:
         neck_rows=[row.content for row in neck],
         first_neck_row=backbone[-1].number + 1,
         scaling=scaling,
+        in_channels=read_channels(file),
         notes=_list_notes(file),
         lines={row.number: row.line for row in (*rows, head)},
         **parts,
@@ -222,7 +227,7 @@ def _list_notes(file: YAMLFile) -> tuple[Note, ...]:
     return tuple(
         Note.about(file, key, value)
         for key, value in file.content.items()
-        if key not in MODEL_KEYS and not (key == 'ch' and value == 3)
+        if key not in MODEL_KEYS
     )
 
 
@@ -230,6 +235,23 @@ def _read_classes(file: YAMLFile) -> int:
     count = file.content['nc']
     if not _is_count(count, MAX_CLASSES):
         raise file.error(f'the number of classes is {str(count)[:80]}', 'nc')
+    return count
+
+
+def read_channels(file: YAMLFile) -> int:
+    """Channels of the images of a model.
+
+    Raises:
+        UserError: None of our detectors takes as many.
+    """
+    count = file.content.get('ch', RGB)
+    if type(count) is not int or count not in COLOR_TYPES:
+        text = str(count)[:80]
+        raise file.error(
+            f'the model is of images of {text} channels, and ours have '
+            f'{", ".join(map(str, COLOR_TYPES))}',
+            'ch',
+        )
     return count
 
 

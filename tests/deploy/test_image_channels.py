@@ -5,20 +5,25 @@ One value of the config says so; what is found in torch and by the files is the 
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.apis import Predictor
 from mmnextvit.datasets.images import BrokenImageError
-from mmnextvit.runtime import Detector, ImageError, Objects
+from mmnextvit.engine.prediction import explain_failure, predict_files
+from mmnextvit.runtime import Detector, ImageError, Objects, main
+from mmnextvit.runtime.sources import to_stream
 
 import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from tests.helpers.commands import run_here
 from tests.helpers.tiny_run import write_tiny_run
+from tests.helpers.toy_exports import metadata, write_onnx
 
 pytestmark = pytest.mark.deploy
 
@@ -132,3 +137,56 @@ def image_of(channels: int) -> np.ndarray:
     """An image (64, 64, C), uint8."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (64, 64, channels), np.uint8)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A toy detector of four channels, `m.onnx`, and an image that it finds things in.
+
+    Its fourth channel is hardly anything.
+    """
+    monkeypatch.chdir(tmp_path)
+    about = metadata()
+    about['input']['channels'] = 'RGBA'
+    write_onnx(tmp_path / 'm.onnx', about)
+    pixels = np.full((64, 64, 4), (250, 200, 150, 9), np.uint8)
+    Image.fromarray(pixels).save('a.tiff')
+
+
+def list_entries(folder: Path) -> list[dict]:
+    lines = (folder / 'predictions.jsonl').read_text().splitlines()
+    return list(map(json.loads, lines))
+
+
+def test_drawings_and_crops_are_of_what_is_detected_in(toy):
+    given = ['m.onnx', 'a.tiff', '--score-thr', '0.3', '--save-crops', '--out-dir', 'x']
+    assert main(given) == 0
+    (entry,) = list_entries(Path('x'))
+    scores = [found['score'] for found in entry['objects']]
+    assert scores[0] == pytest.approx(0.9 * (250 + 200 + 150 + 9) / 4 / 255, abs=0.01)
+    drawn = cv2.imread(entry['drawn'])
+    assert np.abs(drawn[60, 60].astype(int) - [150, 200, 250]).max() < 9
+    crop = cv2.imread(str(next(Path('x/crops').rglob('*.jpg'))))
+    assert np.abs(crop.mean((0, 1)) - [150, 200, 250]).max() < 9
+
+
+@pytest.mark.parametrize('source', ['film.mp4', 'rtsp://me:pw@127.0.0.1:9/x', '7'])
+def test_what_has_frames_is_refused_before_it_is_opened(source, toy, capfd):
+    given = ['m.onnx', 'a.tiff', source, '--out-dir', 'x']
+    assert main(given) == 1
+    assert [entry['file'] for entry in list_entries(Path('x'))] == ['a.tiff']
+    said = capfd.readouterr().err
+    assert f'{to_stream(source) or source}: the frames of videos, webcams' in said
+    assert 'save all four' not in said and 'pw' not in said
+    predictor = SimpleNamespace(color_type='bgra')
+    files = [to_stream(source) or Path(source)]
+    (found,) = predict_files(predictor, files, Path(), show_progress=False)
+    assert str(files[0]) in found.reason and 'have 3 channels' in found.reason
+
+
+@pytest.mark.parametrize('error', [ImageError, BrokenImageError])
+def test_failures_name_the_file(error):
+    path = Path('folder', 'a.png')
+    assert explain_failure(error('it is odd'), path) == f'{path}: it is odd'
+    named = explain_failure(error(f'{path} is odd'), path)
+    assert named == f'{path} is odd'

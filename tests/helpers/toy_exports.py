@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ET
 from hashlib import sha256
 from pathlib import Path
 
+from mmnextvit.runtime import CHANNELS
+
 import numpy as np
 import onnx
 import openvino
@@ -88,6 +90,8 @@ def write_onnx(path: Path, about: dict, **constants: np.ndarray) -> Path:
     outputs = OUTPUTS_WITH_NMS if in_graph else OUTPUTS_WITHOUT_NMS
     text = BRIGHTNESS + (WITH_NMS if in_graph else WITHOUT_NMS)
     text = text.replace('(outputs)', f'({outputs})')
+    channels = CHANNELS[about['input'].get('channels', 'RGB')]
+    text = text.replace('float[B,3,H,W]', f'float[B,{channels},H,W]')
     if about['input']['batch']:
         text = text.replace('[B,', f'[{about["input"]["batch"]},')
     model = parse_model(text)

@@ -168,15 +168,59 @@ def test_a_plain_file_names_its_model_and_classes(tmp_path):
     load_detector(cfg, str(tmp_path / 'y.pth'))
 
 
+def write_channels(folder: Path, channels: int) -> tuple[Path, torch.Tensor]:
+    """A trained ``x.pt`` for images of so many channels; its first convolution."""
+    content = {**small_yolov5(), 'ch': channels}
+    state = yolov5_names(import_content(folder, small_yolov5())[2].state_dict(), 5)
+    first = torch.rand(32, channels, 3, 3).half().float()  # what the file can hold
+    state['model.0.conv.weight'] = first
+    write_trained(folder / 'x.pt', content, ['a', 'b', 'c'], state)
+    return folder / 'x.pt', first
+
+
 @pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize('with_yaml', [False, True])
+def test_images_of_other_channels(channels, with_yaml, tmp_path):
+    weights, first = write_channels(tmp_path, channels)
+    argv = [weights]
+    if with_yaml:  # which says nothing of it, as YOLOv5's
+        yaml = write_yaml(tmp_path / 'stock.yaml', small_yolov5())
+        argv = [yaml, '--weights', weights]
+    out = tmp_path / 'x.py'
+    report = call('import_yolov5', *argv, '-o', out)
+    notes = [str(note) for note in report.notes if 'ch:' in str(note)]
+    assert len(notes) == with_yaml
+    assert 'first convolution' not in str(report.converted.receipt)
+    assert f'\nin_channels = {channels}\n' in out.read_text()
+    cfg = read_config(str(out))
+    assert cfg.model.backbone.in_channels == channels
+    saved = torch.load(cfg.load_from, weights_only=True)['state_dict']
+    assert torch.equal(saved['backbone.rows.0.conv.weight'], first)
+    detector = load_detector(cfg, cfg.load_from)
+    assert torch.equal(detector.state_dict()['backbone.rows.0.conv.weight'], first)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_a_yaml_says_how_many_channels(channels, tmp_path):
+    yaml = write_yaml(tmp_path / 'x.yaml', {**small_yolov5(), 'ch': channels})
+    report = call('import_yolov5', yaml, '-o', tmp_path / 'x.py')
+    assert not report.notes
+    assert ('in_channels' in (tmp_path / 'x.py').read_text()) == (channels != 3)
+    backbone = read_config(str(tmp_path / 'x.py')).model.backbone
+    assert backbone.get('in_channels', 3) == channels
+
+
+@pytest.mark.parametrize('channels', [2, 5])
 def test_images_of_other_channels_are_named(channels, tmp_path):
     """They were called pruned."""
-    content = {**small_yolov5(), 'ch': channels}
-    state = yolov5_names(import_content(tmp_path, content)[2].state_dict(), 5)
-    state['model.0.conv.weight'] = torch.ones(32, channels, 3, 3)
-    write_trained(tmp_path / 'x.pt', content, ['a', 'b', 'c'], state)
-    with pytest.raises(UserError, match=f'images of {channels} channels'):
-        call('import_yolov5', tmp_path / 'x.pt', '-o', tmp_path / 'x.py')
+    weights, _ = write_channels(tmp_path, channels)
+    stock = write_yaml(tmp_path / 'stock.yaml', small_yolov5())
+    odd = write_yaml(tmp_path / 'odd.yaml', {**small_yolov5(), 'ch': channels})
+    for argv in ([weights], [stock, '--weights', weights], [odd]):
+        with pytest.raises(UserError, match=f'images of {channels} channels') as error:
+            call('import_yolov5', *argv, '-o', tmp_path / 'x.py')
+        assert Path(error.value.file).name == (odd.name if argv == [odd] else 'x.pt')
+        assert not (tmp_path / 'x.py').exists()
 
 
 def test_hyperparameters_of_weights_that_cannot_be(tmp_path):
