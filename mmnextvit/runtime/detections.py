@@ -45,6 +45,11 @@ class Detections(Arrays):
         made.masks = masks
         return made
 
+    def _replace(self, **values: Any) -> 'Detections':
+        """A copy with other values, of which ``masks`` may be one."""
+        masks = values.pop('masks', self.masks)
+        return Detections(*Arrays(*self)._replace(**values), masks)
+
 
 class Array(Protocol):
     """An array of NumPy or a tensor of torch."""

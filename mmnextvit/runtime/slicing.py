@@ -148,12 +148,12 @@ class PatchedMasks(Masks):
     def __len__(self) -> int:
         return len(self.patches)
 
-    def __getitem__(self, index: Any) -> Any:
-        """(H, W), bool; the masks of several, for what selects them."""
-        if isinstance(index, slice):
-            return PatchedMasks(self.size, self.patches[index])
+    def take(self, rows: np.ndarray) -> 'PatchedMasks':
+        return PatchedMasks(self.size, [self.patches[row] for row in rows.tolist()])
+
+    def make(self, row: int) -> np.ndarray:
         mask: np.ndarray = np.zeros(self.size, bool)
-        for left, top, pixels in self.patches[index]:
+        for left, top, pixels in self.patches[row]:
             height, width = pixels.shape
             mask[top : top + height, left : left + width] |= pixels
         return mask
