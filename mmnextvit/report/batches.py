@@ -91,7 +91,7 @@ def draw_batch(
 
 def encode_jpeg(image: np.ndarray) -> bytes:
     """The file of an image (H, W, 3), RGB, uint8."""
-    return encode_image(Path('.jpg'), image[..., ::-1], 85)
+    return encode_image(Path('image.jpg'), image[..., ::-1], 85)
 
 
 def write_batches(folder: Path, sheets: Sequence[np.ndarray]) -> None:
