@@ -33,8 +33,8 @@ def draw_objects(image: Image, objects: Objects) -> np.ndarray:
     line = max(1, round((height + width) / 600))
     size = max(0.35, (height + width) / 2400)
     found = list(zip(objects, objects.labels.tolist(), objects.boxes.tolist()))[::-1]
-    if objects.masks is not None:
-        for mask, (_, label, _) in zip(objects.masks[::-1], found):
+    if objects.each_mask is not None:
+        for mask, (_, label, _) in zip(objects.each_mask[::-1], found):
             draw_mask(drawn, mask, choose_colour(label))
     for one, label, box in found:
         x1, y1, x2, y2 = (round(side) for side in box)

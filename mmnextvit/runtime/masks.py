@@ -60,6 +60,14 @@ class Masks(Sequence[np.ndarray]):
     def take(self, rows: np.ndarray) -> 'Masks':
         """The masks of some rows (M,) from 0 to N - 1."""
 
+    @staticmethod
+    @abstractmethod
+    def cat(parts: Sequence[Any]) -> 'Masks':
+        """The masks of several objects of this class, of one image.
+
+        MMEngine's ``InstanceData`` asks what it holds for this, to select some of it.
+        """
+
     def to_array(self) -> np.ndarray:
         """(N, H, W), bool: all masks at once."""
         masks: np.ndarray = np.empty((len(self), *self.size), bool)
@@ -104,6 +112,12 @@ class ComputedMasks(Masks):
     def take(self, rows: np.ndarray) -> 'ComputedMasks':
         coefficients, boxes = self.coefficients[rows], self.boxes[rows]
         return replace(self, coefficients=coefficients, boxes=boxes)
+
+    @staticmethod
+    def cat(parts: Sequence['ComputedMasks']) -> 'ComputedMasks':
+        coefficients = np.concatenate([one.coefficients for one in parts])
+        boxes = np.concatenate([one.boxes for one in parts])
+        return replace(parts[0], coefficients=coefficients, boxes=boxes)
 
     def make(self, row: int) -> np.ndarray:
         threshold = self.settings['threshold']

@@ -18,7 +18,7 @@ from mmengine.structures import InstanceData
 from torch.nn.functional import interpolate
 
 from ..datasets.images import load_image
-from ..runtime import name_image
+from ..runtime import Masks, name_image
 from ..utils.files import atomic_write
 from .detections import draw_detections, list_colours
 from .sheets import draw_contact_sheet
@@ -72,6 +72,8 @@ def scale_instances(
         masks = instances.masks
         if isinstance(masks, BaseInstanceMasks):  # the truth's
             masks = masks.to_ndarray()
+        if isinstance(masks, Masks):
+            masks = masks.to_array()
         masks = torch.as_tensor(masks).float()[None]  # 1 N H W
         instances.masks = interpolate(masks, size)[0].bool()
     return instances

@@ -297,7 +297,7 @@ def test_formats_without_masks(to):
 def test_an_imported_segment_model_by_commands(tmp_path, capfd):
     data = write_yolo_data(tmp_path / 'data')
     content = yolov5_model('n', head=('Segment', ['nc', 'anchors', 32, 256]), nc=3)
-    content['width_multiple'] = 0.125
+    content |= dict(depth_multiple=0.1, width_multiple=0.125)  # a block each
     (tmp_path / 'seg.yaml').write_text(yaml.safe_dump(content))
 
     def run(command, *args):
