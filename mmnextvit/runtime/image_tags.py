@@ -11,23 +11,23 @@ ORIENTATION, EXTRA_SAMPLES = 0x112, 0x152
 UNASSOCIATED = 2  # of extra samples: an alpha that colours are not multiplied by yet
 
 
-class Layout(NamedTuple):
-    """Of TIFF's directories: formats of `struct`, without the byte order.
+class Directory(NamedTuple):
+    """The form of a directory in a TIFF file: formats of `struct`, without the byte order.
 
     Attributes:
         first: Where the offset of the first directory stands.
         offset: That offset.
-        count: How many entries a directory has.
+        number: How many entries a directory has.
         entry: One of them: tag, type, count and value.
     """
 
     first: int
     offset: str
-    count: str
+    number: str
     entry: str
 
 
-LAYOUTS = {42: Layout(4, 'I', 'H', 'HHI4s'), 43: Layout(8, 'Q', 'Q', 'HHQ8s')}
+LAYOUTS = {42: Directory(4, 'I', 'H', 'HHI4s'), 43: Directory(8, 'Q', 'Q', 'HHQ8s')}
 BYTE_ORDERS = {b'II': '<', b'MM': '>'}
 
 
@@ -54,8 +54,8 @@ def find_tag(tiff: bytes, tag: int) -> Tag | None:
         if not order or layout is None:
             return None
         (start,) = struct.unpack_from(order + layout.offset, tiff, layout.first)
-        (count,) = struct.unpack_from(order + layout.count, tiff, start)
-        start += struct.calcsize(order + layout.count)
+        (count,) = struct.unpack_from(order + layout.number, tiff, start)
+        start += struct.calcsize(order + layout.number)
         entry = order + layout.entry
         size = struct.calcsize(entry)
         for at in range(start, start + count * size, size):
