@@ -12,7 +12,7 @@ UNASSOCIATED = 2  # of extra samples: an alpha that colours are not multiplied b
 
 
 class Directory(NamedTuple):
-    """The form of a directory in a TIFF file: formats of `struct`, without the byte order.
+    """The form of a TIFF directory: formats of `struct`, without the byte order.
 
     Attributes:
         first: Where the offset of the first directory stands.
