@@ -150,7 +150,7 @@ def main(out: Path, folders: list[str]) -> None:
     warnings.simplefilter('ignore')
     MMLogger.get_current_instance().setLevel('ERROR')
     register_all_modules()
-    rows = json.loads(out.read_text()) if out.exists() else []
+    rows = json.loads(out.read_text(encoding='utf-8')) if out.exists() else []
     done = {(row['folder'], row['config']) for row in rows}
     for folder in sorted(CONFIGS.iterdir()):
         if folder.name == '_base_' or (folders and folder.name not in folders):
@@ -166,7 +166,7 @@ def main(out: Path, folders: list[str]) -> None:
                 rows.append(row)
                 seconds = round(time.monotonic() - start)
                 print(folder.name, path.stem, *ops, f'{seconds} s', row['error'])
-                out.write_text(json.dumps(rows, indent=1))
+                out.write_text(json.dumps(rows, indent=1), encoding='utf-8')
                 if not row['error'] or row['error'].startswith('NotImplementedError'):
                     break
 

@@ -81,7 +81,9 @@ def prepare(work: Path) -> Path:
     folder = work / 'tools'
     folder.mkdir(exist_ok=True)
     run, data = work / 'demo', work / 'demo_data'
-    checkpoint = Path((run / 'last_checkpoint').read_text().strip()).name
+    checkpoint = Path(
+        (run / 'last_checkpoint').read_text(encoding='utf-8').strip()
+    ).name
     shutil.copy(run / checkpoint, folder / 'demo.pth')
     shutil.copy(next(run.glob('*/vis_data/scalars.json')), folder)
     (folder / 'demo.py').write_text(
@@ -91,11 +93,12 @@ def prepare(work: Path) -> Path:
         'val_dataloader = dict(dataset=dict(data_root=data_root))\n'
         'test_dataloader = val_dataloader\n'
         f'val_evaluator = dict(ann_file={VAL!r})\n'
-        'test_evaluator = val_evaluator\n'
+        'test_evaluator = val_evaluator\n',
+        encoding='utf-8',
     )
     truth = json.loads((data / 'annotations' / 'val.json').read_bytes())
     names = [category['name'] for category in truth['categories']]
-    (folder / 'classes.txt').write_text('\n'.join(names))
+    (folder / 'classes.txt').write_text('\n'.join(names), encoding='utf-8')
     for split in ('train', 'val'):  # as COCO names them
         annotations = folder / 'coco' / 'annotations'
         annotations.mkdir(parents=True, exist_ok=True)
@@ -120,10 +123,14 @@ def prepare(work: Path) -> Path:
             shapes.append(
                 dict(label=names[label], points=corners, shape_type='rectangle')
             )
-        (folder / 'yolo' / 'labels' / f'{stem}.txt').write_text('\n'.join(boxes))
+        (folder / 'yolo' / 'labels' / f'{stem}.txt').write_text(
+            '\n'.join(boxes), encoding='utf-8'
+        )
         content = dict(imagePath=image['file_name'], shapes=shapes)
         content |= dict(imageWidth=size, imageHeight=size)
-        (folder / 'labelme' / f'{stem}.json').write_text(json.dumps(content))
+        (folder / 'labelme' / f'{stem}.json').write_text(
+            json.dumps(content), encoding='utf-8'
+        )
     return folder
 
 
@@ -138,7 +145,7 @@ def run(tool: str, folder: Path) -> str:
         )
         code, said = str(ended.returncode), (ended.stderr or ended.stdout)
         (folder / f'{tool.replace("/", "_")}.log').write_text(
-            ended.stdout + ended.stderr
+            ended.stdout + ended.stderr, encoding='utf-8'
         )
     except subprocess.TimeoutExpired:
         code, said = 'runs for more than 180 s', ''

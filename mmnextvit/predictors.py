@@ -24,7 +24,7 @@ from .deploy.exported import (
     check_classes,
     is_exported,
     open_exported,
-    to_instances,
+    to_lazy_instances,
     user_errors,
 )
 from .deploy.finite import check_finite
@@ -40,7 +40,7 @@ from .engine.runner import (
     read_color_type,
     read_test_metainfo,
 )
-from .engine.slicing import detect_large
+from .engine.slicing import detect_large, with_arrays
 from .models.fold import fold_batchnorms, set_memory_format
 from .models.graphs import use_graphs
 from .models.nms_limits import find_max_detections
@@ -50,6 +50,7 @@ from .runtime import (
     Layout,
     MinScores,
     Objects,
+    PatchedMasks,
     Slicing,
     Threshold,
     choose_batch_size,
@@ -240,7 +241,7 @@ class ExportedNetwork:
         for detections in self.detector.detect_prepared(
             prepared, min_score, batch_size
         ):
-            yield DetDataSample(pred_instances=to_instances(detections))
+            yield DetDataSample(pred_instances=to_lazy_instances(detections))
 
     def detect_with_maps(
         self, image: np.ndarray
@@ -262,10 +263,15 @@ class SlicedNetwork:
     Args:
         network: What detects in the tiles, and in images that are not larger.
         slicing: How images are cut.
+        one_by_one: Whether masks in large images are what makes one when it is asked
+            for, in place of a tensor of all, which may take gigabytes.
     """
 
-    def __init__(self, network: Network, slicing: Slicing) -> None:
+    def __init__(
+        self, network: Network, slicing: Slicing, one_by_one: bool = False
+    ) -> None:
         self.network = network
+        self.one_by_one = one_by_one
         self.slicing = slicing
         self.classes = network.classes
         self.palette = network.palette
@@ -303,6 +309,8 @@ class SlicedNetwork:
 
         limit = self.network.max_detections
         found = detect_large(image, self.slicing, detect, limit, min_score)
+        if not self.one_by_one:
+            found = with_arrays(found)
         return DetDataSample(pred_instances=found)
 
     def detect_with_maps(
@@ -416,7 +424,9 @@ class Predictor:
         with user_errors():
             slicing = to_slicing(slicing)
         network = open_network(source, checkpoint, device, amp, rect)
-        self.network = SlicedNetwork(network, slicing) if slicing else network
+        self.network = (
+            SlicedNetwork(network, slicing, one_by_one=True) if slicing else network
+        )
         self.classes = self.network.classes
         self.best_scores = list_best_scores(self.network.best_scores, self.classes)
         self.color_type = self.network.color_type
@@ -492,7 +502,11 @@ class Predictor:
     def detect(
         self, image: Input | Prepared, score_thr: Threshold = 0.3
     ) -> DetDataSample:
-        """The same as MMDetection's data sample, with ``pred_instances``."""
+        """The same as MMDetection's data sample, with ``pred_instances``.
+
+        Its ``masks`` are a tensor (N, H, W), bool; of an image that was cut into tiles
+        they are :class:`mmnextvit.runtime.PatchedMasks`, which make one at a time.
+        """
         prepared = image if isinstance(image, Prepared) else self.prepare(image)
         (sample,) = self._detect([prepared.inputs], score_thr)
         return sample
@@ -563,7 +577,10 @@ class Predictor:
             size = choose_batch_size(batch_size, self.network.fixed_batch)
         lowest = float(np.min(thresholds))
         for sample in self.network.detect(prepared, lowest, size):
-            sample.pred_instances = keep_high(sample.pred_instances, thresholds)
+            found = keep_high(sample.pred_instances, thresholds)
+            if not isinstance(found.get('masks'), PatchedMasks):
+                found = with_arrays(found)
+            sample.pred_instances = found
             yield sample
 
     def list_objects(self, sample: DetDataSample) -> Objects:

@@ -1,4 +1,4 @@
-"""Detect objects in images, videos and streams, draw them, write them as JSON.
+"""Detect objects in images, videos and streams, and draw them.
 
 INPUT is an image, a video, a folder of them, a pattern in quotes ('a/**/*.jpg'), a list
 of them (.txt, or - for standard input), a webcam's number or an address (rtsp://,

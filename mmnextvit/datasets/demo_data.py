@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from ..runtime import encode_image
 from ..utils.errors import UserError
 from ..utils.files import atomic_write
 
@@ -165,8 +166,7 @@ def write_split(folder: Path, info: SplitInfo, number: int) -> dict:
         image, shapes = draw_image(rng, size)
         name = f'{i:06}.jpg'
         # cv2.imwrite would go on where the disk is full.
-        jpeg = cv2.imencode('.jpg', image)[1]
-        (folder / name).write_bytes(jpeg.tobytes())
+        (folder / name).write_bytes(encode_image(folder / name, image))
         images.append(dict(id=i + 1, file_name=name, width=size, height=size))
         annotations += [
             dict(

@@ -1,6 +1,8 @@
 """From a checkpoint to an exported file that was compared with torch."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +10,7 @@ from tempfile import TemporaryDirectory
 from mmengine.config import Config
 
 from ..engine.runner import build_dataset, load_detector, read_color_type
+from ..runtime import ModelFileError
 from ..utils.errors import UserError, find_user_error
 from ..utils.files import atomic_write
 from .candidates import Candidates, check_head
@@ -169,7 +172,8 @@ def export(
         with explain_full_disk(path.parent, job.size):
             with telling_time(say, f'Writing {out.name}'):
                 written = write(options.to, job, path)
-            drift = comparison.compare(written, path)
+            with explaining_refusal(out):
+                drift = comparison.compare(written, path)
         faults = drift.list_faults(comparison.exact)
         if faults:
             raise UserError(
@@ -193,6 +197,23 @@ def export(
         mean_ap,
         costs,
     )
+
+
+@contextmanager
+def explaining_refusal(out: Path) -> Iterator[None]:
+    """Has the runtime's refusal of what was just written end in one message.
+
+    Raises:
+        UserError: It was refused.
+    """
+    try:
+        yield
+    except ModelFileError as error:
+        raise UserError(
+            f'{out} is not kept, since the runtime does not read it: '
+            f'{error.__cause__ or error}. That is a fault of mmnextvit, not of the '
+            'model: please report it, and take another format (--to) until it is mended'
+        ) from error
 
 
 def leave_costly_layers(
@@ -234,14 +255,20 @@ def leave_costly_layers(
     say(f'All layers in int8: mAP falls by {first.drop:.4f}')
     costs = measure_costs(int8, job.calibration or (), (end - time.monotonic()) / 2)
     seconds = end - time.monotonic()
-    search = search_layers([*costs], measure, max_drop, seconds, first, say)
+    layers = len(int8.list_layers())
+    search = search_layers(
+        [*costs], measure, max_drop, seconds, first, say, layers=layers
+    )
     if search.chosen is None:
         best, why = search.best, 'with half of the layers in float it falls by more'
         if search.ended:
-            why = f'{options.max_minutes:g} minutes (--max-minutes) were over'
+            why = search.tell_end(layers)
         raise UserError(
             f'max_drop {max_drop:g} (--max-drop) is not reached: {why}. The best that '
-            f'was found falls by {best.drop:.4f}, with {len(best.layers)} of '
-            f'{len(int8.list_layers())} layers in float. Allow as much, or take --half'
+            f'was found falls by {best.drop:.4f}, with {len(best.layers)} of {layers} '
+            'layers in float. Allow as much'
+            f'{" or more minutes" if search.ended else ""}, or take --half'
         )
+    if search.ended:
+        say(f'Fewer layers in float may do: {search.tell_end(layers)}')
     return replace(job, in_float=search.chosen.layers), format_costs(int8, costs)

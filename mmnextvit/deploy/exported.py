@@ -17,6 +17,7 @@ from torch import Tensor, from_numpy
 
 from ..engine.default_hooks import averages_weights
 from ..engine.runner import read_test_metainfo
+from ..engine.slicing import with_arrays
 from ..runtime import (
     SESSIONS,
     Detections,
@@ -104,10 +105,15 @@ class OpenedPath(str):
 
 def to_instances(detections: Detections) -> InstanceData:
     """The runtime's detections, as MMDetection has them, and their masks, if any."""
+    return with_arrays(to_lazy_instances(detections))
+
+
+def to_lazy_instances(detections: Detections) -> InstanceData:
+    """As :func:`to_instances`, with masks that are made when they are asked for."""
     boxes, scores, labels = map(from_numpy, map(np.ascontiguousarray, detections))
     found = InstanceData(bboxes=boxes, scores=scores, labels=labels.long())
     if detections.masks is not None:
-        found.masks = from_numpy(detections.masks.to_array())
+        found.masks = detections.masks
     return found
 
 

@@ -223,11 +223,14 @@ class Search:
     Attributes:
         tries: All that was tried, in order.
         max_drop: By how much no metric may fall.
-        ended: Whether the time was over before the search.
+        ranked: How many layers were ranked, and so could be left in float.
+        ended: Whether the time was over before the search, be it that not all layers
+            were ranked that may be left in float.
     """
 
     tries: tuple[Try, ...]
     max_drop: float
+    ranked: int
     ended: bool = False
 
     @property
@@ -241,6 +244,18 @@ class Search:
         """The one nearest to torch."""
         return min(self.tries, key=lambda one: one.drop)
 
+    def tell_end(self, layers: int) -> str:
+        """What was not looked at for want of time, in words.
+
+        Args:
+            layers: How many there are.
+        """
+        tried = len(self.tries) - 1  # the first has no layer in float
+        return (
+            f'the time (--max-minutes) was over when {self.ranked} of {layers} layers '
+            f'were ranked and {tried or "none"} of their choices tried'
+        )
+
 
 def search_layers(
     ranked: Sequence[str],
@@ -250,6 +265,7 @@ def search_layers(
     first: Try,
     say: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.monotonic,
+    layers: int | None = None,
 ) -> Search:
     """Looks for the fewest layers to leave in float, the costliest first.
 
@@ -257,33 +273,37 @@ def search_layers(
     then numbers between the last that was too few and the first that was enough.
 
     Args:
-        ranked: Names of the layers, the costliest first.
+        ranked: Names of the layers, the costliest first; not all if the time was over.
         measure: The mAP of a network with these in float.
         max_drop: By how much no metric may fall.
         seconds: After so many nothing further is tried.
         first: The network with no layer in float.
         say: Gets a line for each try.
         clock: Tells the time.
+        layers: How many there are; as many as are ranked if ``None``.
     """
     tries, end = [first], clock() + seconds
-    most = int(len(ranked) * MAX_SHARE)
+    layers = len(ranked) if layers is None else layers
+    allowed = int(layers * MAX_SHARE)
+    most = min(allowed, len(ranked))
     too_few, enough, count = 0, most + 1, 1
     if first.drop <= max_drop:
-        return Search((first,), max_drop)
+        return Search((first,), max_drop, len(ranked))
     while enough - too_few > 1:
         if clock() > end:
-            return Search(tuple(tries), max_drop, ended=True)
-        layers = tuple(ranked[:count])
-        one = Try(layers, measure(layers))
+            return Search(tuple(tries), max_drop, len(ranked), ended=True)
+        names = tuple(ranked[:count])
+        one = Try(names, measure(names))
         tries.append(one)
-        say(f'{count} of {len(ranked)} layers in float: mAP falls by {one.drop:.4f}')
+        say(f'{count} of {layers} layers in float: mAP falls by {one.drop:.4f}')
         if one.drop <= max_drop:
             enough = count
         else:
             too_few = count
         found = enough <= most
         count = (too_few + enough) // 2 if found else min(2 * count, most)
-    return Search(tuple(tries), max_drop)
+    ended = most < allowed and enough > most
+    return Search(tuple(tries), max_drop, len(ranked), ended)
 
 
 def format_costs(int8: Int8, costs: Mapping[str, float]) -> list[str]:

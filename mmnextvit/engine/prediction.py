@@ -40,6 +40,7 @@ from ..runtime import (
     is_video,
     iterate_ahead,
     map_ahead,
+    name_image,
     name_sources,
     open_frames,
     open_kept_video,
@@ -449,8 +450,8 @@ class Shot(NamedTuple):
         """File of what is drawn, in the folder of the results."""
         drawn = Path('drawn', self.name)
         if is_video(self.path) and drawn.suffix.lower() != '.mp4':
-            drawn = drawn.with_name(f'{drawn.name}.mp4')
-        return drawn
+            return drawn.with_name(f'{drawn.name}.mp4')
+        return drawn if self.image is None else name_image(drawn, self.image)
 
 
 @dataclass(frozen=True)

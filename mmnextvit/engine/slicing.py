@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from ..datasets.image_inputs import with_colours
 from ..datasets.images import load_image
-from ..runtime import MAX_BATCH, Found, Slicing, detect_in_tiles
+from ..runtime import MAX_BATCH, Found, Masks, Slicing, detect_in_tiles
 from .runner import build_array_pipeline, read_color_type
 
 # What a comparison shows of COCO's numbers, by the end of their names.
@@ -39,19 +39,33 @@ def to_found(instances: InstanceData, min_score: float = 0) -> Found:
     """Detections as the runtime has them, without those below a score."""
     kept = instances[instances.scores >= min_score].cpu()
     boxes = get_box_tensor(kept.bboxes).numpy()
-    masks = np.asarray(kept.masks, bool) if 'masks' in kept else None
+    masks = kept.masks if 'masks' in kept else None
+    if masks is not None and not isinstance(masks, Masks):
+        masks = np.asarray(masks, bool)
     return Found(boxes, kept.scores.numpy(), kept.labels.numpy(), masks)
 
 
 def to_instances(found: Found) -> InstanceData:
-    """Detections of the runtime, as MMDetection has them, with all their masks."""
+    """Detections of the runtime, as MMDetection has them.
+
+    Their masks stay what makes one when it is asked for: all of a large image would
+    take gigabytes.
+    """
     instances = InstanceData(
         bboxes=torch.from_numpy(found.boxes),
         scores=torch.from_numpy(found.scores),
         labels=torch.from_numpy(found.labels).long(),
     )
     if found.masks is not None:
-        instances.masks = torch.from_numpy(found.masks.to_array())
+        instances.masks = found.masks
+    return instances
+
+
+def with_arrays(instances: InstanceData) -> InstanceData:
+    """The same with all masks as MMDetection has them, (N, H, W), bool."""
+    if isinstance(masks := instances.get('masks'), Masks):
+        instances = instances.new()
+        instances.masks = torch.from_numpy(masks.to_array())
     return instances
 
 
@@ -163,9 +177,8 @@ class SlicedTestLoop(TestLoop):
         image = load_image(path, self.color_type, stated=stated).image
         begun = time.perf_counter()
         whole = sample.pred_instances if self.slicing.whole else None
-        sample.pred_instances = detect_large(
-            image, self.slicing, self._detect, self.limit, whole=whole
-        )
+        found = detect_large(image, self.slicing, self._detect, self.limit, whole=whole)
+        sample.pred_instances = with_arrays(found)  # metrics and hooks take these
         self.seconds[1] += time.perf_counter() - begun
         self.images[1] += 1
 

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmdet.structures.bbox import get_box_tensor
@@ -15,6 +14,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..engine.runner import unwrap_model
+from ..runtime import encode_image
 from ..utils.files import atomic_write
 from ..utils.messages import tell
 from ..visualization.marks import Mark, draw_marks
@@ -91,8 +91,7 @@ def draw_batch(
 
 def encode_jpeg(image: np.ndarray) -> bytes:
     """The file of an image (H, W, 3), RGB, uint8."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 85]
-    return cv2.imencode('.jpg', image[..., ::-1], quality)[1].tobytes()
+    return encode_image(Path('image.jpg'), image[..., ::-1], 85)
 
 
 def write_batches(folder: Path, sheets: Sequence[np.ndarray]) -> None:

@@ -134,6 +134,8 @@ from .sessions import (
 )
 from .sinks import (
     Write,
+    encode_image,
+    name_image,
     open_kept_video,
     open_video,
     write_crops,
@@ -258,6 +260,7 @@ __all__ = [
     'detect_in_tiles',
     'dispatch',
     'draw_objects',
+    'encode_image',
     'encode_mask',
     'find_best',
     'find_files',
@@ -283,6 +286,7 @@ __all__ = [
     'main',
     'map_ahead',
     'name_file',
+    'name_image',
     'name_sources',
     'open_frames',
     'open_kept_video',

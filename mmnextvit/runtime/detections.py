@@ -45,6 +45,11 @@ class Detections(Arrays):
         made.masks = masks
         return made
 
+    def _replace(self, **values: Any) -> 'Detections':
+        """A copy with other values, of which ``masks`` may be one."""
+        masks = values.pop('masks', self.masks)
+        return Detections(*Arrays(*self)._replace(**values), masks)
+
 
 class Array(Protocol):
     """An array of NumPy or a tensor of torch."""
@@ -63,7 +68,8 @@ class Objects(list[dict[str, Any]]):
         scores: (N,).
         labels: (N,), integers.
         classes: Names of the labels.
-        masks: (N, H, W), bool, of a detector that finds masks.
+        masks: (N, H, W), bool, of a detector that finds masks; or ``Masks``, which are
+            made when they are asked for.
 
     Attributes:
         boxes: (N, 4), float32, not rounded; and so are the others.
@@ -71,6 +77,8 @@ class Objects(list[dict[str, Any]]):
         labels: (N,), int64.
         names: The class of each object.
         masks: (N, H, W), bool, or ``None``.
+        each_mask: The same, of a large image that was cut into tiles one by one, since
+            its ``masks`` take N times as much memory.
     """
 
     def __init__(
@@ -79,13 +87,13 @@ class Objects(list[dict[str, Any]]):
         scores: Array,
         labels: Array,
         classes: Sequence[str],
-        masks: np.ndarray | None = None,
+        masks: np.ndarray | Masks | None = None,
     ) -> None:
         self.boxes = np.array(boxes.tolist(), np.float32).reshape(-1, 4)
         self.scores = np.array(scores.tolist(), np.float32)
         self.labels = np.array(labels.tolist(), np.int64)
         self.names = [classes[label] for label in self.labels.tolist()]
-        self.masks = masks
+        self.each_mask = masks
         rows = zip(self.names, scores.tolist(), boxes.tolist())
         super().__init__(
             {
@@ -96,13 +104,18 @@ class Objects(list[dict[str, Any]]):
             for name, score, box in rows
         )
 
+    @property
+    def masks(self) -> np.ndarray | None:
+        masks = self.each_mask
+        return masks.to_array() if isinstance(masks, Masks) else masks
+
     def add_polygons(self) -> list[dict[str, Any]]:
         """The objects with the ``polygons`` of their masks, if there are any."""
-        if self.masks is None:
+        if self.each_mask is None:
             return list(self)
         return [
             dict(found, polygons=outline_mask(mask))
-            for found, mask in zip(self, self.masks)
+            for found, mask in zip(self, self.each_mask)
         ]
 
     def to_supervision(self) -> Any:
@@ -159,12 +172,12 @@ class Objects(list[dict[str, Any]]):
                 self.scores.tolist(),
             )
         ]
-        if self.masks is None or not results:
+        if self.each_mask is None or not results:
             return results
         coder = import_for('to_coco() of masks', 'pycocotools.mask', 'pycocotools')
-        packed = coder.encode(
-            np.asfortranarray(self.masks.transpose(1, 2, 0), np.uint8)
-        )
+        packed = [
+            coder.encode(np.asfortranarray(mask, np.uint8)) for mask in self.each_mask
+        ]
         return [
             {**one, 'segmentation': {**rle, 'counts': rle['counts'].decode()}}
             for one, rle in zip(results, packed, strict=True)

@@ -18,7 +18,14 @@ from .outputs import check_outputs
 from .packages import name_file
 from .resizing import Layout, fit, group, lay_out, resize, stack, to_image
 from .sessions import SESSIONS, Session, find_model
-from .slicing import Found, Slicing, detect_in_tiles, dispatch, to_slicing
+from .slicing import (
+    Found,
+    PatchedMasks,
+    Slicing,
+    detect_in_tiles,
+    dispatch,
+    to_slicing,
+)
 from .thresholds import (
     MinScores,
     Threshold,
@@ -177,8 +184,9 @@ class Detector:
     def list_objects(self, detections: Detections) -> Objects:
         """Detections as calling the detector gives them, with all their masks."""
         masks = detections.masks
-        arrays = None if masks is None else masks.to_array()
-        return Objects(*detections, self.classes, arrays)
+        if masks is not None and not isinstance(masks, PatchedMasks):
+            return Objects(*detections, self.classes, masks.to_array())
+        return Objects(*detections, self.classes, masks)
 
     def batch(
         self,

@@ -7,6 +7,7 @@ import numpy as np
 
 from .detections import Objects
 from .images import Image, read
+from .sinks import encode_image, name_image
 
 COVER = 0.45  # how much of a mask's pixels its colour takes
 TURN = 0.618034  # of the circle of hues, from one label to the next
@@ -32,8 +33,8 @@ def draw_objects(image: Image, objects: Objects) -> np.ndarray:
     line = max(1, round((height + width) / 600))
     size = max(0.35, (height + width) / 2400)
     found = list(zip(objects, objects.labels.tolist(), objects.boxes.tolist()))[::-1]
-    if objects.masks is not None:
-        for mask, (_, label, _) in zip(objects.masks[::-1], found):
+    if objects.each_mask is not None:
+        for mask, (_, label, _) in zip(objects.each_mask[::-1], found):
             draw_mask(drawn, mask, choose_colour(label))
     for one, label, box in found:
         x1, y1, x2, y2 = (round(side) for side in box)
@@ -82,17 +83,19 @@ def draw_mask(
 def write_drawing(folder: Path, source: str, drawn: np.ndarray) -> Path:
     """Writes what was drawn on an image file into a folder, under that file's name.
 
-    A file that is there already stays: the name gets a number.
+    A file that is there already stays: the name gets a number. What is too long for a
+    JPEG becomes a PNG.
 
     Raises:
         OSError: It cannot be written; half of it does not stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = cv2.imencode('.jpg', drawn, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    kind = name_image(Path(f'{Path(source).stem}.jpg'), drawn)
+    content = encode_image(kind, drawn)
     number = 1
     while True:
         ending = f'_{number}' if number > 1 else ''
-        path = folder / f'{Path(source).stem}{ending}.jpg'
+        path = folder / f'{Path(source).stem}{ending}{kind.suffix}'
         try:
             with path.open('xb') as file:
                 file.write(content)

@@ -11,8 +11,8 @@ ORIENTATION, EXTRA_SAMPLES = 0x112, 0x152
 UNASSOCIATED = 2  # of extra samples: an alpha that colours are not multiplied by yet
 
 
-class Layout(NamedTuple):
-    """Of TIFF's directories: formats of `struct`, without the byte order.
+class Directory(NamedTuple):
+    """The form of a TIFF directory: formats of `struct`, without the byte order.
 
     Attributes:
         first: Where the offset of the first directory stands.
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
     entry: str
 
 
-LAYOUTS = {42: Layout(4, 'I', 'H', 'HHI4s'), 43: Layout(8, 'Q', 'Q', 'HHQ8s')}
+LAYOUTS = {42: Directory(4, 'I', 'H', 'HHI4s'), 43: Directory(8, 'Q', 'Q', 'HHQ8s')}
 BYTE_ORDERS = {b'II': '<', b'MM': '>'}
 
 

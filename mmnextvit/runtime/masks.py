@@ -5,8 +5,9 @@ each detection: a mask is where their weighted sum is positive, or beyond anothe
 threshold, inside of its box. They are computed as MMYOLO's ``YOLOv5InsHead`` does.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import cv2
@@ -31,13 +32,41 @@ class RLE(TypedDict):
 class Masks(Sequence[np.ndarray]):
     """The masks in an image, in its pixels, each made when it is asked for.
 
-    ``masks[i]`` is that of a detection, (H, W), bool; ``len(masks)`` is N.
+    ``masks[i]`` is that of a detection, (H, W), bool; ``len(masks)`` is N. What selects
+    several of an array's rows, as a slice, their numbers or N bools, selects masks.
 
     Attributes:
         size: The image's height and width.
     """
 
     size: Size
+
+    def __getitem__(self, index: Any) -> Any:
+        """The mask of a number, (H, W), bool, or those of several, which are ``Masks``.
+
+        Raises:
+            IndexError: There are fewer masks, or it selects no rows of an array.
+        """
+        rows = np.arange(len(self))[index]
+        if np.ndim(rows) > 1:
+            raise IndexError(f'masks have one axis, and the index has {np.ndim(rows)}')
+        return self.take(rows) if np.ndim(rows) else self.make(int(rows))
+
+    @abstractmethod
+    def make(self, row: int) -> np.ndarray:
+        """The mask of a row from 0 to N - 1: (H, W), bool."""
+
+    @abstractmethod
+    def take(self, rows: np.ndarray) -> 'Masks':
+        """The masks of some rows (M,) from 0 to N - 1."""
+
+    @staticmethod
+    @abstractmethod
+    def cat(parts: Sequence[Any]) -> 'Masks':
+        """The masks of several objects of this class, of one image.
+
+        MMEngine's ``InstanceData`` asks what it holds for this, to select some of it.
+        """
 
     def to_array(self) -> np.ndarray:
         """(N, H, W), bool: all masks at once."""
@@ -80,25 +109,32 @@ class ComputedMasks(Masks):
     def __len__(self) -> int:
         return len(self.coefficients)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            rows = self.coefficients[index], self.prototypes, self.boxes[index]
-            return ComputedMasks(*rows, self.layout, self.settings)
+    def take(self, rows: np.ndarray) -> 'ComputedMasks':
+        coefficients, boxes = self.coefficients[rows], self.boxes[rows]
+        return replace(self, coefficients=coefficients, boxes=boxes)
+
+    @staticmethod
+    def cat(parts: Sequence['ComputedMasks']) -> 'ComputedMasks':
+        coefficients = np.concatenate([one.coefficients for one in parts])
+        boxes = np.concatenate([one.boxes for one in parts])
+        return replace(parts[0], coefficients=coefficients, boxes=boxes)
+
+    def make(self, row: int) -> np.ndarray:
         threshold = self.settings['threshold']
-        values = self._compute(index)
+        values = self._compute(row)
         size = self.layout.image[::-1]
         if self.settings['smooth']:
             return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR) > threshold
         mask = (values > threshold).astype(np.uint8)
         return cv2.resize(mask, size, interpolation=cv2.INTER_LINEAR) > 0
 
-    def _compute(self, index: int) -> np.ndarray:
+    def _compute(self, row: int) -> np.ndarray:
         """Probabilities of a mask in the input, without its padding; 0 off its box."""
         height, width = self.layout.canvas
-        logits = np.tensordot(self.coefficients[index], self.prototypes, 1)
+        logits = np.tensordot(self.coefficients[row], self.prototypes, 1)
         values = 1 / (1 + np.exp(-logits.clip(-MAX_LOGIT, MAX_LOGIT)))
         values = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
-        x1, y1, x2, y2 = self.boxes[index]
+        x1, y1, x2, y2 = self.boxes[row]
         columns, rows = np.arange(width), np.arange(height)
         values[(rows < y1) | (rows >= y2)] = 0
         values[:, (columns < x1) | (columns >= x2)] = 0

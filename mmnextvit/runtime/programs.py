@@ -16,11 +16,19 @@ OPERATOR = re.compile(
 # Such as Mul(Symbol('s1', integer=True), Integer(2))
 SIZE = re.compile(
     r"(?:Symbol\('[a-z]+\d+'(?:, [a-z]+=(?:True|False))*\)"
+    r"|Float\('[\d.e+-]+', precision=\d+\)"
     r'|[a-z]+\d+|[A-Z]\w*|\d+|[\s()*+/,<>=-])*+'
 )
 
-# What a program of any size asks of its input's.
-GUARD = re.compile(r"(?:L\['images'\]\.size\(\)\[\d\]|min|max|\d+|[\s()*+/%,<>=!-])*+")
+# What a program of any size asks of its input's: all that torch's printer of sizes,
+# torch.utils._sympy.printers.PythonPrinter, makes of sums, products and comparisons.
+GUARD = re.compile(
+    r"(?:L\['images'\]\.size\(\)\[\d\]"
+    r'|(?:and|or|not|min|max|abs|math\.(?:floor|ceil|trunc|sqrt|inf)|torch\.sym_float)\b'
+    r'|\d+(?:\.\d+)?(?:e[+-]?\d+)?|[\s()*+/%,<>=!-])*+'
+)
+
+SHOWN = 60  # characters of a text that is refused, from where it is not plain
 
 PLAIN = {'target': OPERATOR, 'expr_str': SIZE, 'guards_code': GUARD}
 
@@ -67,4 +75,14 @@ def check_texts(value: Any) -> None:
             texts = value.get(key) or []
             for text in texts if isinstance(texts, list) else [texts]:
                 if not (isinstance(text, str) and pattern.fullmatch(text)):
-                    raise ValueError(f'its {key} is {ascii(text)[:80]}')
+                    raise ValueError(f'its {key} {describe(text, pattern)}')
+
+
+def describe(text: object, pattern: re.Pattern[str]) -> str:
+    """What a text that is not plain is, and from where on."""
+    if not isinstance(text, str):
+        return f'is {ascii(text)[:SHOWN]}, which is no text'
+    plain = pattern.match(text)
+    start = plain.end() if plain else 0
+    place = f' behind {start} characters' if start else ''
+    return f'has {ascii(text[start : start + SHOWN])}{place}, which is not known here'

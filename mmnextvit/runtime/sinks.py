@@ -13,6 +13,39 @@ import cv2
 import numpy as np
 
 Write = Callable[..., object]  # (frame, seconds=None)
+# Pixels of a side that an image format can hold, of those with a low limit.
+JPEG = ('.jpg', '.jpeg', '.jpe')
+LIMITS = {**dict.fromkeys(JPEG, 65500), '.webp': 16383}
+
+
+def name_image(path: Path, image: np.ndarray) -> Path:
+    """Where an image (H, W, C) goes: a PNG if the format of ``path`` cannot hold it."""
+    limit = LIMITS.get(path.suffix.lower(), math.inf)
+    return path if max(image.shape[:2]) <= limit else path.with_name(f'{path.name}.png')
+
+
+def encode_image(path: Path, image: np.ndarray, quality: int = 95) -> bytes:
+    """The content of an image file.
+
+    Args:
+        path: Its name's end is the format.
+        image: (H, W, 3), BGR, uint8.
+        quality: Of a JPEG, up to 100.
+
+    Raises:
+        OSError: OpenCV does not write such an image.
+    """
+    suffix, reason, done, content = path.suffix.lower(), '', False, None
+    try:
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix in JPEG else []
+        done, content = cv2.imencode(suffix, image, options)
+    except cv2.error as error:
+        reason = f': {" ".join(str(error).split())}'
+    if not done or content is None:
+        height, width = image.shape[:2]
+        problem = f'OpenCV writes no {suffix} of {height} x {width} pixels{reason}'
+        raise OSError(errno.EIO, problem, str(path))
+    return content.tobytes()
 
 
 @contextmanager
@@ -97,6 +130,8 @@ def write_crops(
 ) -> None:
     """Writes each object as a JPEG of its own: ``CLASS/NAME_NUMBER.jpg``.
 
+    What is too long for a JPEG becomes a PNG, ``CLASS/NAME_NUMBER.jpg.png``.
+
     Args:
         folder: Gets a folder for each class.
         name: Path of the image or frame, relative to that of all.
@@ -116,5 +151,5 @@ def write_crops(
             continue
         kind = re.sub(r'[^\w. -]+', '_', found['class']).strip('. ') or '_'
         crop = np.ascontiguousarray(image[top:bottom, left:right])
-        _, content = cv2.imencode('.jpg', crop)
-        write_whole(folder / kind / f'{name}_{number}.jpg', content.tobytes())
+        path = name_image(folder / kind / f'{name}_{number}.jpg', crop)
+        write_whole(path, encode_image(path, crop))

@@ -6,7 +6,7 @@ object then becomes one detection again (:func:`merge`).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, NamedTuple, TypeVar
@@ -148,12 +148,17 @@ class PatchedMasks(Masks):
     def __len__(self) -> int:
         return len(self.patches)
 
-    def __getitem__(self, index: Any) -> Any:
-        """(H, W), bool; the masks of several, for what selects them."""
-        if isinstance(index, slice):
-            return PatchedMasks(self.size, self.patches[index])
+    def take(self, rows: np.ndarray) -> 'PatchedMasks':
+        return PatchedMasks(self.size, [self.patches[row] for row in rows.tolist()])
+
+    @staticmethod
+    def cat(parts: Sequence['PatchedMasks']) -> 'PatchedMasks':
+        every = [patches for one in parts for patches in one.patches]
+        return PatchedMasks(parts[0].size, every)
+
+    def make(self, row: int) -> np.ndarray:
         mask: np.ndarray = np.zeros(self.size, bool)
-        for left, top, pixels in self.patches[index]:
+        for left, top, pixels in self.patches[row]:
             height, width = pixels.shape
             mask[top : top + height, left : left + width] |= pixels
         return mask

@@ -14,6 +14,7 @@ from mmdet.structures.mask import BaseInstanceMasks
 from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData
 
+from ..runtime import Masks
 from .marks import Mark, draw_marks
 
 COVER = 0.45  # how much of a mask's pixels its colour takes
@@ -61,9 +62,11 @@ def draw_detections(
     drawn = image.copy()
     if 'masks' in instances:
         masks = to_arrays(instances.masks)
-        for mask, label in reversed(list(zip(masks, labels))):
-            draw_mask(drawn, mask, colours[label])
-        around = [measure_mask(mask) for mask in masks]
+        around: list[tuple[int, int, int, int]] = []
+        for row in reversed(range(len(labels))):
+            mask = masks[row]
+            draw_mask(drawn, mask, colours[labels[row]])
+            around.insert(0, measure_mask(mask))
         if labels:  # of detectors that find masks alone, boxes are zero
             boxes = np.where(boxes.any(1, keepdims=True), boxes, around)
     mean_side = np.sqrt(image.shape[0] * image.shape[1])
@@ -102,8 +105,10 @@ def write_texts(instances: InstanceData, names: Sequence[str]) -> list[str]:
     ]
 
 
-def to_arrays(masks: Any) -> np.ndarray:
-    """Masks as MMDetection has them, as arrays (N, H, W), bool."""
+def to_arrays(masks: Any) -> np.ndarray | Masks:
+    """Masks as MMDetection has them, as arrays (N, H, W), bool; our own as they are."""
+    if isinstance(masks, Masks):
+        return masks
     if isinstance(masks, BaseInstanceMasks):
         masks = masks.to_ndarray()
     return np.asarray(masks, bool)

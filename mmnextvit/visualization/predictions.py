@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
@@ -19,9 +18,11 @@ from mmengine.structures import InstanceData
 from torch.nn.functional import interpolate
 
 from ..datasets.images import load_image
+from ..runtime import Masks, name_image
 from ..utils.files import atomic_write
 from .detections import draw_detections, list_colours
 from .sheets import draw_contact_sheet
+from .writers import write_image
 
 
 class PairVisualizer:
@@ -71,6 +72,8 @@ def scale_instances(
         masks = instances.masks
         if isinstance(masks, BaseInstanceMasks):  # the truth's
             masks = masks.to_ndarray()
+        if isinstance(masks, Masks):
+            masks = masks.to_array()
         masks = torch.as_tensor(masks).float()[None]  # 1 N H W
         instances.masks = interpolate(masks, size)[0].bool()
     return instances
@@ -176,9 +179,9 @@ class DrawTestHook(Hook):
             sample.pred_instances = keep_high(sample.pred_instances, self.score_thr)
             with_truth(sample)
             pair = visualizer.draw(read_drawn(sample), sample, score_thr=0)
-            path = Path(self.out_dir, Path(sample.img_path).name)
+            path = name_image(Path(self.out_dir, Path(sample.img_path).name), pair)
             with atomic_write(path) as scratch:
-                mmcv.imwrite(pair[..., ::-1], str(scratch))
+                write_image(scratch, pair[..., ::-1])
 
 
 @HOOKS.register_module()
@@ -223,7 +226,7 @@ class ContactSheetHook(Hook):
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
         if mode != 'train' and self._pairs:
             sheet = draw_contact_sheet(self._pairs, columns=2)
-            path = Path(runner.work_dir, 'predictions.jpg')
+            path = name_image(Path(runner.work_dir, 'predictions.jpg'), sheet)
             with atomic_write(path) as scratch:
-                mmcv.imwrite(sheet[..., ::-1], str(scratch))
+                write_image(scratch, sheet[..., ::-1])
             runner.logger.info(f'Predictions are drawn in {path}')

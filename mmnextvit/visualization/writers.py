@@ -2,16 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-import mmcv
 import numpy as np
 from torch import Tensor
 
-from ..runtime import Write, open_video
+from ..runtime import Write, encode_image, open_video
 from ..utils.files import atomic_write
 from .feature_maps import draw_channels, draw_overview, format_shape
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes an image (H, W, 3), BGR, uint8, in the format that the name says.
+
+    Missing folders are made.
+
+    Raises:
+        OSError: It cannot be written, or not in that format.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_image(path, image))
 
 
 @contextmanager
@@ -24,7 +34,7 @@ def open_drawing(path: Path, fps: float | None = None) -> Iterator[Write]:
     """
     with atomic_write(path) as scratch:
         if fps is None:
-            yield partial(mmcv.imwrite, file_path=str(scratch))
+            yield lambda image: write_image(scratch, image)
         else:
             with open_video(scratch, fps) as write:
                 yield write
@@ -46,4 +56,4 @@ def write_feature_maps(
         sheets[stem] = draw_channels(name, feature_map)
     with atomic_write(folder) as scratch:
         for stem, sheet in sheets.items():
-            mmcv.imwrite(sheet[..., ::-1], str(scratch / f'{stem}.png'))
+            write_image(scratch / f'{stem}.png', sheet[..., ::-1])

@@ -6,11 +6,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import mmnextvit  # noqa: F401  (first)
-from mmnextvit.deploy.candidates import Candidates
-from mmnextvit.deploy.formats import write
-from mmnextvit.deploy.job import Job
-from mmnextvit.deploy.metadata import build_metadata, resize_test_pipeline
 from mmnextvit.runtime import Detector
 
 import cv2
@@ -19,7 +14,7 @@ import pytest
 from openvino.utils import get_cmake_path
 
 from tests.conftest import ROOT
-from tests.helpers.lively_detectors import demo_images, lively_detector, small_config
+from tests.helpers.lively_detectors import demo_images
 from tests.helpers.toy_exports import metadata, replace_metadata, write_openvino
 
 LACKING = [name for name in ('cmake', 'g++') if shutil.which(name) is None] + [
@@ -98,13 +93,11 @@ def test_the_metadata_are_followed(more, program, tmp_path):
     assert compare(program, model, UNLIKE) > len(UNLIKE)
 
 
-def test_boxes_of_a_detector(program, tmp_path):
-    cfg = resize_test_pipeline(small_config('yolov5_nextvit_s', classes=3), (64, 96))
-    model = lively_detector(cfg)
-    about = build_metadata(cfg, model, ['a', 'b', 'c'], (64, 96))
-    write('openvino', Job(Candidates(model), about), tmp_path / 'model')
-    images = demo_images((64, 96), (40, 110), (90, 70), (64, 64))
-    assert compare(program, tmp_path / 'model', images) > 10
+def test_boxes_of_a_detector(program, export_here, here):
+    export_here('openvino', out='model', with_map=False)
+    images = [cv2.imread(str(path)) for path in sorted((here / 'wide').iterdir())]
+    images += [cv2.imread(str(p)) for p in sorted((here / 'data' / 'val').iterdir())]
+    assert compare(program, Path('model'), images) > 4
 
 
 @pytest.mark.parametrize(

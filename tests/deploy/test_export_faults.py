@@ -17,7 +17,7 @@ from mmnextvit.deploy.comparison import Comparison
 from mmnextvit.deploy.metadata import build_metadata
 from mmnextvit.deploy.space import explain_full_disk
 from mmnextvit.engine.runner import load_detector
-from mmnextvit.runtime import KEY, Detector, ModelFileError
+from mmnextvit.runtime import KEY, Detector, ModelFileError, programs
 from mmnextvit.utils.errors import UserError
 
 import numpy as np
@@ -151,6 +151,22 @@ def test_folders_that_cannot_be_written(here, run_export, monkeypatch, number):
     printed = run_export(*QUICK, code=1)
     path = here / 'best.torchscript'
     assert last_line(printed) == f'mmnextvit export: {path}: {os.strerror(number)}'
+    assert names(here) == GIVEN
+
+
+@pytest.mark.slow
+def test_a_file_that_the_runtime_refuses(here, run_export, monkeypatch):
+    """One message names the text, and nothing is kept."""
+    monkeypatch.setitem(programs.PLAIN, 'target', re.compile('none'))
+    printed = run_export('--to', 'pt2', '--images', 'wide', code=1)
+    assert 'Traceback' not in printed
+    message = last_line(printed)
+    assert re.search(
+        r'best\.pt2 is not kept, since the runtime does not read it: its target has '
+        r"'torch\.ops\.aten.*which is not known here.*report it",
+        message,
+    )
+    assert '/.best' not in message  # a folder that is gone
     assert names(here) == GIVEN
 
 

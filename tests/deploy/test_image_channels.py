@@ -21,7 +21,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.conftest import TINY
 from tests.helpers.commands import run_here
+from tests.helpers.lively_detectors import SHALLOW
 from tests.helpers.tiny_run import write_tiny_run
 from tests.helpers.toy_exports import metadata, write_onnx
 
@@ -42,8 +44,11 @@ def write_run(folder: Path, channels: int) -> Path:
         file.unlink()
     for file in (folder / 'data' / 'annotations').glob('*.json'):
         file.write_text(file.read_text().replace('.jpg', '.png'))
+    text = config.read_text()
+    assert str(TINY['depths']) in text
+    text = text.replace(str(TINY['depths']), str(SHALLOW['depths']))
     # The recipe's own steps for training, which have colours changed and images mixed.
-    text = config.read_text().replace(
+    text = text.replace(
         'train_dataloader = dict(batch_size=2, dataset=train,',
         "train.pop('pipeline')\ntrain_dataloader = dict(batch_size=2, dataset=train,",
     )

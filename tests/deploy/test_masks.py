@@ -1,6 +1,7 @@
 """Instance segmentation: what is exported, what the runtime makes of it, and torch."""
 
 import json
+import pickle
 from types import SimpleNamespace
 
 import mmnextvit  # noqa: F401  (first)
@@ -20,6 +21,7 @@ from mmnextvit.deploy.parity import (
     predict_by_torch,
 )
 from mmnextvit.predictors import Predictor
+from mmnextvit.runtime.slicing import Patch
 from mmnextvit.utils.errors import UserError
 
 import cv2
@@ -181,6 +183,47 @@ def test_masks_in_pixels_polygons_and_run_lengths(smooth):
     assert not high.any() and runtime.outline_mask(high[0]) == []
 
 
+def make_patched_masks() -> runtime.PatchedMasks:
+    """Three masks, of which the last one has no pixels."""
+    pixels = np.ones((2, 3), bool)
+    patches = [[Patch(1, 2, pixels)], [Patch(5, 4, pixels)], []]
+    return runtime.PatchedMasks((20, 30), patches)
+
+
+@pytest.mark.parametrize('make', [make_masks, make_patched_masks])
+def test_masks_are_selected_as_rows_of_an_array(make):
+    masks = make()
+    array, count = masks.to_array(), len(masks)
+    chosen = np.arange(count) == 1
+    for index in (
+        *(np.array([0]), np.array([1, 0, 1]), [-1], chosen, chosen.tolist()),
+        *(~chosen, np.zeros(count, bool), [], slice(1, None), slice(None, None, -1)),
+        *(torch.tensor([1, 0]), torch.from_numpy(chosen)),
+    ):
+        some = masks[index]
+        assert isinstance(some, type(masks)) and some.size == masks.size
+        own = np.asarray(index) if isinstance(index, torch.Tensor) else index
+        assert (some.to_array() == array[own]).all()
+        assert len(some.to_polygons()) == len(array[own])
+    for index in (0, -1, -count, np.int64(1), np.array(1)):
+        assert (masks[index] == array[index]).all()
+    for index in (count, -count - 1, [count], np.ones(count + 1, bool), 1.0, [[0, 1]]):
+        with pytest.raises(IndexError):
+            masks[index]
+
+
+def test_masks_stay_when_other_arrays_are_replaced():
+    found = runtime.Detections(np.zeros((2, 4)), np.ones(2), np.zeros(2), make_masks())
+    boxes = np.ones((2, 4))
+    other = found._replace(boxes=boxes)
+    assert other.masks is found.masks and other.boxes is boxes
+    one = found.masks[:1]
+    assert found._replace(masks=one).masks is one
+    with pytest.raises((TypeError, ValueError), match='mask'):
+        found._replace(mask=one)
+    assert pickle.loads(pickle.dumps(found)).masks.to_array().shape == (2, 20, 30)
+
+
 def test_run_lengths_begin_with_what_is_off():
     mask = np.array([[1, 0], [1, 1]], bool)
     assert runtime.encode_mask(mask) == {'size': [2, 2], 'counts': [0, 2, 1, 1]}
@@ -254,7 +297,7 @@ def test_formats_without_masks(to):
 def test_an_imported_segment_model_by_commands(tmp_path, capfd):
     data = write_yolo_data(tmp_path / 'data')
     content = yolov5_model('n', head=('Segment', ['nc', 'anchors', 32, 256]), nc=3)
-    content['width_multiple'] = 0.125
+    content |= dict(depth_multiple=0.1, width_multiple=0.125)  # a block each
     (tmp_path / 'seg.yaml').write_text(yaml.safe_dump(content))
 
     def run(command, *args):

@@ -4,17 +4,20 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import mmnextvit  # noqa: F401  (first)
+from mmnextvit.deploy.tracing import export_program
 from mmnextvit.runtime import Detector, ModelFileError, OptionError
+from mmnextvit.runtime.programs import check_texts
 
 import pytest
 import torch
 
 from tests.conftest import ROOT
 from tests.helpers.export_folder import GIVEN, names
-from tests.helpers.toy_exports import metadata, write_onnx, write_pt2
+from tests.helpers.toy_exports import metadata, save_pt2, write_onnx, write_pt2
 
 pytestmark = pytest.mark.deploy
 
@@ -158,6 +161,92 @@ def test_what_loading_would_run_is_refused(tmp_path, name):
     with pytest.raises(ModelFileError, match=r'm\.pt2 is damaged, or too new for the'):
         Detector(path)
     assert not touched.exists()
+
+
+SIDE = "(((-1) + (L['images'].size()[2] // 2)) // 16)"
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        f'(4 + 4*{SIDE}) == 8 or {SIDE} > 0 and (36 % (4 + 4*{SIDE})) == 0',
+        f'not ({SIDE} >= max(1, {SIDE})) and abs({SIDE}) != min(3, {SIDE}**2)',
+        f'math.floor(2.5000000000000000*torch.sym_float({SIDE})) <= math.inf',
+        f'math.ceil({SIDE}*1.0e-5) == math.trunc({SIDE} / 2) and math.sqrt({SIDE}) > 1',
+    ],
+)
+def test_guards_that_torch_writes(text):
+    check_texts({'guards_code': [text]})
+
+
+@pytest.mark.parametrize(
+    'text, rest',
+    [
+        (f'{SIDE} > 0 or exit()', r"has 'exit\(\)' behind 53"),
+        ("L['images'].shape", 'has "L\\[\'images\'\\]\\.shape", which is not known'),
+        ("L['other'].size()[0] == 1", "L\\['other'\\]"),
+        ('torch.sym_float.__globals__', r"has '\.__globals__' behind 15 characters"),
+        ('math.floor.__self__', r"has '\.__self__'"),
+        ('1.0.real', r"has '\.real'"),
+        ('max.__class__', r"has '\.__class__'"),
+        ('torch.load(1)', "has 'torch.load"),
+        ('math.flooring', "has 'math.flooring"),
+        ('1 > 0 or oror', "has 'oror'"),
+        ('[1][0]', r"has '\[1\]"),
+        ('lambda: 1', "has 'lambda"),
+        (3, 'is 3, which is no text'),
+    ],
+)
+def test_guards_that_could_do_more_are_refused_by_name(text, rest):
+    with pytest.raises(ValueError, match=f'its guards_code .*{rest}'):
+        check_texts({'guards_code': [text]})
+
+
+@pytest.mark.parametrize(
+    'text, plain',
+    [
+        ("Mul(Float('1.5', precision=53), Symbol('s0', integer=True))", True),
+        ("Float('1.5', precision=exit())", False),
+        ("Float('x', precision=53)", False),
+    ],
+)
+def test_sizes_of_fractions(text, plain):
+    with nullcontext() if plain else pytest.raises(ValueError, match='its expr_str'):
+        check_texts({'expr_str': text})
+
+
+class Reshaped(torch.nn.Module):
+    """Reshapes maps as the head for masks does, of sides that torch cannot tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 6, 2, 2), torch.nn.Conv2d(4, 16, 3, 2, 1)
+        )
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = self.convs(images)
+        height, width = maps.shape[2:]
+        parts = maps.view(1, 2, 8, height, width)[:, :, 1:]
+        rows = parts.reshape(1, -1, height, width).flatten(2).mT
+        return rows[..., :4], rows[..., 4:7].sigmoid()
+
+
+def test_guards_of_maps_that_are_reshaped(tmp_path):
+    """torch joins comparisons of their sizes by "or" and "and"."""
+    torch.manual_seed(0)
+    network = Reshaped().eval()
+    program = export_program(network, (64, 64), dynamic_size=True)
+    assert any(' or ' in text for text in program._guards_code)
+    program.example_inputs = None
+    path = tmp_path / 'm.pt2'
+    about = metadata(batch=1, dynamic=True, in_graph=False)
+    save_pt2(program, path, json.dumps(about))
+    for size in ((64, 64), (96, 128)):
+        images = torch.rand(1, 3, *size)
+        found = Detector(path, imgsz=size).run(images.numpy())
+        for ours, theirs in zip(found.values(), network(images), strict=True):
+            torch.testing.assert_close(torch.from_numpy(ours), theirs)
 
 
 def test_entries_that_nothing_changed_are_loaded(tmp_path):

@@ -1,6 +1,7 @@
 """What layers cost in int8, and which are left in float to keep the mAP."""
 
 from itertools import count
+from types import SimpleNamespace
 
 import mmnextvit  # noqa: F401  (first)
 from mmnextvit.deploy import export as module
@@ -74,6 +75,54 @@ def test_the_time_bounds_the_search():
     )
     assert search.ended and search.chosen is None
     assert len(search.tries) == 3 and search.best.drop == pytest.approx(0.02)
+
+
+def test_layers_that_there_was_no_time_to_rank():
+    """Half of all layers may be left in float, however few of them were ranked."""
+    first, ranked = Try((), fell(0.05)), ['a', 'b', 'c']
+
+    def search(names, needed, seconds=60, layers=20):
+        return search_layers(
+            *(names, lambda some: fell(0.005 if len(some) >= needed else 0.03), 0.01),
+            *(seconds, first),
+            layers=layers,
+        )
+
+    lacking = search(ranked, needed=4)
+    assert [len(one.layers) for one in lacking.tries] == [0, 1, 2, 3]
+    assert lacking.ended and lacking.chosen is None
+    assert '3 of 20 layers were ranked and 3 of their choices' in lacking.tell_end(20)
+    enough = search(ranked, needed=3)
+    assert enough.chosen.layers == ('a', 'b', 'c') and not enough.ended
+
+    untried = search(['a'], needed=1, seconds=-1)
+    assert untried.ended and untried.tries == (first,)
+    assert '1 of 20 layers were ranked and none' in untried.tell_end(20)
+    all_tried = search(ranked, needed=4, layers=6)
+    assert not all_tried.ended and all_tried.chosen is None
+
+
+@pytest.mark.parametrize(
+    'share, said',
+    [(0.5, r'time \(--max-minutes\) was over when 1 of \d+ layers'), (0, 'with half')],
+)
+def test_what_is_said_of_a_search_that_ends(monkeypatch, share, said):
+    network = SimpleNamespace(list_layers=lambda: [str(i) for i in range(20)])
+    job = SimpleNamespace(int8=network, calibration=())
+    monkeypatch.setattr('mmnextvit.deploy.sensitivity.MAX_SHARE', share)
+    for name, value in dict(
+        build_dataset=None,
+        measure_in_torch={},
+        write=None,
+        replace=job,
+        beside=fell(0.05),
+        measure_costs={'0': 1.0},
+    ).items():
+        monkeypatch.setattr(module, name, lambda *_, value=value, **__: value)
+    options = module.Options('onnx', precision='int8', max_drop=0.01, max_minutes=0)
+    cfg = SimpleNamespace(filename='a.py')
+    with pytest.raises(UserError, match=f'is not reached: .*{said}.*with 0 of 20'):
+        module.leave_costly_layers(job, options, cfg, 'a.pth', print)
 
 
 def test_drops_and_changes():
@@ -152,13 +201,22 @@ def test_the_costliest_layer_is_found(network, quantizer):
 
 @pytest.mark.slow
 def test_export_leaves_costly_layers_in_float(export_here, here, monkeypatch):
-    chosen = []
+    chosen, known = [], {}
 
     def quantize_badly(network, images):
         chosen.append(pick_layer(network))
-        return coarsen(quantize(network, images), chosen[-1])
+        if 'int8' not in known:  # the three exports quantise the same
+            known['int8'] = coarsen(quantize(network, images), chosen[-1])
+        return onnx.ModelProto.FromString(known['int8'].SerializeToString())
+
+    def measure_once(int8, batches, *args):
+        assert int8.quantized == known['int8']
+        if 'costs' not in known:
+            known['costs'] = measure_costs(int8, batches, *args)
+        return dict(known['costs'])
 
     monkeypatch.setattr(module, 'quantize', quantize_badly)
+    monkeypatch.setattr(module, 'measure_costs', measure_once)
     options = dict(precision='int8', calibration='data/train', out='small.onnx')
     report = export_here('onnx', **options)
     drop = compute_drop(report.mean_ap)

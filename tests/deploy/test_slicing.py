@@ -3,17 +3,22 @@
 import argparse
 import json
 
+from mmnextvit import predictors
 from mmnextvit.cli import arguments
 from mmnextvit.engine.inferencer import find_or_replace
+from mmnextvit.engine.prediction import add_outlines, keep_sure
+from mmnextvit.engine.slicing import with_arrays
 from mmnextvit.models.nms_limits import find_max_detections
 from mmnextvit.predictors import Predictor, SlicedNetwork
 from mmnextvit.runtime import (
     Detector,
     Found,
     OptionError,
+    PatchedMasks,
     Slicing,
     command,
     detect_in_tiles,
+    draw_objects,
     list_tiles,
     main,
     read_slicing,
@@ -202,7 +207,7 @@ class Blobs:
     """A network that gives what :func:`see` finds, with masks."""
 
     classes, palette, best_scores, file = ['a', 'b'], None, None, ''
-    max_detections, fixed_batch = 300, None
+    max_detections, fixed_batch, color_type = 300, None, 'color'
 
     def prepare(self, image):
         return image
@@ -228,6 +233,36 @@ def test_a_network_with_masks():
             assert torch.equal(one.pred_instances[key], kept[key]), key
     (plain,) = Blobs().detect([images[1]], 0, 8)
     assert torch.equal(found[1].pred_instances.bboxes, plain.pred_instances.bboxes)
+
+
+def test_masks_of_large_images_are_made_one_by_one(monkeypatch):
+    """All at once take gigabytes, and nothing that `predict` writes needs them."""
+    image = draw_blobs()
+    monkeypatch.setattr(predictors, 'open_network', lambda *args: Blobs())
+    predictor = Predictor('any', slicing=Slicing(64, 0.5))
+    plain = Predictor('any')
+    single = plain.detect(image, 0.85)
+    own = plain.list_objects(single)
+    all_at_once = PatchedMasks.to_array
+
+    def refuse(masks):
+        raise AssertionError('all masks at once')
+
+    monkeypatch.setattr(PatchedMasks, 'to_array', refuse)
+    sample, doubt = keep_sure(predictor, predictor.detect(image, 0.05), 0.85)
+    assert doubt.doubt >= 0
+    objects = predictor.list_objects(sample)
+    assert len(objects) == len(own) > 1
+    assert objects.add_polygons() == own.add_polygons()
+    assert add_outlines(objects, sample) == own.add_polygons()
+    assert objects.to_coco(1) == own.to_coco(1)
+    assert (draw_objects(image, objects) == draw_objects(image, own)).all()
+    assert (predictor.draw(image, sample) == plain.draw(image, single)).all()
+    monkeypatch.setattr(PatchedMasks, 'to_array', all_at_once)
+    assert objects.masks.dtype == bool and (objects.masks == own.masks).all()
+    assert torch.equal(
+        with_arrays(sample.pred_instances).masks, single.pred_instances.masks
+    )
 
 
 def test_how_many_detections_a_config_allows():

@@ -44,6 +44,10 @@ def fresh_process_state() -> Iterator[None]:
         yield
     finally:
         for cls in managers():
+            for name, made in cls._instance_dict.items():
+                for handler in getattr(made, 'handlers', ()):  # a logger's
+                    if made is not instances.get(cls, {}).get(name):
+                        handler.close()  # or its file is found open in another test
             cls._instance_dict.clear()
             cls._instance_dict.update(instances.get(cls, {}))
         for handler in [h for h in logging.root.handlers if hasattr(h, 'baseFilename')]:

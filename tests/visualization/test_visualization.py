@@ -1,7 +1,11 @@
 """Where the boxes land, and how the sheet is laid out."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+from mmnextvit.engine.prediction import Shot
+from mmnextvit.runtime import name_image, write_crops
+from mmnextvit.runtime.drawing import write_drawing
 from mmnextvit.visualization.predictions import (
     ContactSheetHook,
     PairVisualizer,
@@ -141,6 +145,39 @@ def test_a_video_that_cannot_be_made_is_an_error(tmp_path):
     with open_drawing(path, fps=5) as write:
         write(frame)
     assert path.stat().st_size > 0
+
+
+def test_images_that_are_too_long_for_their_format(tmp_path):
+    """JPEG holds 65500 pixels of a side: a PNG takes its place."""
+    long: np.ndarray = np.zeros((2, 65600, 3), np.uint8)
+    short = long[:, :8]
+    path = tmp_path / 'a.jpg'
+    assert name_image(path, short) == path
+    assert name_image(path, long) == tmp_path / 'a.jpg.png'
+    assert name_image(tmp_path / 'a.webp', long[:, :16384]).name == 'a.webp.png'
+    assert name_image(tmp_path / 'a.png', long) == tmp_path / 'a.png'
+    for bad, image in ((path, long), (tmp_path / 'a.nothing', short)):
+        with (
+            pytest.raises(OSError, match='OpenCV writes no .* 2 x') as error,
+            open_drawing(bad) as write,
+        ):
+            write(image)
+        assert error.value.filename == str(bad)
+    assert not any(tmp_path.iterdir())
+
+    first = write_drawing(tmp_path, 'in/a.jpg', long)
+    second = write_drawing(tmp_path, 'in/a.jpg', long)
+    assert [first.name, second.name] == ['a.png', 'a_2.png']
+    assert cv2.imread(str(second)).shape == long.shape
+    found = [
+        {'class': 'x', 'box': [0, 0, 65600, 2]},
+        {'class': 'x', 'box': [0, 0, 8, 2]},
+    ]
+    write_crops(tmp_path, 'b', long, found)
+    assert {p.name for p in (tmp_path / 'x').iterdir()} == {'b_0.jpg.png', 'b_1.jpg'}
+    shot = Shot(path, 'a.jpg', image=long)
+    assert shot.drawn == Path('drawn', 'a.jpg.png')
+    assert shot._replace(image=short).drawn == Path('drawn', 'a.jpg')
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))

@@ -178,7 +178,8 @@ ALLOWED = {
     'pickle.loads': 'bytes that this process has packed',
     'Unpickler(file).load': 'our own',
     'unpickler.load': 'our own',
-    'load': "around one of MMEngine's loaders, whose torch is ours",
+    'load': "around one of MMEngine's loaders, whose torch is ours; and torch's own, "
+    'where a tool of another package says itself how it loads',
 }
 
 
@@ -199,7 +200,7 @@ def test_no_module_unpickles_or_runs_files_by_other_means():
     assert found.keys() <= ALLOWED.keys(), found
     assert found['self.torch.jit.load'] == {'runtime/sessions.py'}
     assert found['self.torch.export.load'] == {'runtime/sessions.py'}
-    assert found['load'] == {'weights/sources.py'}
+    assert found['load'] == {'cli/package_tools.py', 'weights/sources.py'}
     assert found['marshal.loads'] == {'datasets/packed.py'}
     assert found['pickle.loads'] == {'datasets/packed.py'}
     assert found['compile'] == {'engine/config_files.py'}
