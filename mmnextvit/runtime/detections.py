@@ -109,6 +109,10 @@ class Objects(list[dict[str, Any]]):
         masks = self.each_mask
         return masks.to_array() if isinstance(masks, Masks) else masks
 
+    @masks.setter
+    def masks(self, masks: np.ndarray | Masks | None) -> None:
+        self.each_mask = masks
+
     def add_polygons(self) -> list[dict[str, Any]]:
         """The objects with the ``polygons`` of their masks, if there are any."""
         if self.each_mask is None:
