@@ -118,7 +118,10 @@ def test_a_stream_that_is_dropped_and_comes_back(tmp_path, capfd):
 
 def test_a_stream_that_may_end_is_not_drawn_unless_asked(tmp_path):
     with serve_mjpeg(10) as address:
-        entries = [*find([Stream(address)], tmp_path, reconnect=0)]
+        found = [*find([Stream(address)], tmp_path, reconnect=0)]
+    entries = [
+        one for one in found if not isinstance(one, LeftOut)
+    ]  # on a busy machine
     assert entries and all(
         e.keys() == {'file', 'frame', 'time', 'objects'} for e in entries
     )
