@@ -31,6 +31,7 @@ from .tuning import (
     read_values,
     read_whole,
 )
+from .utils.color_types import COLOR_TYPES
 from .utils.errors import UserError, naming_key
 from .utils.messages import did_you_mean, first_few, show
 
@@ -48,8 +49,6 @@ WARM_UP = dict(warmup_epochs=3, warmup_mim_iter=1000, warmup_bias_lr=0.1)
 RATES = ('eta_max', 'eta_min')
 # What tells where a dataset lies; the rest of a dataset belongs to the recipe.
 LOCATION = ('_scope_', 'ann_file', 'data_prefix', 'data_root', 'metainfo', 'type')
-# How images of so many channels are loaded.
-COLOR_TYPES = {1: 'grayscale', 3: 'color', 4: 'bgra'}
 # What takes more than three channels in the place of a data preprocessor.
 PREPROCESSORS = {
     'DetDataPreprocessor': 'mmdet.ChannelsDetDataPreprocessor',

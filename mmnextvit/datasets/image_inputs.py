@@ -37,15 +37,15 @@ def load_input(image: Input, color_type: str = 'color') -> np.ndarray:
     """
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.fspath(image), color_type=with_colours(color_type))
+    channels = 'RGBA' if color_type == 'bgra' else 'RGB'
     try:
         if isinstance(image, Image.Image):
-            image = convert_pillow(image, 'RGBA' if color_type == 'bgra' else 'RGB')
+            image = convert_pillow(image, channels)
         elif not isinstance(image, np.ndarray):
             raise ImageError(
                 f'{type(image).__name__} is no image: a path, a NumPy array (BGR, '
                 'uint8) or an image of Pillow is wanted'
             )
-        channels = 'RGBA' if color_type == 'bgra' else 'RGB'
         return np.ascontiguousarray(read(image, channels))
     except ImageError as error:
         raise BrokenImageError(str(error)) from error

@@ -15,7 +15,6 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.runner import LOADERS, choose_resizing
-from ..models.image_channels import COLOR_TYPES
 from ..runtime import (
     CHANNELS,
     FORMAT,
@@ -26,6 +25,7 @@ from ..runtime import (
     check_metadata,
     to_pair,
 )
+from ..utils.color_types import COLOR_TYPES
 from ..utils.errors import UserError
 from .candidates import count_mask_channels, get_mean_and_std, is_multi_label
 

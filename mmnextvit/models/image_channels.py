@@ -2,7 +2,7 @@
 
 from torch import nn
 
-COLOR_TYPES = {1: 'grayscale', 3: 'color', 4: 'bgra'}  # as images are loaded
+from ..utils.color_types import COLOR_TYPES
 
 
 def find_first_conv(backbone: nn.Module) -> tuple[str, nn.Conv2d] | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ..models.image_channels import COLOR_TYPES
 from ..models.map_numbers import NUM_MAPS, ROW_SHIFT, get_map_stride
 from ..models.nextvit import ARCHS
 from ..models.yolov5_graph import MAX_PARAMETERS, count_parameters
@@ -18,6 +17,7 @@ from ..models.yolov5_row_rules import (
 )
 from ..models.yolov5_rows import MAX_NUMBER, ROW_RULES
 from ..models.yolov5_unknown import describe_unknown
+from ..utils.color_types import COLOR_TYPES
 from ..utils.errors import MissingFileError, UserError
 from ..utils.messages import first_few, tell
 from ..utils.render import is_plain
