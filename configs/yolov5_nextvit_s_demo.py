@@ -38,7 +38,8 @@ adamw = dict(_delete_=True, type='AdamW', lr=3e-3, weight_decay=0.05, fused=True
 optim_wrapper = dict(optimizer=adamw, clip_grad=None)
 by_iteration = dict(by_epoch=True, convert_to_iter_based=True)
 warm_up = dict(type='LinearLR', start_factor=0.05, end=1, **by_iteration)
-decay = dict(type='CosineAnnealingLR', begin=1, end=max_epochs, **by_iteration)
+decay = dict(type='CosineAnnealingLR', end=max_epochs, **by_iteration)
+decay.update(begin=min(1, max_epochs - 1))  # a single epoch is warm-up and decay
 param_scheduler = [warm_up, decay]
 hooks = {name: hook for name, hook in _base_.default_hooks.items() if name != 'ema'}
 hooks['checkpoint'] = dict(hooks['checkpoint'], interval=max_epochs, save_best=None)

@@ -1,6 +1,7 @@
 """Every config that is shipped, found by itself: built, trained a step, predicts,
 dumped and read again. Nothing is downloaded."""
 
+from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.data_report import list_class_counts
 from mmnextvit.models.timm_features import get_timm_mean_std
 from mmnextvit.models.yolov5_modules import NORM_CFG
@@ -48,6 +49,18 @@ def cfg(request) -> Config:
     cfg = Config.fromfile(request.param)
     init_default_scope(cfg.default_scope)
     return cfg
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_scheduler_lasts_in_a_training_of_one_epoch(path):
+    fewer = {'max_epochs': 1}
+    cfgs = [read_config(str(path), settings=fewer)]  # as --epochs 1
+    if '\nmax_epochs = ' in path.read_text(encoding='utf-8'):  # as --cfg-options
+        cfgs.append(read_config(str(path), fewer))
+    for cfg in cfgs:
+        for scheduler in cfg.get('param_scheduler') or []:
+            assert scheduler.get('begin', 0) < scheduler.get('end', 1)
+            assert not scheduler.get('by_epoch', True) or scheduler.get('begin', 0) < 1
 
 
 def without_chance(cfg: Config) -> dict:
