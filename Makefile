@@ -6,6 +6,7 @@
 # make cover   run all the tests and print which lines they leave out
 # make env     only make .venv, which the others make by themselves
 # make clean   remove .venv
+# make docs    build the site of the pages in site/
 # make try     use the wheel in a fresh environment: what docs/versions.md lists
 # Another Python: make PYTHON=/path/to/python3.14
 # The other set of OpenMMLab's packages, in .venv-onedl: make test OPENMMLAB=onedl
@@ -34,7 +35,7 @@ PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest \
 # ended in a segmentation fault: these tests have processes of their own.
 DEPLOYMENT := tests/deploy
 
-.PHONY: demo check test lint format types cover env try clean
+.PHONY: demo check test lint format types cover docs env try clean
 
 demo: $(VENV)/complete
 	$(BIN)/python tools/demo.py
@@ -60,6 +61,11 @@ format: $(VENV)/complete
 
 types: $(VENV)/complete
 	$(BIN)/mypy
+
+# A link that leads nowhere ends it. The variable leaves out an advertisement.
+docs: $(VENV)/complete
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'To read it: $(BIN)/python -m http.server -d site'
 
 env: $(VENV)/complete
 

@@ -13,25 +13,46 @@ UNTRAINED = 'not trained by us yet'
 HEAD = """<!-- Written by docs/make_model_zoo.py: change configs/metafiles instead. -->
 # Model zoo
 
-Published figures are as their source has them, named below each table; they are of the
-official code and weights. Parameters are counted in our models, and a test counts them
-again. None of these detectors has been trained on COCO by us yet.
+What there is to start from: weights of backbones, which are downloaded by name, and
+configs of whole detectors. We have trained none of these detectors on COCO yet, so that
+there are no weights of whole detectors to download. The accuracies of Mask R-CNN show
+what the backbone reaches in the official code.
+
+Published figures are those of the source that is named below each table, and hold for
+the official code and weights. Parameters are counted in our models, and a test counts
+them again.
 """
 TEXTS = {
     'imagenet': """## Backbones: ImageNet-1K
 
-Each name goes into `init_cfg=dict(type='Pretrained', checkpoint=…)` of an
-`mmdet.NextViT`, with ImageNet's mean and std in the `data_preprocessor`. Top-1 accuracy
-in %; SSLD is distillation with 6M images. Parameters are without the classifier,
-which has 1,025,000. Times do not depend on the weights; TensorRT: batch 8, 224x224.
+`mmnextvit new data/my_data --weights timm://nextvit_small.bd_ssld_6m_in1k` writes a
+config that starts from such weights. By hand a name goes into
+`init_cfg=dict(type='Pretrained', checkpoint=…)` of an `mmdet.NextViT`, with ImageNet's
+mean and std in the `data_preprocessor`.
+
+Top-1 is the accuracy on ImageNet in %; SSLD is distillation with 6M images. Parameters
+are without the classifier, which has 1,025,000. Times are the authors', on their
+machines; at 224x224 those of TensorRT are of batches of 8 images.
 """,
     'mask_rcnn': """## Mask R-CNN on COCO
 
 The official weights are on the authors' Google Drive only, so there is no address here:
-fetch the file and give its path to `load_from` or to a tool. AP in %.
+download the file and give its path to `load_from` or to a command. AP in %.
+
+Times are the authors', on their machines. Their tables have the same times for other
+heads on the same backbone (Semantic FPN, UperNet), so that they are those of the
+backbone alone. They do not say for which image size.
 """,
-    'mmdet': '## Other detectors in MMDetection\n',
-    'yolo': '## YOLO detectors in MMYOLO\n',
+    'mmdet': """## Other detectors in MMDetection
+
+These train without MMYOLO. [mmdetection.md](mmdetection.md) says what else of
+MMDetection works.
+""",
+    'yolo': """## YOLO detectors in MMYOLO
+
+`mmnextvit new` chooses among these for a folder of images: those with `smalldata` in
+their name below 2,000 images, those with `in1k` where a backbone's weights are given.
+""",
 }
 
 
@@ -61,16 +82,16 @@ def row(model: dict) -> dict[str, object]:
     """A line of a model's table: the columns' titles and what stands there."""
     data = model['Metadata']
     params = f'{data["Parameters"]:,}'
+    times = {t['backend']: t['value'] for t in data.get('inference time (ms)', [])}
+    in_ms = {f'{name}, ms': times.get(name, '') for name in ('TensorRT', 'CoreML')}
     if 'Config' not in model:
-        times = {t['backend']: t['value'] for t in data.get('inference time (ms)', [])}
         return {
             'weights': f'`{model["Weights"]}`',
             'trained on': data['Training Data'],
             'images': f'{data["Image Size"]}x{data["Image Size"]}',
             'top-1': metric(model, 'Top 1 Accuracy'),
             'parameters': params,
-            'TensorRT, ms': times.get('TensorRT', ''),
-            'CoreML, ms': times.get('CoreML', ''),
+            **in_ms,
         }
     cells = {
         'config': f'[{model["Name"]}](../{model["Config"]})',
@@ -79,6 +100,7 @@ def row(model: dict) -> dict[str, object]:
     }
     if published := data.get('Published'):
         cells['mask AP'] = metric(model, 'mask AP')
+        cells |= in_ms
         cells['FLOPs'] = f'{published["FLOPs (G)"]} G'
         cells['parameters, published'] = f'{published["Parameters (M)"]} M'
     start = data.get('Backbone Weights', data.get('Starts From', 'random weights'))
