@@ -63,7 +63,9 @@ def test_the_commands_for_own_data(tmp_path, capfd):
 def test_a_config_by_hand_trains_as_it_stands(tmp_path, capfd):
     """That of docs/data.md, with no change but what saves time."""
     page = (ROOT / 'docs' / 'data.md').read_text()
-    config = page.split('## By hand')[1].split('```python\n')[1].split('```')[0]
+    config = (
+        page.split('## A config by hand')[1].split('```python\n')[1].split('```')[0]
+    )
     path = tmp_path / 'my_data.py'
     path.write_text(config.replace("'./", f"'{ROOT}/configs/"))
     write_own_data(tmp_path / 'data' / 'my_data')
