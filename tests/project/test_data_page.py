@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from mmnextvit.folder_import.layouts import LAYOUTS
 from mmnextvit.folder_import.recognition import recognise
 
 import pytest
@@ -53,6 +54,11 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     for name, build in ALL.items():
         build(root / name)
     return {name: root / name for name in ALL}
+
+
+def test_layouts_stand_in_the_order_in_which_they_are_taken():
+    titles = list(dict.fromkeys(title for title, _ in list_trees()))
+    assert titles[: len(LAYOUTS)] == list(LAYOUTS)
 
 
 def test_every_layout_is_drawn(tmp_path):
