@@ -70,7 +70,7 @@ def test_it_names_what_is_there():
     for package in FILES:
         for name in list_packages(package):
             assert re.search(rf'^{name}==', locked, re.M), name
-    guide = (ROOT / 'docs' / 'deployment.md').read_text()
+    guide = (ROOT / 'docs' / 'deploy' / 'runtime.md').read_text()
     assert 'docker/runtime.Dockerfile' in guide
 
 
