@@ -35,7 +35,6 @@ SECTIONS = {
         'docs/python.md',
         'docs/video.md',
         'docs/large_images.md',
-        'docs/deployment.md',
         'docs/deploy/README.md',
         'docs/deploy/*.md',
     ],
