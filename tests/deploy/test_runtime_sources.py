@@ -20,6 +20,7 @@ from mmnextvit.runtime import (
     draw_objects,
     iterate_ahead,
     main,
+    open_kept_video,
     open_threads,
     open_video,
 )
@@ -31,6 +32,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.commands import refusal
+from tests.helpers.full_disk import limit_file_size
 from tests.helpers.mjpeg_server import serve_mjpeg
 from tests.helpers.toy_exports import metadata, write_onnx
 
@@ -121,6 +123,18 @@ def test_half_of_a_drawing_does_not_stay(here, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_drawing(here.folder / 'drawn', 'a.png', np.zeros((8, 8, 3), np.uint8))
     assert not list((here.folder / 'drawn').iterdir())
+
+
+@pytest.mark.parametrize('error', [None, KeyboardInterrupt])
+def test_a_video_that_a_full_disk_cuts_does_not_stay(here, error):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    raised = pytest.raises(error or OSError, match=None if error else 'disk full')
+    with limit_file_size(3000), raised, open_kept_video(Path('out/x.mp4'), 10) as write:
+        for _ in range(50):
+            write(noise)
+        if error:
+            raise error
+    assert not list(Path('out').iterdir())
 
 
 def test_lists_and_standard_input(here, capsys, monkeypatch):
