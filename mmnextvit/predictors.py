@@ -56,6 +56,7 @@ from .runtime import (
     choose_batch_size,
     dispatch,
     find_thresholds,
+    fit_batch_size,
     get_channels,
     list_best_scores,
     to_slicing,
@@ -512,14 +513,15 @@ class Predictor:
         return sample
 
     def detect_prepared(
-        self, prepared: Iterable[Prepared], score_thr: Threshold = 0.3
+        self, prepared: Sequence[Prepared], score_thr: Threshold = 0.3
     ) -> list[DetDataSample]:
         """As :meth:`detect`, of several images that :meth:`prepare` made ready.
 
         Those that are resized to one size, one after another, go through the network
-        at once.
+        at once, however many they are, or as many as an exported file takes.
         """
-        return list(self._detect((one.inputs for one in prepared), score_thr))
+        size = fit_batch_size(len(prepared), self.network.fixed_batch)
+        return list(self._detect((one.inputs for one in prepared), score_thr, size))
 
     def detect_all(
         self,

@@ -26,6 +26,7 @@ from .detector import (
     MAX_BATCH,
     Detector,
     choose_batch_size,
+    fit_batch_size,
 )
 from .drawing import (
     draw_objects,
@@ -269,6 +270,7 @@ __all__ = [
     'find_sources',
     'find_thresholds',
     'fit',
+    'fit_batch_size',
     'get_channels',
     'group',
     'has_end',

@@ -1,6 +1,5 @@
 """What can be chosen of sources, and of what is written of them."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,6 +8,8 @@ from .errors import OptionError
 from .frames import MAX_RATE, RECONNECT
 from .sources import Source, is_video
 from .tracking import import_trackers
+
+MOST_AT_ONCE = 1024  # images, which are all in memory
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Choices:
             )
         if self.reconnect < 0:
             raise OptionError(f'--reconnect {self.reconnect} is not a number from 0 on')
-        if not 0 < self.batch < math.inf:
-            raise OptionError(f'--batch {self.batch} is not a whole number from 1 on')
+        if not 0 < self.batch <= MOST_AT_ONCE:
+            raise OptionError(
+                f'--batch {self.batch} is not a whole number from 1 to {MOST_AT_ONCE}'
+            )
         if self.save_video and self.no_draw:
             raise OptionError(
                 '--save-video writes what is drawn, and --no-draw draws nothing: leave '

@@ -200,10 +200,10 @@ def to_threshold(text: str) -> Threshold:
     """A minimum score, for argparse."""
     if text == BEST:
         return BEST
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1, nor 'best'")
-    return value
+    with suppress_errors(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1, nor 'best'")
 
 
 @contextmanager

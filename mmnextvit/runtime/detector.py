@@ -35,6 +35,7 @@ from .thresholds import (
 )
 
 MAX_BATCH = 8  # images, where any number fits: more is hardly faster, takes memory
+MOST_THREADS = 1024  # of the CPU: starting a hundred thousand takes minutes
 
 
 def choose_batch_size(asked: int | None, fixed: int | None) -> int:
@@ -57,6 +58,18 @@ def choose_batch_size(asked: int | None, fixed: int | None) -> int:
             'export with --batch dynamic'
         )
     return asked
+
+
+def fit_batch_size(given: int, fixed: int | None) -> int:
+    """How many images go through a network at once, where so many are given at once.
+
+    They may be cut into tiles, of which `MAX_BATCH` go at once where images are fewer.
+
+    Args:
+        given: As many, by ``--batch``.
+        fixed: As of :func:`choose_batch_size`.
+    """
+    return fixed or max(given, MAX_BATCH)
 
 
 class Detector:
@@ -104,8 +117,12 @@ class Detector:
         slicing: Slicing | int | None = None,
     ) -> None:
         cut = to_slicing(slicing)
-        if threads is not None and (type(threads) is not int or threads < 1):
-            raise OptionError(f'threads={threads!r} is not a whole number from 1 on')
+        if threads is not None and (
+            type(threads) is not int or not 0 < threads <= MOST_THREADS
+        ):
+            raise OptionError(
+                f'threads={threads!r} is not a whole number from 1 to {MOST_THREADS}'
+            )
         file = find_model(Path(path))
         self._use(file, SESSIONS[file.suffix](file, device, threads), cut)
         if imgsz is not None:

@@ -102,6 +102,6 @@ def write_drawing(folder: Path, source: str, drawn: np.ndarray) -> Path:
             return path
         except FileExistsError:
             number += 1
-        except OSError:
+        except BaseException:  # Ctrl-C, too
             path.unlink(missing_ok=True)
             raise

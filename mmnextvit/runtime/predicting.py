@@ -12,7 +12,7 @@ import numpy as np
 
 from .choices import Choices
 from .detections import Objects
-from .detector import Detector
+from .detector import Detector, fit_batch_size
 from .drawing import draw_objects, write_drawing
 from .errors import ImageError
 from .frames import Frame, check_has_channels, open_frames, tell_left_out
@@ -82,12 +82,16 @@ def predict_images(
 ) -> Iterator[Entry | ImageError]:
     """Detects in images; threads read the next ones while the network works."""
     files = [str(source) for source, _ in named]
+    batch = sink.choices.batch
+    size = fit_batch_size(batch, detector.metadata['input']['batch'])
     with open_threads() as threads:
         prepared = map_ahead(threads, partial(try_to_prepare, detector), files)
         shots = zip(files, (name for _, name in named), prepared)
-        for some in in_batches(shots, sink.choices.batch):
+        for some in in_batches(shots, batch):
             whole = [one for *_, one in some if not isinstance(one, ImageError)]
-            found = iter(detector.detect_prepared(whole, score_thr) if whole else ())
+            found = iter(
+                detector.detect_prepared(whole, score_thr, size) if whole else ()
+            )
             for file, name, one in some:
                 if isinstance(one, ImageError):
                     yield one
@@ -130,6 +134,7 @@ def predict_video(
     choices = sink.choices
     frames = open_frames(source, choices.fps, choices.reconnect)
     tracker = Tracker(frames.rate) if choices.track else None
+    size = fit_batch_size(choices.batch, detector.metadata['input']['batch'])
 
     def prepare(frame: Frame) -> tuple[Frame, Prepared]:
         return frame, detector.preprocess(frame.image)
@@ -148,7 +153,7 @@ def predict_video(
         stack.callback(tell_left_out, source, frames)
         stack.enter_context(closing(frames))
         for some in in_batches(prepared, 1 if frames.live else choices.batch):
-            found = detector.detect_prepared([one for _, one in some], score_thr)
+            found = detector.detect_prepared([one for _, one in some], score_thr, size)
             for (frame, _), detections in zip(some, found, strict=True):
                 objects = detector.list_objects(detections)
                 if tracker:

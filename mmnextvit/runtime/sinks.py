@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from .frames import open_capture
+
 Write = Callable[..., object]  # (frame, seconds=None)
 # Pixels of a side that an image format can hold, of those with a low limit.
 JPEG = ('.jpg', '.jpeg', '.jpe')
@@ -61,7 +63,7 @@ def open_video(path: Path, fps: float) -> Iterator[Write]:
         fps: Frames a second.
 
     Raises:
-        OSError: OpenCV cannot make such a file there.
+        OSError: OpenCV cannot make such a file there, or could not write it to its end.
     """
     writer = cv2.VideoWriter()
     size: tuple[int, int] = (0, 0)
@@ -89,22 +91,41 @@ def open_video(path: Path, fps: float) -> Iterator[Write]:
         yield write
     finally:
         writer.release()
+    if any(size) and not can_be_played(path):  # of a full disk OpenCV says nothing
+        problem = 'the video could not be written to its end: is the disk full?'
+        raise OSError(errno.EIO, problem, str(path))
+
+
+def can_be_played(path: Path) -> bool:
+    """Whether a video has a frame that can be read."""
+    capture = open_capture(str(path))
+    try:
+        return capture.isOpened() and capture.grab()
+    finally:
+        capture.release()
 
 
 @contextmanager
 def open_kept_video(path: Path, fps: float) -> Iterator[Write]:
     """As :func:`open_video`, with all that was written until the block ends, or raises.
 
-    The file gets its name then, when it can be played.
+    The file gets its name then, if it can be played; else nothing is left of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f'.{os.getpid()}.{path.name}')
     try:
         with open_video(scratch, fps) as write:
             yield write
+    except OSError as error:
+        if error.filename == str(scratch):
+            error.filename = str(path)
+        raise
     finally:
         if scratch.exists():
-            os.replace(scratch, path)
+            if can_be_played(scratch):
+                os.replace(scratch, path)
+            else:
+                scratch.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> None:

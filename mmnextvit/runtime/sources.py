@@ -125,7 +125,7 @@ def read_list(text: str, stdin: IO[bytes] | None = None) -> list[Source]:
     )
     try:
         if text == STDIN:
-            content = (stdin or sys.stdin.buffer).read()
+            content = (stdin or open_stdin()).read()
         elif not stat.S_ISREG(os.stat(text).st_mode):
             raise SourceError('this list is no regular file', file=text)
         else:
@@ -156,6 +156,18 @@ def read_list(text: str, stdin: IO[bytes] | None = None) -> list[Source]:
         problem = 'this list is empty: give a path in each line'
         raise SourceError(problem, file=name)
     return sources
+
+
+def open_stdin() -> IO[bytes]:
+    """Standard input of the process.
+
+    Raises:
+        SourceError: There is none, as of a service; it was closed.
+    """
+    if sys.stdin is None:
+        problem = 'there is none here: give a list file, or pipe a list into it'
+        raise SourceError(problem, file='standard input')
+    return sys.stdin.buffer
 
 
 def name_sources(sources: Sequence[Source]) -> list[str]:

@@ -1,11 +1,12 @@
 """What threads do beside the network."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from itertools import islice, repeat
+from itertools import islice, repeat, takewhile
 from typing import TypeVar
 
 MAX_THREADS = 8  # beside the network: to read images and to write what is found
@@ -79,14 +80,17 @@ def iterate_ahead(
         items: As a video gives its frames.
         ahead: As there.
     """
-    source = iter(items)
+    source, ended = iter(items), threading.Event()
 
     def make_next(_: None) -> Made | None:
         for item in source:
             return call(item)
+        ended.set()
         return None
 
-    for made in map_ahead(threads, make_next, repeat(None), ahead):
+    # Nothing is asked for beyond the last item, however much may be ahead.
+    asked = takewhile(lambda _: not ended.is_set(), repeat(None))
+    for made in map_ahead(threads, make_next, asked, ahead):
         if made is None:
             return
         yield made

@@ -39,7 +39,7 @@ SIZE = 64, 96
 
 @pytest.fixture
 def libraries():
-    """NCNN and its converter, which come by an extra of their own."""
+    """NCNN and its converter."""
     for library in ('ncnn', 'pnnx'):
         pytest.importorskip(library, reason='needs the extra ncnn')
 

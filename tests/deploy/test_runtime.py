@@ -233,10 +233,10 @@ def test_thresholds_that_are_none(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(file), 'image.png', '--score-thr', 'best'])
     assert 'the file has no best scores' in capsys.readouterr().err
-    for wrong in ('bset', '1.1'):
+    for wrong in ('bset', '1.1', 'nan'):
         with pytest.raises(SystemExit):
             main([str(file), 'image.png', '--score-thr', wrong])
-        assert '--score-thr' in capsys.readouterr().err
+        assert f"{wrong} is not from 0 to 1, nor 'best'" in capsys.readouterr().err
 
 
 def test_file_without_nms(tmp_path):
@@ -709,11 +709,11 @@ def test_command_line_that_is_ended(tmp_path, capsys, monkeypatch, error, whole)
     cv2.imwrite(image, grey(255))
     detect, calls = Detector.detect_prepared, []
 
-    def detect_some(detector, prepared, score_thr):
+    def detect_some(detector, prepared, *options):
         calls.append(prepared)
         if len(calls) > whole:
             raise error
-        return detect(detector, prepared, score_thr)
+        return detect(detector, prepared, *options)
 
     monkeypatch.setattr(Detector, 'detect_prepared', detect_some)
     ctrl_c = isinstance(error, KeyboardInterrupt)

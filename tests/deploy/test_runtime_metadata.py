@@ -424,7 +424,7 @@ def test_outputs_of_another_shape(tmp_path):
         detect(path)
 
 
-@pytest.mark.parametrize('threads', [0, -3, 2.5, True, 'many'])
+@pytest.mark.parametrize('threads', [0, -3, 2.5, True, 'many', 100_000])
 def test_threads_that_cannot_be(tmp_path, threads):
     path = write_onnx(tmp_path / 'm.onnx', metadata())
     with pytest.raises(OptionError, match='threads=.* is not a whole number from 1'):

@@ -13,14 +13,26 @@ from types import SimpleNamespace
 
 from mmnextvit.cli import arguments
 from mmnextvit.cli.predict import add_arguments
-from mmnextvit.runtime import Stream, command, draw_objects, main, open_video
+from mmnextvit.runtime import (
+    ONNXSession,
+    Stream,
+    command,
+    draw_objects,
+    iterate_ahead,
+    main,
+    open_kept_video,
+    open_threads,
+    open_video,
+)
 from mmnextvit.runtime.detections import Objects
+from mmnextvit.runtime.drawing import write_drawing
 
 import cv2
 import numpy as np
 import pytest
 
 from tests.helpers.commands import refusal
+from tests.helpers.full_disk import limit_file_size
 from tests.helpers.mjpeg_server import serve_mjpeg
 from tests.helpers.toy_exports import metadata, write_onnx
 
@@ -73,6 +85,56 @@ def test_batches_find_the_same(here, size, capsys):
     assert main(['m.onnx', *sources, '--batch', size]) == 1
     assert capsys.readouterr() == single and single.out.count('\n') == 12
     assert 'none.png cannot be read' in single.err
+
+
+@pytest.mark.parametrize('source', ['film.mp4', 'images.txt'])
+def test_as_many_as_were_chosen_go_through_the_network_at_once(
+    here, source, capsys, monkeypatch
+):
+    Path('images.txt').write_text('a.png\n' * 9)
+    run_network, sizes = ONNXSession.run, []
+
+    def count(session, images):
+        sizes.append(len(images))
+        return run_network(session, images)
+
+    monkeypatch.setattr(ONNXSession, 'run', count)
+    assert main(['m.onnx', source, '--batch', '9']) == 0
+    assert sizes == [9] and capsys.readouterr().out.count('\n') == 9
+
+
+def test_nothing_is_asked_for_beyond_the_last_item():
+    with open_threads(1) as threads:
+        made = list(iterate_ahead(threads, str, range(5), 10**9))
+    assert made == ['0', '1', '2', '3', '4']
+
+
+def test_standard_input_that_is_closed(here, capsys, monkeypatch):
+    monkeypatch.setattr('sys.stdin', None)
+    assert refuse(capsys, '-').startswith('standard input: there is none here')
+
+
+def test_half_of_a_drawing_does_not_stay(here, monkeypatch):
+    def interrupt(path, mode):
+        Path(path).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, 'open', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_drawing(here.folder / 'drawn', 'a.png', np.zeros((8, 8, 3), np.uint8))
+    assert not list((here.folder / 'drawn').iterdir())
+
+
+@pytest.mark.parametrize('error', [None, KeyboardInterrupt])
+def test_a_video_that_a_full_disk_cuts_does_not_stay(here, error):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    raised = pytest.raises(error or OSError, match=None if error else 'disk full')
+    with limit_file_size(3000), raised, open_kept_video(Path('out/x.mp4'), 10) as write:
+        for _ in range(50):
+            write(noise)
+        if error:
+            raise error
+    assert not list(Path('out').iterdir())
 
 
 def test_lists_and_standard_input(here, capsys, monkeypatch):
@@ -129,7 +191,8 @@ BAD = [
     (['--fps', '0'], '--fps 0 is not above 0'),
     (['--fps', 'nan'], '--fps nan is not above 0'),
     (['--reconnect', '-1'], '--reconnect -1 is not a number from 0 on'),
-    (['--batch', '0'], '--batch 0 is not a whole number from 1 on'),
+    (['--batch', '0'], '--batch 0 is not a whole number from 1 to 1024'),
+    (['--batch', '9999999'], '--batch 9999999 is not a whole number from 1 to 1024'),
     (['--save-video', '--no-draw'], 'draws nothing: leave one out'),
     (['--track'], '--track is about videos, webcams and streams'),
     (['--fps', '5'], '--fps is about videos, webcams and streams'),

@@ -272,6 +272,40 @@ def test_a_damaged_image_stops_no_other(page, web_runtime, white, tmp_path):
         check_is_quiet(page, url)
 
 
+def test_what_is_cleared_while_it_is_detected_is_not_saved(
+    page, web_runtime, white, tmp_path
+):
+    toy = write_toy_page(tmp_path / 'toy', web_runtime, write=write_onnx)
+    with serving(make_server(toy, 0)) as url:
+        page.open(url, READY)
+        show_images(page, [white])
+        page.evaluate(
+            'document.getElementById("files").addEventListener("change", () => '
+            'document.getElementById("clear").click())'
+        )
+        page.give_files('#files', [white])
+        page.wait(IDLE)
+        assert page.evaluate(f'{FIGURES}.length') == 0
+        assert page.evaluate('document.getElementById("save").disabled')
+
+
+def test_a_camera_that_opens_is_not_opened_again(page, web_runtime, tmp_path):
+    toy = write_toy_page(tmp_path / 'toy', web_runtime)
+    with serving(make_server(toy, 0)) as url:
+        page.open(url, READY)
+        page.evaluate(
+            'window.asked = 0; const media = navigator.mediaDevices; '
+            'const ask = media.getUserMedia.bind(media); '
+            'media.getUserMedia = (wanted) => { window.asked++; return ask(wanted); }'
+        )
+        camera = 'document.getElementById("camera")'
+        page.evaluate(f'{camera}.click(); {camera}.click()')
+        page.wait('document.querySelectorAll("#live .box").length > 10')
+        assert page.evaluate('window.asked') == 1
+        page.evaluate(f'{camera}.click()')
+        page.wait(f'{camera}.textContent === "Open the camera"')
+
+
 def test_camera_on_a_phone(page, web_runtime, tmp_path):
     """Chromium's camera shows a pattern; what was found last is kept."""
     toy = write_toy_page(

@@ -257,7 +257,7 @@ def test_no_package_of_another_package_is_pinned(needed):
 def test_extras_of_the_export_formats():
     names = {e: {r.name for r in requirements(e)} for e in EXTRAS}
     assert names['onnx'] < names['openvino'] < names['int8']
-    assert names['deploy'] == names['int8'] | names['coreml']
+    assert names['deploy'] == names['int8'] | names['coreml'] | names['ncnn']
 
 
 def test_lock_keeps_to_the_bounds(needed, locked):

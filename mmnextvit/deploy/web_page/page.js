@@ -72,6 +72,7 @@ async function take(files) {
     $('results').append(result.figure);
     try {
       Object.assign(result, await detect(file));
+      if (!result.figure.isConnected) continue; // it was cleared meanwhile
       results.push(result);
       draw(result);
     } catch (error) {
@@ -180,12 +181,15 @@ let stream = null;
 
 $('camera').onclick = async () => {
   if (stream) return stopCamera();
+  $('camera').disabled = true; // a second camera could not be stopped
   try {
     stream = await navigator.mediaDevices.getUserMedia({
       video: { facingMode: { ideal: 'environment' } },
     });
   } catch (error) {
     return say(`The camera cannot be opened: ${error.message}`, true);
+  } finally {
+    $('camera').disabled = false;
   }
   say('');
   $('camera').textContent = 'Stop the camera';
