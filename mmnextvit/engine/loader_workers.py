@@ -1,10 +1,14 @@
 """Workers of data loaders, which outlive the signals that go to all processes."""
 
+import os
 import signal
 from collections.abc import Callable
+from ctypes import c_bool
+from functools import cache
+from multiprocessing import RawValue
+from multiprocessing.util import Finalize
 from types import FrameType
-
-GRACE = 20  # seconds in which the main process ends its iteration, and its workers
+from typing import Any
 
 
 class OutliveSignals:
@@ -21,19 +25,30 @@ class OutliveSignals:
 
     def __init__(self, init: Callable[[int], object] | None) -> None:
         self.init = init
+        self._main_ends = _tell_end(os.getpid())
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)  # the main process counts what it gets there
-        numbers = (getattr(signal, name, None) for name in ('SIGTERM', 'SIGHUP'))
-        for number in filter(None, numbers if hasattr(signal, 'alarm') else ()):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, end_later)
+        for name in ('SIGTERM', 'SIGHUP'):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._end)
         if self.init is not None:
             self.init(worker)
 
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        if self._main_ends.value:
+            os._exit(0)  # with another status torch would raise in the main process
 
-def end_later(number: int, frame: FrameType | None) -> None:
-    """Ends this process some time after a signal, and at once at a second one."""
-    signal.signal(number, signal.SIG_DFL)
-    signal.alarm(GRACE)
+
+@cache
+def _tell_end(process: int) -> Any:
+    """A value, shared with the workers, that is true once this process ends.
+
+    At its end multiprocessing sends SIGTERM to the workers that are left, and waits for
+    them; it runs finalizers before.
+    """
+    ends = RawValue(c_bool, False)
+    Finalize(None, setattr, (ends, 'value', True), exitpriority=0)
+    return ends

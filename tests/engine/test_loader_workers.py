@@ -1,0 +1,88 @@
+"""Workers outlive signals to all processes, and end with the main process."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from mmnextvit.engine.runner import ResumableRunner
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+# A training script's end: its loader, whose workers persist, is still there.
+SCRIPT = """
+from mmnextvit.engine.runner import ResumableRunner
+
+def iterate():
+    global loader
+    loader = ResumableRunner.build_dataloader(dict(
+        batch_size=1, num_workers=2, persistent_workers=True, dataset=list(range(8)),
+        sampler=dict(type='DefaultSampler', shuffle=False), **{options}))
+    print(sum(int(batch[0]) for batch in loader), flush=True)
+    {end}
+
+if __name__ == '__main__':
+    {start}
+"""
+CHILD = """import multiprocessing
+    child = multiprocessing.get_context('fork').Process(target=iterate)
+    child.start()
+    child.join()
+    raise SystemExit(child.exitcode)"""
+
+
+def run(**parts: str) -> subprocess.CompletedProcess:
+    parts = dict(options='{}', end='', start='iterate()') | parts
+    return subprocess.run(
+        [sys.executable, '-c', SCRIPT.format(**parts)],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [
+        dict(options='{}'),
+        dict(start='iterate(); held = iter(loader); next(held)'),
+        dict(start=CHILD),
+    ],
+    ids=['after the last batch', 'between batches', 'in a process of the user'],
+)
+def test_a_script_ends_with_its_workers(parts):
+    ended = run(**parts)
+    assert ended.stdout.splitlines()[-1] == '28'
+    assert (ended.returncode, ended.stderr) == (0, '')
+
+
+def test_an_error_is_all_that_is_said():
+    ended = run(start='iterate(); held = iter(loader); next(held); int("a")')
+    assert ended.returncode == 1
+    assert ended.stderr.count('Error') == 1
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP', 'SIGINT'])
+def test_workers_outlive_what_all_processes_get(name):
+    loader = ResumableRunner.build_dataloader(
+        dict(
+            batch_size=1,
+            num_workers=2,
+            persistent_workers=True,
+            dataset=list(range(64)),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        )
+    )
+    batches = iter(loader)
+    numbers = [int(next(batches)[0]), int(next(batches)[0])]  # of both workers
+    for worker in batches._workers:
+        for _ in range(2):
+            os.kill(worker.pid, getattr(signal, name))
+    numbers += [int(batch[0]) for batch in batches]
+    assert numbers == list(range(64))
+    assert all(worker.is_alive() for worker in batches._workers)
