@@ -6,13 +6,12 @@ the package has is registered before any of those is used; see
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from . import _import_hook
 from .hub import config_file, get_config, get_model
 from .recipes import fit_recipe, tune_recipe
-from .utils.packages import NEEDED, has_mmyolo, require_mmyolo
+from .utils.packages import NEEDED, has_mmyolo, list_missing, require_mmyolo
 
 if TYPE_CHECKING:
     from .models.detector import FittedYOLODetector
@@ -32,22 +31,20 @@ __all__ = [
 ]
 
 # Public names and the modules that have them, which are imported at the first use.
-_MODULES: dict[str, str] = {}
 _OF_MMYOLO = {
     'FittedYOLODetector': 'models.detector',
     'YOLOv5YAMLBackbone': 'models.yolov5_yaml',
     'YOLOv5YAMLNeck': 'models.yolov5_yaml',
 }
+_MODULES: dict[str, str] = {
+    'NextViT': 'models.nextvit',
+    'TimmFeatures': 'models.timm_features',
+    'register_row': 'models.yolov5_rows',
+    **_OF_MMYOLO,
+}
 _import_hook.register_when_needed()
-if find_spec('torch'):
-    _MODULES |= {
-        'NextViT': 'models.nextvit',
-        'TimmFeatures': 'models.timm_features',
-        'register_row': 'models.yolov5_rows',
-        **_OF_MMYOLO,
-    }
 # Where something that they need is missing, each of them says so when it is used.
-if _MODULES and any(map(find_spec, NEEDED)):
+if not list_missing('torch') and len(list_missing(*NEEDED)) < len(NEEDED):
     __all__ += ['NextViT', 'TimmFeatures', 'register_row']
     if has_mmyolo():
         __all__ += ['FittedYOLODetector', 'YOLOv5YAMLBackbone', 'YOLOv5YAMLNeck']

@@ -6,11 +6,13 @@ many boxes they keep, and keeps packages that are imported later from sending da
 :mod:`mmnextvit._import_hook` has it imported before anything that depends on it.
 """
 
-from ._mmcv import prepare_mmcv
-from .runtime import send_nothing
 from .utils.packages import check_packages, has_mmyolo
 
-check_packages()  # before any of them is imported
+check_packages()  # before any of them is imported, and torch
+
+from ._mmcv import prepare_mmcv  # noqa: E402
+from .runtime import send_nothing  # noqa: E402
+
 send_nothing()  # before MMDetection, which imports Albumentations where that is
 prepare_mmcv()  # before anything that imports mmcv.ops, mmdet or mmyolo
 

@@ -5,6 +5,7 @@ fork whose distributions have other names and the same folders (``mmnextvit[oned
 pip sees no conflict between two distributions that write into one folder.
 """
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ from importlib.util import find_spec
 from .errors import MissingPackageError, UserError
 
 NEEDED = ('mmengine', 'mmcv', 'mmdet')
+# What else we import. The last row comes with OpenMMLab's packages, torch and timm; the
+# others are missing where pip was told `--no-deps`, OpenCV also without an extra.
+BROUGHT = (
+    *('torch', 'torchvision', 'timm', 'einops', 'numpy', 'safetensors', 'cv2', 'PIL'),
+    *('faster_coco_eval', 'imagehash'),
+    *('rich', 'yaml', 'matplotlib', 'scipy', 'jinja2', 'huggingface_hub'),
+)
 # Folders that several distributions write into.
 FOLDERS = {
     'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
@@ -37,16 +45,17 @@ INSTALL_FORK = 'pip install "mmnextvit[onedl]"'
 
 
 def check_packages() -> None:
-    """Looks for OpenMMLab's packages before they are imported, and imports none.
+    """Looks for OpenMMLab's packages, torch and OpenCV, before they are imported.
 
-    Two of OpenCV's distributions in one folder are a warning, since common images of
-    containers and notebooks have them, and the last installed one works.
+    It imports none of them. Two of OpenCV's distributions in one folder are a warning,
+    since common images of containers and notebooks have them, and the last installed
+    one works.
 
     Raises:
         MissingPackageError: One is not installed; the message has the command.
         UserError: Two distributions are in one folder; the message has the commands.
     """
-    missing = [package for package in NEEDED if find_spec(package) is None]
+    missing = list_missing('torch', *NEEDED, 'cv2')
     if missing:
         raise MissingPackageError(_describe_missing(missing))
     doubled = find_doubled()
@@ -60,7 +69,9 @@ def check_packages() -> None:
 
 
 def explain_missing_package(error: ModuleNotFoundError) -> None:
-    """Does nothing where an error is not about one of OpenMMLab's packages, or torch.
+    """Does nothing where an error is not about a package that this one imports itself.
+
+    Those are OpenMMLab's, of both :data:`NEEDED` and MMYOLO, and :data:`BROUGHT`.
 
     Raises:
         MissingPackageError: It is; the message has the command that installs it.
@@ -68,9 +79,19 @@ def explain_missing_package(error: ModuleNotFoundError) -> None:
     package = str(error.name).partition('.')[0]
     if package == 'mmyolo' and not has_mmyolo():
         raise MissingPackageError(describe_missing_mmyolo()) from error
-    if package in ('torch', *NEEDED) and find_spec(package) is None:
-        missing = [name for name in NEEDED if find_spec(name) is None]
-        raise MissingPackageError(_describe_missing([package, *missing])) from error
+    if package in (*NEEDED, *BROUGHT) and list_missing(package):
+        missing = [package, *list_missing(*NEEDED)]
+        raise MissingPackageError(_describe_missing(missing)) from error
+
+
+def list_missing(*packages: str) -> list[str]:
+    """Those that are not installed.
+
+    A folder of a package's name is no package: a clone of MMYOLO's repository in the
+    current folder is called ``mmyolo`` and has no ``__init__.py``.
+    """
+    found = {package: find_spec(package) for package in packages}
+    return [name for name, spec in found.items() if spec is None or not spec.origin]
 
 
 def find_doubled() -> dict[str, list[Distribution]]:
@@ -101,13 +122,17 @@ def _describe_missing(packages: list[str]) -> str:
     Args:
         packages: One or more, some perhaps more than once.
     """
-    *others, last = dict.fromkeys(packages)
+    *others, last = dict.fromkeys(
+        'OpenCV (cv2)' if package == 'cv2' else package for package in packages
+    )
     names, verb = (f'{", ".join(others)} and {last}', 'are') if others else (last, 'is')
     command = INSTALL_OFFICIAL
     if any(map(find_distribution, _list_fork())):
         command = INSTALL_FORK
     elif packages == ['mmdet']:
         command = 'pip install mmdet'
+    elif packages == ['cv2']:
+        command = 'pip install "mmnextvit[opencv]"'
     return (
         f'mmnextvit needs {names}, which {verb} not installed. '
         f'Install {"them" if others else "it"} with: {command}'
@@ -135,7 +160,8 @@ def _describe_versions(opencv: list[Distribution]) -> str:
     onedl-mmcv needs the one and imaug, which onedl-mmdetection needs, the other.
     """
     versions = (each.version for each in opencv)
-    version = max(versions, key=lambda v: [int(part) for part in v.split('.')])
+    # One's own build has a commit's number behind a plus.
+    version = max(versions, key=lambda v: [int(n) for n in re.findall(r'\d+', v)][:4])
     pins = ' '.join(f'{each.name}=={version}' for each in opencv)
     return (
         f'{" and ".join(f"{each.name}=={each.version}" for each in opencv)} are '
@@ -146,7 +172,7 @@ def _describe_versions(opencv: list[Distribution]) -> str:
 
 def has_mmyolo() -> bool:
     """Whether MMYOLO is installed; it is not imported."""
-    return find_spec('mmyolo') is not None
+    return not list_missing('mmyolo')
 
 
 def require_mmyolo() -> None:

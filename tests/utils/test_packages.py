@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import sys
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 from mmnextvit.utils import packages
 from mmnextvit.utils.errors import MissingPackageError, UserError
@@ -113,9 +115,11 @@ def test_opencv_twice_where_the_fork_needs_both(install, recwarn):
     assert not recwarn
 
 
-def test_opencv_in_two_versions_where_the_fork_needs_both(install):
+@pytest.mark.parametrize('other', ['4.14.0.94', '4.9.0+5a3e2f1', '5.0.0rc1'])
+def test_opencv_in_two_versions_where_the_fork_needs_both(install, other):
+    """One's own build, and a candidate, have versions of other forms."""
     install('onedl-mmcv==2.3.6', 'opencv-python==5.0.0.93')
-    install('opencv-python-headless==4.14.0.94')
+    install(f'opencv-python-headless=={other}')
     command = (
         'pip install --no-deps --force-reinstall opencv-python==5.0.0.93 '
         'opencv-python-headless==5.0.0.93'
@@ -129,6 +133,19 @@ def test_opencv_in_two_versions_where_the_fork_needs_both(install):
     [
         ([], ['mmdet'], 'mmdet, which is', 'pip install mmdet'),
         ([], ['mmcv'], 'mmcv, which is', 'pip install "mmnextvit[all]"'),
+        ([], ['cv2'], 'OpenCV (cv2), which is', 'pip install "mmnextvit[opencv]"'),
+        (
+            ['onedl-mmcv==2.3.6'],
+            ['cv2'],
+            'OpenCV (cv2), which is',
+            'pip install "mmnextvit[onedl]"',
+        ),
+        (
+            [],
+            ['torch', 'mmdet', 'cv2'],
+            'torch, mmdet and OpenCV (cv2), which are',
+            'pip install "mmnextvit[all]"',
+        ),
         (
             [],
             ['mmengine', 'mmcv', 'mmdet'],
@@ -160,6 +177,35 @@ def test_an_error_about_another_package_is_left_alone(hide):
     hide('mmdet')
     with pytest.raises(MissingPackageError, match='mmnextvit needs mmdet'):
         explain_missing_package(ModuleNotFoundError(name='mmdet.models'))
+
+
+def test_what_comes_with_openmmlabs_packages_is_missing_with_them(hide):
+    """As `pip install mmnextvit` leaves it, without an extra."""
+    everything = ['rich', 'mmengine', 'mmcv', 'mmdet']
+    hide(*everything)
+    with pytest.raises(MissingPackageError) as error:
+        explain_missing_package(ModuleNotFoundError(name='rich'))
+    assert 'needs rich, mmengine, mmcv and mmdet, which are' in str(error.value)
+    explain_missing_package(ModuleNotFoundError(name='seaborn'))
+
+
+@pytest.mark.parametrize('package', ['mmyolo', 'mmdet'])
+def test_a_folder_of_a_packages_name_is_not_that_package(
+    package, hide, install, tmp_path, monkeypatch
+):
+    """A clone of a repository lies in the current folder and has no __init__.py."""
+    hide(package)
+    (tmp_path / package / package).mkdir(parents=True)
+    empty = ModuleSpec(package, None, is_package=True)
+    empty.submodule_search_locations = [str(tmp_path / package)]
+    finder = SimpleNamespace(
+        find_spec=lambda name, *_: empty if name == package else None
+    )
+    monkeypatch.setattr(sys, 'meta_path', [*sys.meta_path, finder])
+    assert find_spec(package) is empty
+    assert packages.list_missing(package, 'torch') == [package]
+    with pytest.raises(MissingPackageError, match=f'(?i){package}'):
+        packages.require_mmyolo() if package == 'mmyolo' else check_packages()
 
 
 def test_mmyolo_beside_the_fork_needs_another_environment(install, hide):
