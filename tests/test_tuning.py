@@ -70,6 +70,15 @@ def find(cfg: Config, path: str) -> object:
     return node
 
 
+def show_last_epochs(cfg: Config) -> Config:
+    """A config with the transforms of its last epochs, which have no mosaics."""
+    last = copy.deepcopy(cfg)
+    switch = last.default_hooks.get('pipeline_switch')
+    if switch is not None:
+        last.train_dataloader.dataset.pipeline = switch.switch_pipeline
+    return last
+
+
 def list_kinds(cfg: Config) -> list[str]:
     return [step['type'] for step in cfg.train_dataloader.dataset.pipeline]
 
@@ -85,18 +94,20 @@ def test_configs_have_the_values_of_the_family(name, member):
     assert cfg.train_dataloader.batch_size == recipe.batch_size
     assert cfg.auto_scale_lr.base_batch_size == recipe.batch_size
     assert cfg.img_scale == (recipe.image_size,) * 2
+    last = show_last_epochs(cfg)
     for key, (_, paths) in PLACES.items():
         for path in paths:
             expected = recipe.tuning[key]
             if expected == UNFROZEN.get(key):  # no backbone is told what it does anyway
                 assert path.rpartition('.')[2] not in cfg.model.backbone, path
             else:
-                assert find(cfg, path) == expected, path
+                assert find(last, path) == expected, path
     assert '_delete_' not in cfg.tuning
     assert cfg.param_scheduler is None
-    assert (
-        'Mosaic' not in list_kinds(cfg) and 'pipeline_switch' not in cfg.default_hooks
-    )
+    mixed = 0 < recipe.tuning.mosaic < 1
+    assert ('RandomChoice' in list_kinds(cfg)) == mixed
+    assert ('pipeline_switch' in cfg.default_hooks) == mixed
+    assert 'Mosaic' not in list_kinds(cfg)
 
 
 def test_a_changed_value_is_followed_by_all(tmp_path):
@@ -108,8 +119,12 @@ def test_a_changed_value_is_followed_by_all(tmp_path):
     assert (tuned.img_scale, tuned.max_epochs) == ((416, 416), 50)
     # a warm-up is a tenth of a training at most
     for cfg in (tuned, fit(tuning=values, max_epochs=100)):
+        last = show_last_epochs(cfg)
         for value, paths in PLACES.values():
-            assert [find(cfg, path) for path in paths] == [value] * len(paths), paths
+            assert [find(last, path) for path in paths] == [value] * len(paths), paths
+        mosaics, whole = cfg.train_dataloader.dataset.pipeline[2].transforms
+        for affine in (mosaics[-1], whole[-1]):
+            assert affine.scaling_ratio_range == PLACES['scale_range'][0]
         assert cfg.default_hooks.ema.momentum == pytest.approx(1 / 70)
         assert cfg.model.data_preprocessor == read(IN1K).model.data_preprocessor
         assert cfg.model.backbone.init_cfg == read(IN1K).model.backbone.init_cfg
@@ -162,7 +177,9 @@ def test_mosaics_end_before_the_last_epochs(name):
     assert (mosaic.img_scale, affine.border) == ((320, 320), (-160, -160))
     switch = cfg.default_hooks.pipeline_switch
     assert switch.switch_epoch == 90
-    assert [step['type'] for step in switch.switch_pipeline] == list_kinds(fit(name))
+    assert [step['type'] for step in switch.switch_pipeline] == list_kinds(
+        fit(name, tuning=dict(mosaic=0.0))
+    )
     short = fit(name, tuning=dict(mosaic=1.0, plain_epochs=10), max_epochs=20)
     assert short.default_hooks.pipeline_switch.switch_epoch == 15
     never = fit(name, tuning=dict(mosaic=1.0, plain_epochs=0))
@@ -186,7 +203,7 @@ class Images:
 
 @pytest.mark.parametrize(
     'values, most',
-    [({}, 1), (dict(mosaic=1.0), 4), (dict(mosaic=0.5, mixup=0.5), 8)],
+    [(dict(mosaic=0.0), 1), (dict(mosaic=1.0), 4), (dict(mosaic=0.5, mixup=0.5), 8)],
     ids=['whole', 'mosaics', 'both'],
 )
 def test_images_are_put_together_as_often_as_is_said(values, most, tmp_path):
@@ -221,7 +238,7 @@ def test_shares_are_those_that_are_said():
 
 
 def test_colours_change_by_what_is_said():
-    step = find(fit(tuning=dict(hsv=(0.1, 0.2, 0.3))), HSV)
+    step = find(fit(tuning=dict(hsv=(0.1, 0.2, 0.3), mosaic=0.0)), HSV)
     deltas = [step[f'{name}_delta'] for name in ('hue', 'saturation', 'value')]
     assert deltas == [0.1, 0.2, 0.3]
 
@@ -278,6 +295,6 @@ def test_the_command_line_changes_values(tmp_path):
         assert cfg.optim_wrapper.optimizer.lr == 5e-4
         assert find_changes(cfg) == {}
     named = read_config(str(config), dict(tuning='scratch'))
-    assert named.optim_wrapper.paramwise_cfg.backbone_lr_mult == 1.0
+    assert 'RandomChoice' not in list_kinds(named)  # as no image is in a mosaic
     with pytest.raises(UserError, match='tuning.lr'):
         read_config(str(config), {'tuning.lr': 'fast'})

@@ -33,7 +33,12 @@ scratch = dict(  # the backbone learns all it knows from the images
         box_weight=0.05,
     ),
 )
-# The backbone has weights of ImageNet or of another detector.
-pretrained = dict(scratch, tuning=dict(scratch['tuning'], backbone_lr_mult=0.1))
+# The backbone has weights of ImageNet or of another detector: it learns as fast as the
+# rest, and more changes of the images do it good (benchmarks/learning.md).
+pretrained = dict(
+    scratch, tuning=dict(scratch['tuning'], mosaic=0.5, scale_range=(0.5, 1.5))
+)
 # The whole detector has learned already, some of the classes among others.
-detector = dict(pretrained, tuning=dict(pretrained['tuning'], lr=2e-4))
+detector = dict(
+    pretrained, tuning=dict(pretrained['tuning'], lr=2e-4, backbone_lr_mult=0.1)
+)
