@@ -1,6 +1,5 @@
-# Recipes for few images, by whether there are pretrained weights: all that is tuned of
-# them, in one place. mmnextvit/tuning.py says what each value is. Configs take them by
-# tune_recipe, `mmnextvit new` chooses by them; nothing here is about what is on images.
+# Recipes for few images, by what is pretrained; mmnextvit/tuning.py says what each value
+# is. tune_recipe and `mmnextvit new` take them; nothing here is about what is on images.
 few_images = 2000  # to train with; from there on COCO's recipes hold
 
 scratch = dict(  # the backbone learns all it knows from the images
@@ -33,12 +32,9 @@ scratch = dict(  # the backbone learns all it knows from the images
         box_weight=0.05,
     ),
 )
-# The backbone has weights of ImageNet or of another detector: it learns as fast as the
-# rest, and more changes of the images do it good (benchmarks/learning.md).
-pretrained = dict(
-    scratch, tuning=dict(scratch['tuning'], mosaic=0.5, scale_range=(0.5, 1.5))
-)
-# The whole detector has learned already, some of the classes among others.
-detector = dict(
-    pretrained, tuning=dict(pretrained['tuning'], lr=2e-4, backbone_lr_mult=0.1)
-)
+# The backbone has learned before, from ImageNet or with another detector.
+pretrained = dict(scratch, tuning=dict(scratch['tuning'], mosaic=0.5))
+pretrained['tuning']['scale_range'] = (0.5, 1.5)
+# The whole detector has learned before, some of the classes among others.
+detector = dict(pretrained, tuning=dict(pretrained['tuning'], lr=2e-4))
+detector['tuning']['backbone_lr_mult'] = 0.1
