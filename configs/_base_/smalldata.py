@@ -1,5 +1,5 @@
-# Recipes for few images, by what is pretrained; mmnextvit/tuning.py says what each value
-# is. tune_recipe and `mmnextvit new` take them; nothing here is about what is on images.
+# Recipes for few images, by what is pretrained. mmnextvit/tuning.py says what a value
+# is; tune_recipe and `mmnextvit new` take them. Nothing is about what is on the images.
 few_images = 2000  # to train with; from there on COCO's recipes hold
 
 scratch = dict(  # the backbone learns all it knows from the images

@@ -9,7 +9,7 @@ from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..deploy.formats import holds_export
+from ..deploy.formats import holds_export, names_export
 from ..recipes import RATE, read_size
 from ..runs import find_run, find_run_checkpoint, find_run_config, is_first_process
 from ..utils.errors import MissingFileError, UserError
@@ -76,18 +76,23 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
 
 
-def add_detector(parser: argparse.ArgumentParser, what: str) -> None:
+def add_detector(
+    parser: argparse.ArgumentParser, what: str, export_alone: bool = False
+) -> None:
     """Adds ``config``, ``checkpoint`` and ``--cfg-options``.
 
     Args:
         parser: The command's.
         what: What the checkpoint may be, for the help.
+        export_alone: Whether an exported file needs no config. It is the checkpoint
+            then, and ``config`` is ``None``.
     """
+    alone = "a run's folder" + (' or an exported file' if export_alone else '')
     parser.add_argument(
-        'config', help="config file; or a run's folder alone, for it and the checkpoint"
+        'config', help=f'config file; or {alone} alone, for it and the checkpoint'
     )
     parser.add_argument('checkpoint', nargs='?', help=f"{what}, or a run's folder")
-    parser.set_defaults(checkpoint_needed=True)
+    parser.set_defaults(checkpoint_needed=True, export_alone=export_alone)
     add_cfg_options(parser)
 
 
@@ -113,6 +118,13 @@ def parse_arguments(
     args = parser.parse_intermixed_args(argv)
     given = vars(args)
     run = {}
+    alone = given.get('export_alone') and args.checkpoint is None
+    if alone and names_export(args.config):
+        if args.cfg_options:
+            parser.error(
+                '--cfg-options changes a config, and an exported file alone has none'
+            )
+        args.config, args.checkpoint = None, args.config
     if is_folder(given.get('config')):
         run = _find_parts(given['config'], with_checkpoint='checkpoint' in given)
     for name, title in WEIGHTS.items():
@@ -150,8 +162,9 @@ def begin(args: argparse.Namespace) -> None:
     Raises:
         MissingFileError: The config or the checkpoint does not exist.
     """
-    given = vars(args)
-    require_file(args.config, 'config')
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    if 'config' in given:  # an exported file needs none
+        require_file(args.config, 'config')
     if 'checkpoint' in given and not is_folder(args.checkpoint):
         require_file(args.checkpoint, 'checkpoint')
     if is_first_process(given.get('launcher', 'none')):

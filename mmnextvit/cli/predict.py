@@ -51,7 +51,7 @@ from .arguments import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_detector(parser, 'checkpoint, or exported file or folder')
+    add_detector(parser, 'checkpoint, or exported file or folder', export_alone=True)
     parser.add_argument(
         'input',
         help='image, video, folder, quoted pattern, list, webcam or stream',
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
             '--feature-maps draws what the network computes of a whole image, and '
             '--slice cuts it into tiles: leave one out'
         )
-    cfg = load_config(args)
+    cfg = load_config(args) if args.config else None
     if args.feature_maps and is_exported(args.checkpoint):
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
     files = find_inputs(args.input)

@@ -150,6 +150,12 @@ def holds_export(folder: str | os.PathLike) -> bool:
     return any(file.suffix in suffixes for file in Path(folder).expanduser().glob('*'))
 
 
+def names_export(path: str | os.PathLike) -> bool:
+    """Whether a path has the name of a file, or is a folder, of one of the formats."""
+    endings = {known.ending for known in FORMATS.values() if not known.is_folder}
+    return Path(path).suffix in endings or holds_export(path)
+
+
 def write(to: str, job: 'Job', path: Path) -> 'Written':
     """Writes a job to a path in a format of :data:`FORMATS`."""
     return import_module(f'.{to}', __package__).write(job, path)

@@ -154,6 +154,26 @@ def test_predictions_are_those_of_the_checkpoint(here, exported, capfd):
 
 
 @pytest.mark.slow
+def test_an_exported_file_needs_no_config(here, exported, capfd):
+    shutil.copy(exported.path, here)
+    found = []
+    for args in (('tiny.py', 'best.onnx'), ('best.onnx',)):
+        options = 'data/val', '--out-dir', f'of {len(args)}'
+        run_here('predict', *args, *options, cwd=here, capfd=capfd)
+        found.append(json.loads(Path(options[-1], 'predictions.json').read_text()))
+    both, alone = (one['predictions'] for one in found)
+    assert [one['objects'] for one in alone] == [one['objects'] for one in both]
+    assert any(one['objects'] for one in alone)
+    assert (found[1]['config'], found[1]['checkpoint']) == (None, 'best.onnx')
+    args = 'best.onnx', 'data/val', '--cfg-options', 'classes=("a",)'
+    message = run_here('predict', *args, cwd=here, capfd=capfd, code=2)
+    assert '--cfg-options changes a config, and an exported file alone' in message
+    for command in ('test', 'report'):  # which need the config's data
+        message = run_here(command, 'best.onnx', cwd=here, capfd=capfd, code=2)
+        assert 'required: checkpoint (best.onnx is not' in message
+
+
+@pytest.mark.slow
 def test_map_is_that_of_the_checkpoint(here, exported):
     shutil.copy(exported.path, here)
     metrics = []
