@@ -33,7 +33,7 @@ class Slicing:
         size: Height and width of a tile, in pixels of the image. An image that is not
             larger is detected in as it is.
         overlap: The share of its side that a tile has in common with the next one, at
-            least; 0 to below 1.
+            least; 0 to 0.9, at which there are a hundred times as many tiles as at 0.
         merge: How detections of several tiles are compared: by 'ios', the share of the
             smaller box that lies in the other, or by 'iou'.
         threshold: From which on they are of one object, above 0 to 1.
@@ -57,10 +57,10 @@ class Slicing:
                 f'slice size {size!r} (--slice): a tile has from {MIN_SLICE} to '
                 f'{MAX_SLICE} pixels in height and width, as in 640'
             )
-        if not is_number(self.overlap) or not 0 <= self.overlap < 1:
+        if not is_number(self.overlap) or not 0 <= self.overlap <= 0.9:
             raise OptionError(
                 f'overlap {self.overlap!r} (--overlap): it is a share of the tile from '
-                '0 to below 1, as in 0.2'
+                '0 to 0.9, as in 0.2'
             )
         if self.merge not in MEASURES:
             raise OptionError(

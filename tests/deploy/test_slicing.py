@@ -155,6 +155,7 @@ def test_tiles_are_cut_one_by_one():
         (dict(size=640.0), 'slice size 640.0'),
         (dict(size=True), 'slice size True'),
         (dict(size=64, overlap=1), 'overlap 1 '),
+        (dict(size=64, overlap=0.91), 'from 0 to 0.9'),  # tiles without number
         (dict(size=64, overlap=-0.1), 'overlap -0.1'),
         (dict(size=64, overlap=float('nan')), 'overlap nan'),
         (dict(size=64, merge='nms'), "merge 'nms'"),
