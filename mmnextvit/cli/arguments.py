@@ -96,6 +96,18 @@ def add_detector(
     add_cfg_options(parser)
 
 
+# How the names of weights end, beside those of exported files.
+WEIGHT_SUFFIXES = ('.bin', '.ckpt', '.pkl', '.pt', '.pth', '.safetensors', '.tar')
+
+
+def names_weights(name: str) -> bool:
+    """Whether this names weights, not what is predicted on."""
+    if name.startswith(('timm://', 'hf://')) or names_export(name):
+        return True
+    holds_weights = is_folder(name) and any(Path(name).glob('*.pth'))
+    return holds_weights or Path(name).suffix.lower() in WEIGHT_SUFFIXES
+
+
 # Arguments that name weights, in whose place the folder of a run may stand, and what
 # messages call them.
 WEIGHTS = {'checkpoint': '', 'src': '', 'weights': '--weights '}
@@ -118,8 +130,11 @@ def parse_arguments(
     args = parser.parse_intermixed_args(argv)
     given = vars(args)
     run = {}
-    alone = given.get('export_alone') and args.checkpoint is None
-    if alone and names_export(args.config):
+    first, second = given.get('config') or '', given.get('checkpoint') or ''
+    stands_alone = is_folder(first) or names_export(first)
+    if given.get('input') and stands_alone and second and not names_weights(second):
+        args.checkpoint, args.input = None, [second, *args.input]
+    if given.get('export_alone') and not args.checkpoint and names_export(first):
         if args.cfg_options:
             parser.error(
                 '--cfg-options changes a config, and an exported file alone has none'
@@ -170,7 +185,15 @@ def begin(args: argparse.Namespace) -> None:
     if is_first_process(given.get('launcher', 'none')):
         for name, title in TITLES.items():
             if name in given:
-                print(f'{title:9} {escape(hide_password(given[name]))}', flush=True)
+                print(f'{title:9} {escape(describe(given[name]))}', flush=True)
+
+
+def describe(given: object) -> object:
+    """What a command works on, as it is shown."""
+    if not isinstance(given, list):
+        return hide_password(given)
+    more = f' and {len(given) - 1:,} more' if len(given) > 1 else ''
+    return f'{hide_password(given[0])}{more}'
 
 
 def hide_password(name: object) -> object:

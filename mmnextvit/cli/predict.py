@@ -2,7 +2,7 @@
 
 INPUT is an image, a video, a folder of them, a pattern in quotes ('a/**/*.jpg'), a list
 of them (.txt, or - for standard input), a webcam's number or an address (rtsp://,
-http://).
+http://); or several of these.
 The output folder gets what is drawn, under `drawn/`, and `predictions.json`:
 
     {"config": ..., "checkpoint": ..., "classes": [...],
@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_detector(parser, 'checkpoint, or exported file or folder', export_alone=True)
     parser.add_argument(
         'input',
-        help='image, video, folder, quoted pattern, list, webcam or stream',
+        nargs='+',
+        help='image, video, folder, quoted pattern, list, webcam or stream; or several',
     )
     parser.add_argument(
         '--out-dir', help='a new folder (./predictions/<date and time>)'
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args) if args.config else None
     if args.feature_maps and is_exported(args.checkpoint):
         raise UserError('--feature-maps needs a checkpoint: exported files keep none')
-    files = find_inputs(args.input)
+    files = find_inputs(*args.input)
     with user_errors():
         choices.check(files)
     if args.save_labels:

@@ -57,16 +57,19 @@ def find_files(source: str) -> list[Path]:
     return files
 
 
-def find_inputs(source: str) -> list[Source]:
-    """As :func:`find_files`, also of lists, webcams and addresses.
+def find_inputs(*inputs: str) -> list[Source]:
+    """As :func:`find_files`, also of lists, webcams and addresses, in their order.
 
     Raises:
         MissingFileError: There is none.
         UserError: It is a FIFO or a device, or a list that cannot be used.
     """
-    with source_errors():
-        found = find_sources([source])
-    return [*find_files(source)] if found == [Path(source)] else found
+    sources: list[Source] = []
+    for text in inputs:
+        with source_errors():
+            found = find_sources([text])
+        sources += find_files(text) if found == [Path(text)] else found
+    return sources
 
 
 def check_has_images(files: Sequence[Source]) -> None:

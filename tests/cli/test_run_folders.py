@@ -28,10 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def parse(*argv: str) -> argparse.Namespace:
+def parse(*argv: str, export_alone: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_detector(parser, 'checkpoint')
-    parser.add_argument('input')
+    add_detector(parser, 'checkpoint', export_alone)
+    parser.add_argument('input', nargs='+')
     parser.add_argument('--device')
     return parse_arguments(parser, argv)
 
@@ -53,8 +53,29 @@ def parse(*argv: str) -> argparse.Namespace:
 )
 def test_what_stands_for_what(folder, argv, config, checkpoint):
     args = parse(*argv)
-    assert (args.config, args.checkpoint, args.input) == (config, checkpoint, 'x')
+    assert (args.config, args.checkpoint, args.input) == (config, checkpoint, ['x'])
     assert ('run_folder' in args) == argv[0].startswith('run')
+
+
+@pytest.mark.parametrize(
+    'argv, config, checkpoint, inputs',
+    [
+        (['run', 'a.jpg', 'b.jpg'], 'run/a.py', 'run/best.pth', ['a.jpg', 'b.jpg']),
+        (['run', 'empty', 'b.mp4'], 'run/a.py', 'run/best.pth', ['empty', 'b.mp4']),
+        (['run', '0', '1'], 'run/a.py', 'run/best.pth', ['0', '1']),
+        (['run', 'mine.pth', 'a.jpg', 'b.jpg'], 'run/a.py', 'mine.pth', None),
+        (['mine.py', 'mine.pth', 'a.jpg', 'b.jpg'], 'mine.py', 'mine.pth', None),
+        (['run', 'timm://a', 'a.jpg', 'b.jpg'], 'run/a.py', 'timm://a', None),
+        (['run', 'b.onnx', 'a.jpg', 'b.jpg'], 'run/a.py', 'b.onnx', None),
+        (['a.onnx', 'x'], None, 'a.onnx', ['x']),
+        (['a_openvino_model', 'x', 'y'], None, 'a_openvino_model', ['x', 'y']),
+        (['mine.py', 'a.onnx', 'x', 'y'], 'mine.py', 'a.onnx', ['x', 'y']),
+    ],
+)
+def test_several_inputs(folder, argv, config, checkpoint, inputs):
+    args = parse(*argv, export_alone=True)
+    assert (args.config, args.checkpoint) == (config, checkpoint)
+    assert args.input == (inputs or ['a.jpg', 'b.jpg'])
 
 
 def test_what_is_missing(folder, capsys):
