@@ -96,6 +96,7 @@ class Bright(Detector):
     """Finds one object in an image, whose score is the image's first value."""
 
     classes = ('thing',)
+    metadata = {'input': {'batch': None}}
 
     def __init__(self) -> None:
         pass
@@ -105,7 +106,7 @@ class Bright(Detector):
             raise ImageError('bad cannot be read')
         return np.full(1, float(image)), None
 
-    def detect_prepared(self, prepared, score_thr=None):
+    def detect_prepared(self, prepared, score_thr, batch_size):
         for (value,), _ in prepared:
             yield Detections(np.zeros((1, 4)), np.array([value]), np.array([0]))
 
