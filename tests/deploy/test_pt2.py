@@ -12,6 +12,7 @@ from mmnextvit.deploy.tracing import export_program
 from mmnextvit.runtime import Detector, ModelFileError, OptionError
 from mmnextvit.runtime.programs import check_texts
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,8 +37,11 @@ def test_any_batch_and_any_size(here, run_export):
     together = detector.detect(images)
     for image, found in zip(images, together, strict=True):
         (alone,) = detector.detect([image])
-        torch.testing.assert_close(found.boxes, alone.boxes, atol=1e-2, rtol=0)
-        assert found.labels.tolist() == alone.labels.tolist()
+        torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=0)
+        # nearly equal scores may change places
+        apart = np.abs(found.boxes[:, None] - alone.boxes).max(-1)
+        apart[found.labels[:, None] != alone.labels] = np.inf
+        assert apart.min(0).max() < 1e-2 and apart.min(1).max() < 1e-2
     with zipfile.ZipFile('best.pt2') as file:
         assert not any(
             entry.file_size for entry in file.infolist() if 'inputs' in entry.filename
