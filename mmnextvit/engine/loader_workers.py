@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from ctypes import c_bool
 from functools import cache
-from multiprocessing import RawValue
+from multiprocessing import RawValue, parent_process
 from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
@@ -17,7 +17,8 @@ class OutliveSignals:
     Ctrl-C goes to all processes of a terminal, and what ``timeout`` and the managers of
     clusters send to all of a job. A worker that ended at once would have torch raise in
     the main process, before the iteration is saved. One whose main process has
-    ended ends by itself, as torch has it.
+    ended ends by itself, as torch has it. The workers of a process that was forked with
+    the loader, and so cannot tell them its end, end as torch's do.
 
     Args:
         init: What the loader had in its place.
@@ -25,12 +26,15 @@ class OutliveSignals:
 
     def __init__(self, init: Callable[[int], object] | None) -> None:
         self.init = init
-        self._main_ends = _tell_end(os.getpid())
+        self._main = os.getpid()
+        self._main_ends = _tell_end(self._main)
 
     def __call__(self, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)  # the main process counts what it gets there
-        for name in ('SIGTERM', 'SIGHUP'):
+        main = parent_process()
+        is_told = main is not None and main.pid == self._main
+        for name in ('SIGTERM', 'SIGHUP') if is_told else ():
             number = getattr(signal, name, None)
             if number and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._end)

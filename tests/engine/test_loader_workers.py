@@ -17,13 +17,16 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 from mmnextvit.engine.runner import ResumableRunner
 
-def iterate():
+def build():
     global loader
     loader = ResumableRunner.build_dataloader(dict(
         batch_size=1, num_workers=2, persistent_workers=True, dataset=list(range(8)),
-        sampler=dict(type='DefaultSampler', shuffle=False), **{options}))
+        sampler=dict(type='DefaultSampler', shuffle=False)))
+
+def iterate():
+    if 'loader' not in globals():
+        build()
     print(sum(int(batch[0]) for batch in loader), flush=True)
-    {end}
 
 if __name__ == '__main__':
     {start}
@@ -36,7 +39,7 @@ CHILD = """import multiprocessing
 
 
 def run(**parts: str) -> subprocess.CompletedProcess:
-    parts = dict(options='{}', end='', start='iterate()') | parts
+    parts = dict(start='iterate()') | parts
     return subprocess.run(
         [sys.executable, '-c', SCRIPT.format(**parts)],
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
@@ -49,11 +52,17 @@ def run(**parts: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     'parts',
     [
-        dict(options='{}'),
+        {},
         dict(start='iterate(); held = iter(loader); next(held)'),
         dict(start=CHILD),
+        dict(start=f'build(); {CHILD}'),
     ],
-    ids=['after the last batch', 'between batches', 'in a process of the user'],
+    ids=[
+        'after the last batch',
+        'between batches',
+        'in a process of the user',
+        'of a loader from before',
+    ],
 )
 def test_a_script_ends_with_its_workers(parts):
     ended = run(**parts)
