@@ -32,6 +32,7 @@ from ..datasets.demo_data import make_demo_data
 from ..engine.configs import read_config
 from ..engine.runner import ResumableRunner, build_model
 from ..models.fold import copy_folded
+from ..runtime import count_cores
 from ..utils.errors import UserError
 from ..utils.messages import shorten
 from .backbones import Settings
@@ -333,7 +334,8 @@ def measure_costs(settings: Settings, arch: Any = None) -> list[Cost]:
     costs = []
     for axis, of_axis in loads.items():
         costs += measure_axis(axis, of_axis, parts[axis], arch, settings.rounds)
-    costs += measure_workers(size, WORKERS, max(settings.rounds // 3, 1))
+    workers = [n for n in WORKERS if n <= count_cores()]  # a loader has no more
+    costs += measure_workers(size, workers, max(settings.rounds // 3, 1))
     return costs + measure_processes(arch, size, settings.rounds)
 
 

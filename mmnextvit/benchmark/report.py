@@ -1,6 +1,5 @@
 """Tables in Markdown and a plot of what was measured, and the machine in a line."""
 
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..runtime import count_cores
 from ..utils.packages import FOLDERS, find_distribution
 from .backbones import SIZES, Growth, Measurement, Ratio
 from .startup import IMPORTS, Startup
@@ -218,9 +218,3 @@ def describe_processor(device: str) -> str:
         f'({torch.backends.cpu.get_cpu_capability()}), {count_cores()} cores'
     )
     return cpu if device == 'cpu' else f'{torch.cuda.get_device_name(device)}, {cpu}'
-
-
-def count_cores() -> int:
-    """The cores of the CPU that this process may use."""
-    can_tell = hasattr(os, 'sched_getaffinity')  # Linux
-    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1

@@ -1,14 +1,30 @@
-"""Workers of data loaders, which outlive the signals that go to all processes."""
+"""Workers of data loaders: how many, and what ends them."""
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ctypes import c_bool
 from functools import cache
 from multiprocessing import RawValue, parent_process
 from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
+
+from ..runtime import count_cores
+
+
+def fit_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a data loader, with no more workers than there are cores.
+
+    More of them load no faster, each takes memory, and torch would warn. The processes
+    that a launcher started on this machine share its cores.
+
+    Args:
+        settings: Of ``train_dataloader`` or another, as in a config.
+    """
+    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    cores = max(count_cores() // processes, 1)
+    return dict(settings, num_workers=min(settings.get('num_workers', 0), cores))
 
 
 class OutliveSignals:

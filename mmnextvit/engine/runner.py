@@ -38,7 +38,7 @@ from .autotune import AutotuneHook
 from .config_faults import check_numbers
 from .config_files import check_config
 from .default_hooks import MMENGINE_HOOKS, settle_hooks
-from .loader_workers import OutliveSignals
+from .loader_workers import OutliveSignals, fit_workers
 from .loggers import guard_backends
 from .precision import settle_precision
 from .progress import collect_progress
@@ -284,8 +284,10 @@ class ResumableRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, *args: Any, **kwargs: Any
     ) -> DataLoader:
-        if isinstance(dataloader, dict) and get_device() != 'cuda':
-            dataloader = dict(dataloader, pin_memory=False)  # torch would warn
+        if isinstance(dataloader, dict):
+            dataloader = fit_workers(dataloader)
+            if get_device() != 'cuda':
+                dataloader['pin_memory'] = False  # torch would warn
         loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         if not isinstance(loader.collate_fn, SharedBatches):
             loader.collate_fn = SharedBatches(loader.collate_fn)

@@ -10,6 +10,11 @@ prints JSON. This folder imports nothing else of mmnextvit, so that it may be co
 alone.
 """
 
+# ruff: noqa: E402, I001
+from .packages import require_packages
+
+require_packages()  # before what imports them
+
 from .choices import (
     Choices,
     read_choices,
@@ -168,6 +173,7 @@ from .stopping import (
     stop_by_key,
 )
 from .threads import (
+    count_cores,
     in_batches,
     iterate_ahead,
     map_ahead,
@@ -255,6 +261,7 @@ __all__ = [
     'compute_keep_ratio',
     'compute_letterbox',
     'convert_image',
+    'count_cores',
     'count_channels',
     'decode',
     'decode_all_channels',

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,8 @@ SEND_NOTHING = {
 }
 
 REPORTERS = ('openvino_telemetry',)
+# What everything here imports, beside the runtimes of the formats.
+NEEDED = {'numpy': 'numpy', 'cv2': 'opencv-python-headless'}
 
 
 def send_nothing() -> None:
@@ -34,6 +37,22 @@ def send_nothing() -> None:
     os.environ.update(SEND_NOTHING)
     for name in REPORTERS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # import fails
+
+
+def require_packages() -> None:
+    """Looks for what everything here imports, and imports none of it.
+
+    Raises:
+        ModuleNotFoundError: Something is missing; the message has the command.
+    """
+    found = sys.modules.keys()
+    missing = [x for x in NEEDED if x not in found and find_spec(x) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f'mmnextvit.runtime needs {" and ".join(missing)}, not installed here: '
+            f'pip install {" ".join(NEEDED[name] for name in missing)}',
+            name=missing[0],
+        )
 
 
 def import_runtime(package: str, extra: str | None = None) -> ModuleType:

@@ -14,15 +14,21 @@ Given = TypeVar('Given')
 Made = TypeVar('Made')
 
 
+def count_cores() -> int:
+    """The cores of the CPU that this process may use."""
+    can_tell = hasattr(os, 'sched_getaffinity')  # Linux
+    return len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+
+
 @contextmanager
 def open_threads(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """Threads for the block; what they have not begun at its end is not done.
 
     Args:
-        count: How many; as many as the machine has cores if ``None``, up to
+        count: How many; as many as this process may use cores if ``None``, up to
             `MAX_THREADS`.
     """
-    threads = ThreadPoolExecutor(count or min(os.cpu_count() or 1, MAX_THREADS))
+    threads = ThreadPoolExecutor(count or min(count_cores(), MAX_THREADS))
     try:
         yield threads
     finally:

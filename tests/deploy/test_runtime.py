@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import zlib
 from functools import partial
@@ -789,3 +790,28 @@ def test_without_torch_and_openmmlab(bare_wheel, tmp_path, name, package):
     command = python, '-m', 'mmnextvit.runtime', name, 'image.png', '--score-thr', 0
     line = run(*command, cwd=tmp_path, warm=False).splitlines()[-1]
     assert json.loads(line) == {'file': 'image.png', 'objects': objects}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'there, missing, command',
+    [
+        (['numpy'], 'cv2', 'opencv-python-headless'),
+        ([], 'numpy and cv2', 'numpy opencv-python-headless'),
+    ],
+)
+def test_without_opencv(bare_wheel, tmp_path, there, missing, command):
+    python = environment(tmp_path / 'venv', bare=True)
+    (site,) = (tmp_path / 'venv').glob('lib/python*/site-packages')
+    link_distributions(site, *there)
+    install(python, bare_wheel)
+    ended = subprocess.run(
+        [python, '-m', 'mmnextvit.runtime', 'model.onnx', 'image.png'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr.splitlines()[-1] == (
+        f'ModuleNotFoundError: mmnextvit.runtime needs {missing}, not installed here: '
+        f'pip install {command}'
+    )

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+from mmnextvit.engine import loader_workers
 from mmnextvit.engine.runner import ResumableRunner
 
 import pytest
@@ -95,3 +96,32 @@ def test_workers_outlive_what_all_processes_get(name):
     numbers += [int(batch[0]) for batch in batches]
     assert numbers == list(range(64))
     assert all(worker.is_alive() for worker in batches._workers)
+
+
+@pytest.mark.parametrize(
+    ('cores', 'processes', 'wanted', 'got'),
+    [(2, 1, 8, 2), (16, 1, 8, 8), (16, 4, 8, 4), (2, 4, 8, 1), (2, 1, 0, 0)],
+)
+def test_there_are_no_more_workers_than_cores(
+    cores, processes, wanted, got, monkeypatch
+):
+    monkeypatch.setattr(loader_workers, 'count_cores', lambda: cores)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(processes))
+    settings = dict(num_workers=wanted, persistent_workers=wanted > 0)
+    loader = ResumableRunner.build_dataloader(
+        dict(settings, batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler'))
+    )
+    assert loader.num_workers == got
+
+
+def test_torch_says_nothing_of_the_workers(recwarn):
+    loader = ResumableRunner.build_dataloader(
+        dict(
+            batch_size=1,
+            num_workers=512,
+            dataset=list(range(4)),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        )
+    )
+    assert [int(batch[0]) for batch in loader] == [0, 1, 2, 3]
+    assert not list(recwarn)
