@@ -36,6 +36,7 @@ FOLDERS = {
     ),
 }
 FORK = 'onedl-'
+Doubled = dict[str, list[Distribution]]  # folders, and what was installed into each
 
 INSTALL_OFFICIAL = (
     'pip install "mmnextvit[all]", which brings OpenCV and MMYOLO too, or '
@@ -61,9 +62,9 @@ def check_packages() -> None:
     doubled = find_doubled()
     opencv = doubled.pop('cv2', [])
     if doubled:
-        raise UserError(' '.join(map(_describe_doubled, doubled, doubled.values())))
+        raise UserError(' '.join(map(_describe_doubled, _split_sets(doubled))))
     if opencv and find_distribution('onedl-mmcv') is None:
-        warnings.warn(_describe_doubled('cv2', opencv), stacklevel=3)
+        warnings.warn(_describe_doubled({'cv2': opencv}), stacklevel=3)
     elif len({each.version for each in opencv}) > 1:
         warnings.warn(_describe_versions(opencv), stacklevel=3)
 
@@ -94,7 +95,7 @@ def list_missing(*packages: str) -> list[str]:
     return [name for name, spec in found.items() if spec is None or not spec.origin]
 
 
-def find_doubled() -> dict[str, list[Distribution]]:
+def find_doubled() -> Doubled:
     """The folders that more than one installed distribution wrote into, and those."""
     doubled = {}
     for folder, names in FOLDERS.items():
@@ -143,15 +144,39 @@ def _list_fork() -> list[str]:
     return [name for x in FOLDERS.values() for name in x if name.startswith(FORK)]
 
 
-def _describe_doubled(folder: str, found: list[Distribution]) -> str:
-    """What is twice in one folder, and the commands that leave one of it."""
-    pins = [f'{each.name}=={each.version}' for each in found]
+def _split_sets(doubled: Doubled) -> list[Doubled]:
+    """The folders that hold both sets together, and each of the others alone."""
+    both = [
+        folder
+        for folder, found in doubled.items()
+        if [each.name in _list_fork() for each in found] == [False, True]
+    ]
+    alone = [{folder: doubled[folder]} for folder in doubled if folder not in both]
+    return [{folder: doubled[folder] for folder in both}, *alone] if both else alone
+
+
+def _describe_doubled(doubled: Doubled) -> str:
+    """What is twice in each folder, and the commands that leave one of it.
+
+    Args:
+        doubled: Folders, with what belongs together at the same place in each.
+    """
+    found = [each for group in doubled.values() for each in group]
+    choices = [' '.join(map(_pin, each)) for each in zip(*doubled.values())]
+    folders = f'one folder, {next(iter(doubled))}'
+    if len(doubled) > 1:
+        folders = f'the same folders, {" and ".join(doubled)}'
     return (
-        f'{" and ".join(pins)} are installed into one folder, {folder}, so that files '
+        f'{" and ".join(map(_pin, found))} are installed into {folders}, so that files '
         f'of them are mixed. Remove them: pip uninstall -y '
-        f'{" ".join(each.name for each in found)}. Then install the one that you want: '
-        f'pip install --no-deps {" or ".join(pins)}.'
+        f'{" ".join(each.name for each in found)}. Then install the '
+        f'{"ones" if len(doubled) > 1 else "one"} that you want: '
+        f'pip install --no-deps {", or ".join(choices)}.'
     )
+
+
+def _pin(found: Distribution) -> str:
+    return f'{found.name}=={found.version}'
 
 
 def _describe_versions(opencv: list[Distribution]) -> str:
@@ -164,7 +189,7 @@ def _describe_versions(opencv: list[Distribution]) -> str:
     version = max(versions, key=lambda v: [int(n) for n in re.findall(r'\d+', v)][:4])
     pins = ' '.join(f'{each.name}=={version}' for each in opencv)
     return (
-        f'{" and ".join(f"{each.name}=={each.version}" for each in opencv)} are '
+        f'{" and ".join(map(_pin, opencv))} are '
         'installed into one folder, cv2, so that files of them are mixed. Have both '
         f'in one version: pip install --no-deps --force-reinstall {pins}'
     )
