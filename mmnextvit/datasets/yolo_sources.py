@@ -4,6 +4,7 @@ A ``data.yaml``, Darknet's ``obj.data``, or a file of nothing but names.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -96,7 +97,8 @@ def _check_class_ids(class_ids: Sequence[int], names: Names) -> None:
         )
     last = len(names.names) - 1
     wrong = [n for n in class_ids if type(n) is not int or not 0 <= n <= last]
-    repeated = [n for i, n in enumerate(class_ids) if n in class_ids[:i]]
+    counts = Counter(() if wrong else class_ids)
+    repeated = [n for n, count in counts.items() if count > 1]
     if wrong or repeated:
         fault = (
             f'{first_few(wrong)}: no class has it, they are 0 to {last}'
