@@ -23,7 +23,7 @@ from .tuning import (
     build_optimizer,
     build_pipelines,
     build_schedule,
-    freeze_backbone,
+    fit_backbone,
     is_whole,
     read_count,
     read_size,
@@ -183,7 +183,7 @@ def fit_recipe(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     new = _merge(new, {k: v for k, v in own.items() if k not in (*SETTINGS, *DATASETS)})
     new = set_channels(new, recipe.get('in_channels'))
     if KEY in recipe:  # the backbone may be another one by now
-        new['model'] = freeze_backbone(new['model'], recipe[KEY])
+        new['model'] = fit_backbone(new['model'], recipe[KEY])
     whole = _list_whole_changes(old, new)
     if class_ids is not None:
         whole['class_ids'] = class_ids

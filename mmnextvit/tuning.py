@@ -13,9 +13,13 @@ from .utils.messages import did_you_mean, show
 
 DIVISOR = 32  # of image sizes: the stride of the smallest feature map
 KEY = 'tuning'  # of a config that has such values
-# What our backbones are called, whose stages and norms can be frozen by these names.
-BACKBONES = ('mmdet.NextViT', 'mmdet.TimmFeatures')
-UNFROZEN = dict(frozen_stages=-1, norm_eval=False)  # their own defaults
+NEXTVIT = 'mmdet.NextViT'
+# Our backbones, and their arguments that are values here, with their own defaults.
+FREEZING = dict(frozen_stages=-1, norm_eval=False)
+BACKBONES: dict[str, dict[str, Any]] = {
+    NEXTVIT: FREEZING,
+    'mmdet.TimmFeatures': dict(FREEZING, init_std=None),
+}
 BORDER = (114, 114, 114)  # YOLOv5's grey around images
 
 Steps = list[dict[str, Any]]
@@ -87,6 +91,11 @@ def read_switch(value: object) -> bool:
     return value
 
 
+def read_deviation(value: object) -> float | None:
+    """A standard deviation, or ``None``."""
+    return value if value is None else Number(1e-6, 1)(value)
+
+
 SHARE = Number(0, 1)
 # The values, and how each is read.
 READERS: dict[str, Callable[[object], Any]] = {
@@ -98,10 +107,12 @@ READERS: dict[str, Callable[[object], Any]] = {
     'lr_factor': SHARE,
     'warmup_epochs': Number(0, 1000),
     # the backbone: stages that are not trained, as MMDetection counts them; whether its
-    # BatchNorms keep their statistics; of NextViT, branches that are left out, and how
-    # fast the statistics follow
+    # BatchNorms keep their statistics; of timm's, the standard deviation of the weights
+    # that convolutions start with, or None for timm's own; of NextViT, branches that
+    # are left out, and how fast the statistics follow
     'frozen_stages': lambda value: read_whole(value, -1),
     'norm_eval': read_switch,
+    'init_std': read_deviation,
     'drop_path_rate': SHARE,
     'norm_momentum': SHARE,
     # steps over which the weights are averaged for validation
@@ -164,28 +175,25 @@ def build_model(model: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     thr = values['prior_match_thr']
     tuned = dict(model, bbox_head=dict(head, loss_bbox=box, prior_match_thr=thr))
     backbone = dict(model['backbone'])
-    if backbone.get('type') == BACKBONES[0]:
+    if backbone.get('type') == NEXTVIT:
         momentum = values['norm_momentum']
         backbone['norm_cfg'] = dict(backbone['norm_cfg'], momentum=momentum)
         backbone['drop_path_rate'] = values['drop_path_rate']
-    for name in UNFROZEN:
+    for name in BACKBONES.get(backbone.get('type', ''), {}):
         backbone.pop(name, None)
-    return freeze_backbone(dict(tuned, backbone=backbone), values)
+    return fit_backbone(dict(tuned, backbone=backbone), values)
 
 
-def freeze_backbone(
-    model: Mapping[str, Any], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A detector's config whose backbone is frozen as a recipe has it.
+def fit_backbone(model: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A detector's config whose backbone is frozen, and starts, as a recipe has it.
 
     What the config says itself stays, and so do backbones of others, which may not know
     these arguments.
     """
     backbone = model['backbone']
-    if backbone.get('type') not in BACKBONES:
-        return dict(model)
-    frozen = {k: values[k] for k, usual in UNFROZEN.items() if values[k] != usual}
-    return dict(model, backbone={**backbone, **frozen, **_pick(backbone, frozen)})
+    usual = BACKBONES.get(backbone.get('type'), {})
+    wanted = {name: values[name] for name in usual if values[name] != usual[name]}
+    return dict(model, backbone={**backbone, **wanted, **_pick(backbone, wanted)})
 
 
 def _pick(config: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmnextvit import config_file, fit_recipe, tune_recipe
 from mmnextvit.engine.configs import read_config
 from mmnextvit.recipes import find_changes
-from mmnextvit.tuning import READERS, UNFROZEN, build_pipelines
+from mmnextvit.tuning import BACKBONES, READERS, build_pipelines
 from mmnextvit.utils.errors import UserError
 
 import cv2
@@ -48,6 +48,7 @@ PLACES = {
     'prior_match_thr': (7.0, ['model.bbox_head.prior_match_thr']),
     'box_weight': (0.07, ['model.bbox_head.loss_bbox.loss_weight']),
 }
+USUAL = BACKBONES['mmdet.NextViT']
 MIXED = {'mosaic', 'mixup', 'plain_epochs', 'hsv'}  # which are tested below
 
 
@@ -89,7 +90,7 @@ def test_configs_have_the_values_of_the_family(name, member):
     family = Config.fromfile(Path(config_file(name)).parent / '_base_/smalldata.py')
     recipe = family[member]
     assert cfg.tuning == recipe.tuning
-    assert cfg.tuning.keys() == READERS.keys() == PLACES.keys() | MIXED
+    assert cfg.tuning.keys() == READERS.keys() == PLACES.keys() | MIXED | {'init_std'}
     assert cfg.train_cfg.max_epochs == cfg.max_epochs == recipe.max_epochs
     assert cfg.train_dataloader.batch_size == recipe.batch_size
     assert cfg.auto_scale_lr.base_batch_size == recipe.batch_size
@@ -98,7 +99,7 @@ def test_configs_have_the_values_of_the_family(name, member):
     for key, (_, paths) in PLACES.items():
         for path in paths:
             expected = recipe.tuning[key]
-            if expected == UNFROZEN.get(key):  # no backbone is told what it does anyway
+            if expected == USUAL.get(key):  # no backbone is told what it does anyway
                 assert path.rpartition('.')[2] not in cfg.model.backbone, path
             else:
                 assert find(last, path) == expected, path
@@ -148,6 +149,20 @@ def test_timm_backbones_are_frozen_as_nextvit_is(name):
     assert 'drop_path_rate' not in timm.model.backbone  # not every timm model takes it
     assert timm.optim_wrapper == nextvit.optim_wrapper
     assert timm.default_hooks == nextvit.default_hooks
+
+
+def test_timm_backbones_start_with_small_weights_where_nothing_is_pretrained():
+    for backbone, name, std in [
+        (TIMM, SCRATCH, 0.01),
+        (TIMM, IN1K, None),
+        ({}, SCRATCH, None),
+    ]:
+        cfg = fit(name, model=dict(backbone=backbone))
+        assert cfg.model.backbone.get('init_std') == std
+    cfg = fit(IN1K, model=dict(backbone=TIMM), tuning=dict(init_std=0.07))
+    assert cfg.model.backbone.init_std == 0.07
+    cfg = fit(SCRATCH, model=dict(backbone=TIMM), tuning=dict(init_std=None))
+    assert 'init_std' not in cfg.model.backbone
 
 
 def test_what_a_config_says_of_its_backbone_stays():
@@ -255,6 +270,7 @@ def test_colours_change_by_what_is_said():
         (dict(mosaic=1.5), 'tuning.mosaic', 'from 0 to 1'),
         (dict(frozen_stages=-2), 'tuning.frozen_stages', 'whole number from -1 on'),
         (dict(norm_eval=1), 'tuning.norm_eval', 'must be True or False'),
+        (dict(init_std=0), 'tuning.init_std', 'must be a number from 1e-06 to 1'),
         (dict(hsv=(1, 1)), 'tuning.hsv', 'must be 3 numbers'),
         (dict(scale_range=(2, 1)), 'tuning.scale_range', 'the least and then the grea'),
     ],

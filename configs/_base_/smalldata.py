@@ -1,7 +1,6 @@
-# Recipes for few images, by what is pretrained. mmnextvit/tuning.py says what a value
-# is; tune_recipe and `mmnextvit new` take them. Nothing is about what is on the images.
+# Recipes for few images, by what is pretrained; none knows what is on the images.
+# mmnextvit/tuning.py says what a value is; tune_recipe and `mmnextvit new` take them.
 few_images = 2000  # to train with; from there on COCO's recipes hold
-
 scratch = dict(  # the backbone learns all it knows from the images
     batch_size=8,
     image_size=640,  # where images are as large
@@ -16,6 +15,7 @@ scratch = dict(  # the backbone learns all it knows from the images
         warmup_epochs=2,
         frozen_stages=-1,
         norm_eval=False,
+        init_std=0.01,
         drop_path_rate=0.0,
         norm_momentum=0.1,
         ema_steps=100,
@@ -33,7 +33,7 @@ scratch = dict(  # the backbone learns all it knows from the images
     ),
 )
 # The backbone has learned before, from ImageNet or with another detector.
-pretrained = dict(scratch, tuning=dict(scratch['tuning'], mosaic=0.5))
+pretrained = dict(scratch, tuning=dict(scratch['tuning'], mosaic=0.5, init_std=None))
 pretrained['tuning']['scale_range'] = (0.5, 1.5)
 # The whole detector has learned before, some of the classes among others.
 detector = dict(pretrained, tuning=dict(pretrained['tuning'], lr=2e-4))

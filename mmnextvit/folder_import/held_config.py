@@ -9,7 +9,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from ..tuning import BACKBONES
+from ..tuning import NEXTVIT
 
 MAX_TEXT = 10**6  # characters
 
@@ -78,7 +78,7 @@ def read_backbone(model: Mapping[str, Any]) -> dict[str, Any]:
     maps, and that it has no last norm.
     """
     backbone = model.get('backbone')
-    if not isinstance(backbone, Mapping) or backbone.get('type') != BACKBONES[0]:
+    if not isinstance(backbone, Mapping) or backbone.get('type') != NEXTVIT:
         return {}
     needs: dict[str, Any] = {}
     norm = backbone.get('norm_cfg')

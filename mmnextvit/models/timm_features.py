@@ -62,7 +62,12 @@ class TimmFeatures(BaseModule):
             BatchNorm statistics stay the same.
         norm_cfg: ``dict(type='BN', eps=..., momentum=...)`` for every BatchNorm2d, or
             ``None`` for timm's.
-        init_cfg: MMEngine's initialisation config.
+        init_std: Standard deviation of the normal distribution that the weights of
+            convolutions without a bias start with; ``None`` leaves timm's. A norm
+            follows such a convolution, so that its maps stay the same but for the
+            norm's eps. AdamW's steps have one size whatever the size of the weights:
+            small ones change faster.
+        init_cfg: MMEngine's initialisation config, which has the last word.
         **kwargs: Other arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
     Raises:
@@ -79,6 +84,7 @@ class TimmFeatures(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         norm_cfg: dict | None = None,
+        init_std: float | None = None,
         init_cfg: dict | list[dict] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -100,6 +106,8 @@ class TimmFeatures(BaseModule):
         self.frozen = plan.frozen  # names of parameters
         self.model = create(model_name, out_indices=plan.indices, **self.kwargs)
         self.nhwc = getattr(self.model, 'output_fmt', None) == 'NHWC'
+        if init_std is not None:
+            set_initial_weights(self.model, init_std)
         trained = plan.trained
         for name, param in self.model.named_parameters():
             param.requires_grad_(name in trained)
@@ -196,6 +204,18 @@ def find_modules_within(model: nn.Module, names: frozenset[str]) -> list[nn.Modu
         for module in model.modules()
         if (own := set(module.parameters())) and own <= params
     ]
+
+
+def set_initial_weights(model: nn.Module, std: float) -> None:
+    """Draws the weights of all convolutions without a bias anew, in place.
+
+    Args:
+        model: The model.
+        std: Standard deviation of the normal distribution, whose mean is 0.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            nn.init.normal_(module.weight, std=std)
 
 
 def set_norm_constants(model: nn.Module, norm_cfg: dict) -> None:

@@ -194,6 +194,22 @@ def test_norm_cfg():
     assert {(m.eps, m.momentum) for m in untouched} == {(1e-5, 0.1)}
 
 
+@pytest.mark.parametrize('model_name', ['tf_efficientnet_lite0', 'resnet18', 'vgg11'])
+def test_init_std(model_name):
+    """Of what a norm follows alone: without norms the maps of VGG would fade."""
+    usual, changed = build(model_name), build(model_name, init_std=0.02)
+    weights = dict(changed.named_parameters())
+    for key, weight in usual.named_parameters():
+        is_conv = weight.ndim == 4 and key.replace('weight', 'bias') not in weights
+        if not is_conv:
+            torch.testing.assert_close(weights[key], weight, rtol=0, atol=0)
+        elif weight.numel() > 2000:
+            assert weights[key].std().item() == pytest.approx(0.02, rel=0.1)
+    image = torch.randn(2, 3, 64, 64)
+    for mine, timms in zip(changed(image), usual(image)):
+        assert (mine.std() / timms.std()).item() == pytest.approx(1, abs=0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
