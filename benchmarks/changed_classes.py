@@ -61,7 +61,8 @@ def train(config: str, out: Path, args: argparse.Namespace, *more: str) -> None:
         *more,
         *args.options,
     ]
-    run('train', config, '--no-report', '--cfg-options', *options, cwd=out)
+    amp = ['--amp'] if args.amp else []
+    run('train', config, '--no-report', *amp, '--cfg-options', *options, cwd=out)
 
 
 def main() -> None:
@@ -75,6 +76,7 @@ def main() -> None:
     p.add_argument('--epochs', type=int, default=30)
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--last', type=int, default=5, help='validations to average')
+    p.add_argument('--amp', action='store_true', help='train in mixed precision')
     p.add_argument('--tuning', help='recipe of the second training, if not of `new`')
     p.add_argument('--options', nargs='*', default=[], help='--cfg-options of both')
     args = p.parse_args()

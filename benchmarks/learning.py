@@ -45,13 +45,15 @@ def draw_worst(work_dirs: list[str], count: int) -> np.ndarray:
         if not files:
             raise FileNotFoundError(f'{work_dir} holds no report with its worst images')
         row = np.full((SIDE, SIDE * count, 3), 255, np.uint8)
+        used = 0
         for place, file in enumerate(files):
             picture = cv2.imread(str(file))
             scale = SIDE / max(picture.shape[:2])
             picture = cv2.resize(picture, None, fx=scale, fy=scale)
             height, width = picture.shape[:2]
             row[:height, place * SIDE : place * SIDE + width] = picture
-        rows.append(row)
+            used = max(used, height)
+        rows.append(row[:used])
     return np.concatenate(rows)
 
 
