@@ -305,10 +305,13 @@ def name_numbers(
         stats = averages.stats
         return {item: float(f'{stats[item]:.3f}') for item in items or RECALLS}
     of_classes = averages.by_class[:, 0].round(3).tolist() if classes else []
-    numbers = {f'{n}_precision': ap for n, ap in zip(classes, of_classes, strict=True)}
-    return numbers | {
+    # The mean first: save_best='auto' takes the first number, not that of a class.
+    numbers = {
         f'{metric}_{item}': round(averages.stats[item], 3)
         for item in items or PRECISIONS
+    }
+    return numbers | {
+        f'{n}_precision': ap for n, ap in zip(classes, of_classes, strict=True)
     }
 
 
