@@ -37,6 +37,12 @@ def read(work_dir: str) -> tuple[dict, dict, list]:
     return found, losses, times
 
 
+def fit(picture: np.ndarray) -> np.ndarray:
+    """A picture whose longer side is that of all."""
+    scale = SIDE / max(picture.shape[:2])
+    return cv2.resize(picture, None, fx=scale, fy=scale)
+
+
 def draw_worst(work_dirs: list[str], count: int) -> np.ndarray:
     """The first of the worst images in the reports of runs, (H, W, 3), BGR."""
     rows = []
@@ -44,16 +50,13 @@ def draw_worst(work_dirs: list[str], count: int) -> np.ndarray:
         files = sorted(Path(work_dir).glob('**/worst_*.jpg'))[:count]
         if not files:
             raise FileNotFoundError(f'{work_dir} holds no report with its worst images')
-        row = np.full((SIDE, SIDE * count, 3), 255, np.uint8)
-        used = 0
-        for place, file in enumerate(files):
-            picture = cv2.imread(str(file))
-            scale = SIDE / max(picture.shape[:2])
-            picture = cv2.resize(picture, None, fx=scale, fy=scale)
+        pictures = [fit(cv2.imread(str(file))) for file in files]
+        height = max(map(len, pictures))
+        row = np.full((height, SIDE * count, 3), 255, np.uint8)
+        for place, picture in enumerate(pictures):
             height, width = picture.shape[:2]
             row[:height, place * SIDE : place * SIDE + width] = picture
-            used = max(used, height)
-        rows.append(row[:used])
+        rows.append(row)
     return np.concatenate(rows)
 
 

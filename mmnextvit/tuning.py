@@ -191,7 +191,7 @@ def fit_backbone(model: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
     these arguments.
     """
     backbone = model['backbone']
-    usual = BACKBONES.get(backbone.get('type'), {})
+    usual = BACKBONES.get(backbone.get('type', ''), {})
     wanted = {name: values[name] for name in usual if values[name] != usual[name]}
     return dict(model, backbone={**backbone, **wanted, **_pick(backbone, wanted)})
 

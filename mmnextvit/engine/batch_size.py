@@ -30,6 +30,7 @@ from mmengine.runner import Runner
 from ..models.compute_options import set_overrides
 from ..utils.errors import UserError
 from .default_hooks import averages_weights
+from .loader_workers import count_local_processes
 from .memory_faults import is_out_of_memory
 
 GPU_SHARE = 0.9  # of its free memory, as images and fragmentation differ
@@ -308,8 +309,7 @@ def measure_free(device: torch.device) -> int:
     if device.type == 'cuda':
         free, _ = torch.cuda.mem_get_info()
         return free + measure_used(device)
-    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    return read_free_memory() // processes + measure_used(device)
+    return read_free_memory() // count_local_processes() + measure_used(device)
 
 
 def measure_used(device: torch.device) -> int:

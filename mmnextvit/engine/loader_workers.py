@@ -13,6 +13,11 @@ from typing import Any
 from ..runtime import count_cores
 
 
+def count_local_processes() -> int:
+    """The processes of this training on this machine, as torchrun tells them."""
+    return int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+
+
 def fit_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a data loader, with no more workers than there are cores.
 
@@ -22,8 +27,7 @@ def fit_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: Of ``train_dataloader`` or another, as in a config.
     """
-    processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    cores = max(count_cores() // processes, 1)
+    cores = max(count_cores() // count_local_processes(), 1)
     return dict(settings, num_workers=min(settings.get('num_workers', 0), cores))
 
 

@@ -62,11 +62,11 @@ class TimmFeatures(BaseModule):
             BatchNorm statistics stay the same.
         norm_cfg: ``dict(type='BN', eps=..., momentum=...)`` for every BatchNorm2d, or
             ``None`` for timm's.
-        init_std: Standard deviation of the normal distribution that the weights of
-            convolutions without a bias start with; ``None`` leaves timm's. A norm
-            follows such a convolution, so that its maps stay the same but for the
-            norm's eps. AdamW's steps have one size whatever the size of the weights:
-            small ones change faster.
+        init_std: Standard deviation of the normal distribution from which
+            ``init_weights`` draws, before a training, the weights of convolutions
+            without a bias; ``None`` leaves timm's. A norm follows such a convolution,
+            so that its maps stay the same but for the norm's eps. AdamW's steps have
+            one size whatever the size of the weights: small ones change faster.
         init_cfg: MMEngine's initialisation config, which has the last word.
         **kwargs: Other arguments of ``timm.create_model``, such as ``drop_path_rate``.
 
@@ -98,6 +98,7 @@ class TimmFeatures(BaseModule):
         self.model_name = model_name
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.init_std = init_std
         self.kwargs = add_any_size(model_name, kwargs)
 
         plan = plan_maps(model_name, self.kwargs, out_indices, strides, frozen_stages)
@@ -106,8 +107,6 @@ class TimmFeatures(BaseModule):
         self.frozen = plan.frozen  # names of parameters
         self.model = create(model_name, out_indices=plan.indices, **self.kwargs)
         self.nhwc = getattr(self.model, 'output_fmt', None) == 'NHWC'
-        if init_std is not None:
-            set_initial_weights(self.model, init_std)
         trained = plan.trained
         for name, param in self.model.named_parameters():
             param.requires_grad_(name in trained)
@@ -176,6 +175,12 @@ class TimmFeatures(BaseModule):
         if mode and self.norm_eval:
             set_norms_to_eval(self.model)
         return self
+
+    def init_weights(self) -> None:
+        """Draws weights as ``init_std`` says, and goes on as ``init_cfg`` does."""
+        if self.init_std is not None and not self.is_init:
+            set_initial_weights(self.model, self.init_std)
+        super().init_weights()
 
     def from_timm(
         self, state: Mapping[str, Tensor]

@@ -10,7 +10,7 @@ prints JSON. This folder imports nothing else of mmnextvit, so that it may be co
 alone.
 """
 
-# ruff: noqa: E402, I001
+# ruff: noqa: E402
 from .packages import require_packages
 
 require_packages()  # before what imports them
@@ -261,8 +261,8 @@ __all__ = [
     'compute_keep_ratio',
     'compute_letterbox',
     'convert_image',
-    'count_cores',
     'count_channels',
+    'count_cores',
     'decode',
     'decode_all_channels',
     'detect_in_tiles',

@@ -149,10 +149,11 @@ def _split_sets(doubled: Doubled) -> list[Doubled]:
     both = [
         folder
         for folder, found in doubled.items()
-        if [each.name in _list_fork() for each in found] == [False, True]
+        if [each.name.startswith(FORK) for each in found] == [False, True]
     ]
-    alone = [{folder: doubled[folder]} for folder in doubled if folder not in both]
-    return [{folder: doubled[folder] for folder in both}, *alone] if both else alone
+    alone = [[folder] for folder in doubled if folder not in both]
+    parts = filter(None, [both, *alone])
+    return [{folder: doubled[folder] for folder in part} for part in parts]
 
 
 def _describe_doubled(doubled: Doubled) -> str:

@@ -198,6 +198,7 @@ def test_norm_cfg():
 def test_init_std(model_name):
     """Of what a norm follows alone: without norms the maps of VGG would fade."""
     usual, changed = build(model_name), build(model_name, init_std=0.02)
+    changed.init_weights()
     weights = dict(changed.named_parameters())
     for key, weight in usual.named_parameters():
         is_conv = weight.ndim == 4 and key.replace('weight', 'bias') not in weights
