@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..deploy.metadata import resize_test_pipeline
+from ..engine.loops import ResumableLoop, resumable
 from ..engine.prediction import predict_files
 from ..engine.runner import build_dataset, build_runner
 from ..models.fold import copy_folded
@@ -124,6 +125,7 @@ def prepare_runner(cfg: Config, mode: str) -> Runner:
     cfg = cfg.copy()
     cfg.log_level = 'WARNING'
     cfg.default_hooks.checkpoint = None  # files are no part of a loop
+    cfg.train_cfg = resumable(cfg.train_cfg)  # as `train` has it
     runner = build_runner(cfg)
     # By name, since the package works without MMYOLO.
     if all(cls.__name__ != 'YOLODetector' for cls in type(runner.model).__mro__):
@@ -169,21 +171,21 @@ def measure_training(cfg: Config, batches: int, warm_up: int = 3) -> Training:
     runner.call_hook('before_train')
     runner.call_hook('before_train_epoch')
     iterations, waiting = time_iterations(runner, warm_up + batches)
-    batch = next(iter(loader))
+    batch = next(iter(runner.train_loop.list_batches()))
     close(loader)
     model = [time_train_step(runner, batch) for _ in range(warm_up + batches)]
     return Training(
         iterations[warm_up:],
         waiting[warm_up:],
         model[warm_up:],
-        time_loader(loader, batches, warm_up),
+        time_loader(runner.train_loop, batches, warm_up),
         batch['inputs'].shape,
     )
 
 
 def time_iterations(runner: Runner, count: int) -> tuple[list[float], list[float]]:
     """Seconds of iterations of the train loop, and of their wait for the loader."""
-    stream = repeat_batches(runner.train_dataloader)
+    stream = repeat_batches(runner.train_loop)
     iterations, waiting = [], []
     for _ in range(count):
         start = read_clock()
@@ -203,9 +205,9 @@ def time_train_step(runner: Runner, batch: dict) -> float:
     return time_call(lambda: runner.model.train_step(fresh, runner.optim_wrapper))
 
 
-def time_loader(loader: DataLoader, batches: int, warm_up: int) -> list[float]:
-    """Seconds that a loader takes for each of a number of batches."""
-    stream = repeat_batches(loader)
+def time_loader(loop: ResumableLoop, batches: int, warm_up: int) -> list[float]:
+    """Seconds that a loop's loader takes for each of a number of batches."""
+    loader, stream = loop.dataloader, repeat_batches(loop)
     # As many as the workers hold ready; from then on each takes its time.
     for _ in range(max(warm_up, loader.num_workers * (loader.prefetch_factor or 0))):
         next(stream)
@@ -298,10 +300,10 @@ def measure_prediction(cfg: Config, rounds: int, count: int = 100) -> Prediction
     return Prediction(files[1:], forwards[1:])
 
 
-def repeat_batches(loader: DataLoader) -> Generator[tuple[int, dict], None, None]:
-    """Batches with their number in the epoch, epoch after epoch."""
+def repeat_batches(loop: ResumableLoop) -> Generator[tuple[int, dict], None, None]:
+    """Batches with their number in the epoch, the loop's epoch again and again."""
     while True:
-        yield from enumerate(loader)
+        yield from enumerate(loop.list_batches())
 
 
 def clone_tensors(data: object) -> object:

@@ -63,7 +63,7 @@ PROCESSES = {
     'train': Process(
         TRAIN, {'summary': '^model ', 'first iteration': r'Epoch\(train\)'}, MODELS
     ),
-    'predict': Process(PREDICT, {'first image': r'^1 image'}, MODELS),
+    'predict': Process(PREDICT, {'one image done': r'^\d+ objects in'}, MODELS),
     'export': Process((*EXPORT, *DATA), {'first step': '^Writing '}, MODELS),
 }
 

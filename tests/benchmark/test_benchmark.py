@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from mmnextvit import config_file
 from mmnextvit.benchmark import backbones, report, startup
 from mmnextvit.benchmark.backbones import (
     SUITES,
@@ -16,15 +17,19 @@ from mmnextvit.benchmark.backbones import (
     measure_suite,
     prepare,
 )
-from mmnextvit.benchmark.loops import LoopCost
+from mmnextvit.benchmark.loops import LoopCost, measure_training
 from mmnextvit.benchmark.memory import measure_allocated, measure_peak
 from mmnextvit.benchmark.startup import IMPORTS, Startup, measure_startup
 from mmnextvit.benchmark.timing import time_in_turn
+from mmnextvit.datasets.demo_data import make_demo_data
+from mmnextvit.engine.configs import read_config
+from mmnextvit.engine.training import make_training_config
 
 import cv2
 import pytest
 import torch
 
+from tests.conftest import TINY
 from tests.helpers.warm_python import run_python
 
 SMALL = Settings(size=64, batch=2, rounds=1)
@@ -181,6 +186,29 @@ def test_growth_as_table_and_plot(tmp_path: Path, monkeypatch):
     ]
     report.plot_growth(results, tmp_path / 'growth.png')
     assert cv2.imread(str(tmp_path / 'growth.png')).std() > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('is_saved', [False, True], ids=['config', 'run'])
+def test_iterations_of_the_loop_that_trains(is_saved: bool, tmp_path: Path):
+    """That of a run's config, which has the resumable loop already, too."""
+    make_demo_data(tmp_path / 'data', train=4, val=1, size=64, seed=0)
+    options = {
+        'data_root': f'{tmp_path / "data"}/',
+        'work_dir': str(tmp_path / 'run'),
+        'model.backbone.arch': TINY,
+        'train_dataloader.batch_size': 2,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+    }
+    cfg = read_config(config_file('yolov5_nextvit_s_demo'), options)
+    if is_saved:
+        cfg = make_training_config(cfg)
+    result = measure_training(cfg, batches=3, warm_up=1)
+    assert result.shape[:2] == (2, 3)
+    for times in result[:-1]:
+        assert len(times) == 3 and min(times) > 0
+    assert all(wait < whole for wait, whole in zip(result.waiting, result.iterations))
 
 
 def test_loops_as_table():

@@ -3,7 +3,7 @@
 from mmnextvit.benchmark import waits
 from mmnextvit.benchmark.report import make_startup_table
 from mmnextvit.benchmark.startup import Startup
-from mmnextvit.benchmark.waits import END, LIBRARIES, Wait, compare, time_lines
+from mmnextvit.benchmark.waits import END, LIBRARIES, Wait, compare, prepare, time_lines
 
 import pytest
 
@@ -20,6 +20,16 @@ def test_lines_are_timed_and_the_process_is_ended():
     for code, patterns in ((SAYS, ['^two', '^one']), ('raise SystemExit(3)', [END])):
         with pytest.raises(RuntimeError, match='-c'):
             time_lines(['-c', code], patterns)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['train', 'predict', 'export'])
+def test_commands_say_the_lines_that_are_waited_for(name, tmp_path):
+    paths = prepare(tmp_path)
+    process = waits.PROCESSES[name]
+    words = [word.format(**paths, new=tmp_path / 'new') for word in process.arguments]
+    times = time_lines(words, [*process.lines.values()])
+    assert len(times) == len(process.lines) and times == sorted(times)
 
 
 def test_waits_are_compared_and_end_the_table(monkeypatch):
