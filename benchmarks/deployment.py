@@ -27,6 +27,7 @@ from mmnextvit.benchmark.norms import vary_norms  # noqa: E402
 from mmnextvit.benchmark.timing import (  # noqa: E402
     measure_matrix_rate,
     time_in_turn,
+    time_rested,
 )
 from mmnextvit.datasets.images import read_image  # noqa: E402
 from mmnextvit.datasets.sources import find_files  # noqa: E402
@@ -211,7 +212,7 @@ def main() -> None:
         runs = {'timm, torch eager': run_in_torch} | in_torch
         runs |= prepare_backbone(Candidates(detector), inputs, Path(name))
         runs |= prepare_detectors(cfg, detector, images, Path(name), args.precisions)
-        times = time_in_turn(runs, args.rounds)
+        times = time_in_turn(runs, args.rounds, time_rested)
 
     rate = measure_matrix_rate('cpu')
     base = times['timm, torch eager']

@@ -23,7 +23,7 @@ from mmnextvit.benchmark.loops import (  # noqa: E402
     measure_detection,
     measure_validation,
 )
-from mmnextvit.benchmark.timing import time_in_turn  # noqa: E402
+from mmnextvit.benchmark.timing import time_in_turn, time_rested  # noqa: E402
 from mmnextvit.datasets.images import read_image  # noqa: E402
 from mmnextvit.deploy.candidates import Candidates  # noqa: E402
 from mmnextvit.deploy.formats import FORMATS, write  # noqa: E402
@@ -116,7 +116,7 @@ def main() -> None:
         rows.append(('validation, an image', median(loop), median(forward)))
         for size in args.sizes:
             runs |= prepare_files(cfg, detector, size, args.formats, Path(name))
-        times = time_in_turn(runs, args.rounds) if runs else {}
+        times = time_in_turn(runs, args.rounds, time_rested) if runs else {}
     for title, seconds in times.items():
         network = title.partition(', NMS')[0]
         if title != network:

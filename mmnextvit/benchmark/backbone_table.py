@@ -32,7 +32,7 @@ from .formats import Failure, attempt
 from .imagenet import ACCURACIES, SOURCE, Accuracy
 from .norms import list_norms, settle_norms, vary_scales
 from .report import Table
-from .timing import time_call
+from .timing import time_rested
 
 CONFIG = 'yolov5_nextvit_s'  # whose neck and head all get
 OURS = {f'nextvit_{arch}': arch for arch in ('small', 'base', 'large')}
@@ -288,7 +288,7 @@ def take_turn(name: str, file: Export, images: np.ndarray) -> Turn:
         for runtime, output in outputs.items()
     }
     seconds = {
-        runtime: time_call(partial(network, images))
+        runtime: time_rested(partial(network, images))
         for runtime, network in networks.items()
         if not isinstance(network, Failure) and not reasons[runtime]
     }

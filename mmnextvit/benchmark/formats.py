@@ -53,7 +53,7 @@ from ..runtime import Detector
 from ..utils.errors import UserError, find_user_error
 from ..utils.messages import did_you_mean, first_few, tell
 from .report import Table, describe_processor
-from .timing import WARM_UP, time_call
+from .timing import WARM_UP, time_rested
 
 T = TypeVar('T')
 
@@ -410,7 +410,7 @@ def take_turns(
         for name, call in detect.items():
             if name in failed:
                 continue
-            seconds = attempt(partial(time_call, partial(call, image)))
+            seconds = attempt(partial(time_rested, partial(call, image)))
             if isinstance(seconds, Failure):
                 failed[name] = seconds
             else:

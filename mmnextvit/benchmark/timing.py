@@ -10,6 +10,7 @@ from rich.progress import track
 from torch.nn import functional as F
 
 WARM_UP = 2  # rounds that do not count
+REST = 0.1  # seconds
 
 
 def read_clock() -> float:
@@ -26,14 +27,33 @@ def time_call(call: Callable[[], object]) -> float:
     return read_clock() - start
 
 
+def time_rested(call: Callable[[], object]) -> float:
+    """Seconds of a call, begun when the threads of what ran before are at rest.
+
+    After a call those of ONNX Runtime and of OpenVINO go on to look for work for tens
+    of milliseconds. Another runtime that comes next has no core for itself, and seems
+    to be up to twice as slow.
+    """
+    time.sleep(REST)
+    return time_call(call)
+
+
 def time_in_turn(
-    runs: Mapping[str, Callable[[], object]], rounds: int
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    time_one: Callable[[Callable[[], object]], float] = time_call,
 ) -> dict[str, float]:
-    """Median seconds of each call, after two rounds that warm up."""
+    """Median seconds of each call, after two rounds that warm up.
+
+    Args:
+        runs: The calls by name.
+        rounds: Measurements of each.
+        time_one: What times a call; :func:`time_rested` if runtimes take turns.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in track(range(WARM_UP + rounds), 'Measuring'):
         for name, call in runs.items():
-            times[name].append(time_call(call))
+            times[name].append(time_one(call))
     return {name: median(values[WARM_UP:]) for name, values in times.items()}
 
 

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,14 +115,15 @@ def read_coco(path: str, needs_annotations: bool = True) -> dict:
         OSError: It cannot be read.
     """
     try:
-        content = read_lists(path, dict(annotations=_pack_annotations))
-        is_plain = isinstance(content['annotations'], PackedEntries)
+        content = read_lists(path, PIECEWISE)
+        is_plain = all(isinstance(content[part], LISTS) for part in KEYS)
     except (ValueError, KeyError, RecursionError):  # UserError is a ValueError
         is_plain = False
-    if not is_plain or not KEYS.keys() <= content.keys():
-        return parse_coco(read_bytes(path), needs_annotations)
-    parts = ('images', 'categories')
-    return {**content, **{part: _read_entries(part, content[part]) for part in parts}}
+    return content if is_plain else parse_coco(read_bytes(path), needs_annotations)
+
+
+def _list_entries(part: str, entries: Iterable[object]) -> list[dict]:
+    return _check_ids(part, [_read_entry(part, *item) for item in enumerate(entries)])
 
 
 def _pack_annotations(entries: Iterable[object]) -> PackedEntries:
@@ -141,12 +143,24 @@ def _pack_annotations(entries: Iterable[object]) -> PackedEntries:
     return packed
 
 
+LISTS = list, PackedEntries
+# What makes them from their entries, each of which is gone before the next.
+PIECEWISE: dict[str, Callable[[Iterable[object]], Sequence[dict]]] = dict(
+    annotations=_pack_annotations,
+    **{part: partial(_list_entries, part) for part in ('images', 'categories')},
+)
+
+
 def _read_entries(part: str, entries: object) -> list[dict]:
     if not isinstance(entries, list):
         raise UserError(
             f'the file is not COCO detection data: {show(entries)} is no list', key=part
         )
     read = read_all(lambda item: _read_entry(part, *item), enumerate(entries))
+    return _check_ids(part, read)
+
+
+def _check_ids(part: str, read: list[dict]) -> list[dict]:
     repeated = Counter(entry['id'] for entry in read).most_common(1)
     if repeated and repeated[0][1] > 1:
         number, times = repeated[0]

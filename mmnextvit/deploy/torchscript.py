@@ -59,7 +59,7 @@ def suppress(
         tried, n = 0, 0
         best = kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
         while n < limit and tried < score.shape[0]:
-            tried = max(4 * tried, 4 * limit)
+            tried = max(2 * tried, 4 * limit)
             best = find_best(score, tried)
             box, label = boxes[i][pairs[best, 0], :4], pairs[best, 1]
             kept = keep_best(box, score[best], label, iou_threshold)[:limit]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmnextvit import config_file
-from mmnextvit.benchmark import backbones, report, startup
+from mmnextvit.benchmark import backbones, report, startup, timing
 from mmnextvit.benchmark.backbones import (
     SUITES,
     Growth,
@@ -20,7 +20,7 @@ from mmnextvit.benchmark.backbones import (
 from mmnextvit.benchmark.loops import LoopCost, measure_training
 from mmnextvit.benchmark.memory import measure_allocated, measure_peak
 from mmnextvit.benchmark.startup import IMPORTS, Startup, measure_startup
-from mmnextvit.benchmark.timing import time_in_turn
+from mmnextvit.benchmark.timing import time_in_turn, time_rested
 from mmnextvit.datasets.demo_data import make_demo_data
 from mmnextvit.engine.configs import read_config
 from mmnextvit.engine.training import make_training_config
@@ -59,6 +59,15 @@ def test_medians_of_turns_without_the_first():
     times = time_in_turn(runs, 3)
     assert calls == ['a', 'b'] * 5
     assert all(0 < seconds < 1 for seconds in times.values())
+
+
+def test_runtimes_take_turns_after_a_rest(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing.time, 'sleep', lambda seconds: order.append(seconds))
+    runs = {name: lambda name=name: order.append(name) for name in 'ab'}
+    times = time_in_turn(runs, 1, time_rested)
+    assert order == [timing.REST, 'a', timing.REST, 'b'] * 3
+    assert all(0 < seconds < timing.REST for seconds in times.values())
 
 
 def test_ratios():

@@ -107,6 +107,7 @@ def test_coco_in_pieces_is_coco_as_a_whole(tmp_path, monkeypatch):
         lambda c: c['annotations'][5].update(area='x'),
         lambda c: c.pop('annotations'),
         lambda c: c.update(annotations=3),
+        lambda c: c.update(images='none'),
         lambda c: c.pop('images'),
         lambda c: c['images'].append(c['images'][0]),
         lambda c: c['categories'][0].pop('name'),

@@ -196,7 +196,7 @@ def test_formats_take_turns():
 
 def test_the_median_counts_without_the_rounds_before(monkeypatch):
     seconds = iter([90, 80, 3, 1, 9])  # the first two warm up
-    monkeypatch.setattr(formats, 'time_call', lambda call: next(seconds))
+    monkeypatch.setattr(formats, 'time_rested', lambda call: next(seconds))
     assert take_turns({'a': print}, [np.zeros(1)] * 3) == {'a': 3}
 
 
