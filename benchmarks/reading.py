@@ -1,9 +1,10 @@
 """Time and memory of reading annotations: benchmarks/reading.py [--images N ...]
 
 Makes data sets of tiny images with ten boxes each, as YOLO's txt files and as COCO's
-JSON, and reads each with our datasets: the first time, and again with the scan kept.
-Processor time is that of all threads; time an image that does not grow with the number
-of images is linear. Memory is what the process grows by at its peak. Linux only.
+JSON, without polygons and with them, and reads each with our datasets, the txt files
+again with the scan kept. Each row is a process of its own. Processor time is that of
+all threads; time an image that does not grow with the number of images is linear.
+Memory is what the process grows by at its peak. Linux only.
 """
 
 import argparse
@@ -11,6 +12,9 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +34,7 @@ from benchmarks.loading import memory  # noqa: E402
 
 BOXES = 10  # of an image
 CLASSES = tuple(f'class {i}' for i in range(80))
+CORNERS = 20  # of a polygon
 SIDE = 64  # of an image, in pixels
 
 
@@ -58,31 +63,46 @@ def write(folder: Path, count: int) -> None:
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
     (folder / 'coco.json').write_text(json.dumps(content), encoding='utf-8')
+    for annotation in annotations:
+        polygon = random.uniform(0, SIDE, 2 * CORNERS).round(2).tolist()
+        annotation['segmentation'] = [polygon]
+    (folder / 'polygons.json').write_text(json.dumps(content), encoding='utf-8')
     names = json.dumps(CLASSES)
     (folder / 'data.yaml').write_text(
         f'train: images\nnames: {names}\n', encoding='utf-8'
     )
 
 
-def read_yolo(folder: Path) -> None:
-    VerifiedYOLOTxtDataset(ann_file=str(folder / 'data.yaml'), pipeline=[])
+def read_yolo(folder: Path, name: str) -> None:
+    VerifiedYOLOTxtDataset(ann_file=str(folder / name), pipeline=[])
 
 
-def read_coco(folder: Path) -> None:
+def read_coco(folder: Path, name: str) -> None:
     VerifiedCocoDataset(
-        ann_file=str(folder / 'coco.json'),
+        ann_file=str(folder / name),
         data_prefix=dict(img=str(folder / 'images')),
         metainfo=dict(classes=CLASSES),
         pipeline=[],
     )
 
 
-def measure(read: object, folder: Path) -> tuple[float, float, float]:
+READINGS: list[tuple[str, Callable[[Path, str], None], str]] = [
+    ('YOLO txt, first', read_yolo, 'data.yaml'),
+    ('YOLO txt, again', read_yolo, 'data.yaml'),
+    ('COCO JSON', read_coco, 'coco.json'),
+    ('COCO JSON with polygons', read_coco, 'polygons.json'),
+]
+
+
+def measure(number: int, folder: Path, warm: Path) -> tuple[float, float, float]:
     """Seconds, seconds of processors, and the peak in MB."""
+    MMLogger.get_current_instance().setLevel('ERROR')
+    _, read, name = READINGS[number]
+    read(warm, name)  # what is imported late is imported now
     Path('/proc/self/clear_refs').write_bytes(b'5')  # the peak from here on
     before = memory('VmRSS')
     start, used = time.perf_counter(), time.process_time()
-    read(folder)
+    read(folder, name)
     seconds, used = time.perf_counter() - start, time.process_time() - used
     return seconds, used, memory('VmHWM') - before
 
@@ -91,26 +111,22 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--images', type=int, nargs='+', default=[1000, 3000, 10_000])
     args = p.parse_args()
-    MMLogger.get_current_instance().setLevel('ERROR')
     print('| read | images | s | of processors | ms an image | peak, MB | / file |')
     print('| --- ' * 7 + '|')
     with tempfile.TemporaryDirectory() as root:
-        write(Path(root, 'warm'), 10)
-        for read in (read_yolo, read_coco):  # what is imported late is imported now
-            read(Path(root, 'warm'))
+        warm = Path(root, 'warm')
+        write(warm, 10)
         for count in args.images:
             folder = Path(root, str(count))
             write(folder, count)
-            size = (folder / 'coco.json').stat().st_size / 2**20
-            for name, read in [
-                ('YOLO txt, first', read_yolo),
-                ('YOLO txt, again', read_yolo),
-                ('COCO JSON', read_coco),
-            ]:
-                seconds, used, peak = measure(read, folder)
+            for number, (title, read, name) in enumerate(READINGS):
+                with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+                    found = pool.submit(measure, number, folder, warm).result()
+                seconds, used, peak = found
+                size = (folder / name).stat().st_size / 2**20
                 share = f'{peak / size:.2f}' if read is read_coco else ''
                 print(
-                    f'| {name} | {count} | {seconds:.2f} | {used:.2f} '
+                    f'| {title} | {count} | {seconds:.2f} | {used:.2f} '
                     f'| {1000 * used / count:.3f} | {peak:.0f} | {share} |',
                     flush=True,
                 )

@@ -20,7 +20,7 @@ PIXELS = 2  # a box has no such centre or size in fractions; in pixels nearly al
 TOLERANCE = 1e-6  # six decimals of centre and size move a side by 0.75e-6
 LANDMARKS = {13, 15}  # columns of a box with four or five points
 LANDMARK_SLACK = 0.01  # of the image, by which a point may lie outside its box
-NO_BOX = [math.nan] * 4
+NO_ROW = [math.nan] * 6
 CLIPPED = 'lines with values out of range (clipped to the image)'
 REPEATED = 'repeated lines (dropped)'
 LEFT_OUT = 'lines of other numbers than class_ids (left out)'
@@ -256,13 +256,14 @@ def _scale_boxes(records: Collection[Record]) -> list[list[float] | None]:
     Returns:
         One for each row of the records; ``None`` for polygons and other boxes.
     """
-    rows = [(row, record) for record in records for row in record.rows]
-    boxes = [row[2:] if len(row) == 6 else NO_BOX for row, _ in rows]
-    x, y, w, h = np.array(boxes, float).reshape(-1, 4).T
-    sides = [(r.width, r.height, r.width, r.height) for _, r in rows]
+    rows = [row for record in records for row in record.rows]
+    boxes = np.array([row if len(row) == 6 else NO_ROW for row in rows], float)
+    x, y, w, h = boxes.reshape(-1, 6)[:, 2:].T
+    sizes = np.array([record[:2] * 2 for record in records], float).reshape(-1, 4)
+    sides = sizes.repeat([len(record.rows) for record in records], axis=0)
     with np.errstate(over='ignore', invalid='ignore'):
         corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
-        pixels = (corners * np.array(sides, float).reshape(-1, 4)).tolist()
+        pixels = (corners * sides).tolist()
     x1, y1, x2, y2 = corners.T
     inside = (x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= 1) & (y2 <= 1)
     return [box if fits else None for box, fits in zip(pixels, inside.tolist())]

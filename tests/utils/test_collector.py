@@ -47,6 +47,8 @@ def test_what_a_user_has_frozen_stays():
     ours: list = []
     with resting_collector():
         assert is_frozen(theirs) and not is_frozen(ours)
+        assert not gc.isenabled()  # it rests all the same
+    assert gc.isenabled()
     assert is_frozen(theirs) and not is_frozen(ours)
 
 
