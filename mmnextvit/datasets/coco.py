@@ -268,6 +268,9 @@ def leave_out_images(content: dict, left_out: Container[Identifier]) -> dict:
 def group_annotations(content: dict) -> Iterator[tuple[dict, list[dict]]]:
     """Each image of a content with its annotations, in the order of the images.
 
+    Packed annotations that stand in this order, too, as most programs write them, are
+    given back to the system one after another.
+
     Args:
         content: Of an annotation file, whose annotations are all of its images.
     """
@@ -276,8 +279,11 @@ def group_annotations(content: dict) -> Iterator[tuple[dict, list[dict]]]:
     owners = np.fromiter((numbers[a['image_id']] for a in annotations), np.int32)
     order = np.argsort(owners, kind='stable').astype(np.int32)
     ends = np.bincount(owners, minlength=len(images)).cumsum().tolist()
+    is_ordered = bool((owners[1:] >= owners[:-1]).all())
     for image, start, end in zip(images, [0, *ends], ends):
         yield image, [annotations[number] for number in order[start:end].tolist()]
+        if is_ordered and isinstance(annotations, PackedEntries):
+            annotations.forget(end)
 
 
 def fill_sizes(content: dict, sizes: Mapping[Identifier, Size]) -> dict:

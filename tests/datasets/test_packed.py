@@ -5,11 +5,17 @@ import json
 import pickle
 
 from mmnextvit.datasets import json_stream, packed
-from mmnextvit.datasets.coco import clean_coco, parse_coco, read_coco
+from mmnextvit.datasets.coco import (
+    clean_coco,
+    group_annotations,
+    parse_coco,
+    read_coco,
+)
 from mmnextvit.datasets.json_stream import JSONStream
 from mmnextvit.datasets.packed import PackedEntries, PackedSamples
 from mmnextvit.utils.errors import UserError
 
+import numpy as np
 import pytest
 
 CONTENT = {
@@ -55,6 +61,72 @@ def test_packed_dicts_are_those_that_came_in(monkeypatch, kind):
     with pytest.raises(IndexError):
         entries[300]
     assert [*kind()] == []
+
+
+def test_what_is_forgotten_is_given_back(monkeypatch):
+    monkeypatch.setattr(packed, 'BLOCK', 4096)
+    items = [dict(n=i, x='a' * (97 * i % 1000)) for i in range(100)]
+    entries = PackedEntries(items)
+    blocks = len(entries._blocks)
+    for count in range(len(items)):
+        entries.forget(count)
+        assert [*map(entries.__getitem__, range(count, 100))] == items[count:]
+    entries.forget(100)
+    assert sum(block.closed for block in entries._blocks) == blocks - 1 > 9
+    PackedEntries().forget(0)
+
+
+@pytest.mark.parametrize('order', ['images', 'others'])
+def test_annotations_in_the_order_of_images_are_given_back(monkeypatch, order):
+    monkeypatch.setattr(packed, 'BLOCK', 4096)
+    owners = [number // 9 for number in range(900)]
+    if order == 'others':
+        owners[0], owners[-1] = owners[-1], owners[0]
+    annotations = [dict(id=n, image_id=i) for n, i in enumerate(owners)]
+    images = [dict(id=i) for i in range(101)]  # the last has none
+    entries = PackedEntries(annotations)
+    grouped = list(group_annotations(dict(images=images, annotations=entries)))
+    assert [image for image, _ in grouped] == images
+    for image, found in grouped:
+        assert found == [a for a in annotations if a['image_id'] == image['id']]
+    given_back = [block.closed for block in entries._blocks]
+    assert len(given_back) > 3 and any(given_back) == (order == 'images')
+
+
+@pytest.mark.parametrize(
+    'polygon, is_small',
+    [
+        ([0.1 * 3, 1.5, 2, 239.97, 0.29, -4.35, 1.15, 1999999.99], False),
+        ([1.5, 2, 239.97, 0.29, -4.35, 1.15, -0.0, 19999999.99], True),
+        ([1, 2, 3, 4, 5, 6], True),
+        ([1.5, 2, 3, 4, 5, 20000000.0], False),
+        ([1.005, 2, 3, 4, 5, 6], False),
+        ([1.5, 10**400, 3, 4, 5, 6], False),
+        ([1.5, float('inf'), 3, 4, 5, 6], False),
+        ([], False),
+    ],
+)
+def test_polygons_of_two_decimals_take_four_bytes_a_number(polygon, is_small):
+    mask = [polygon, [1.25] * 600]
+    entry = dict(id=1, segmentation=mask, bbox=[1, 2.5, 3, 4])
+    entries = PackedEntries([entry, dict(segmentation=dict(size=[1, 2]))])
+    assert bool(packed.write_hundredths(polygon)) == is_small
+    assert entries[0] == entry
+    assert entries[1] == dict(segmentation=dict(size=[1, 2]))
+    assert entries._ends[0] < 3000
+    content = pickle.dumps(entries[0])
+    assert len(content) < 3000
+    back = pickle.loads(content)['segmentation']
+    assert [*map(type, back)] == [list, list] and repr(back[1]) == repr(mask[1])
+    assert back[0] == polygon
+
+
+def test_random_decimals_come_back_to_the_bit():
+    random = np.random.default_rng(0)
+    for numbers in random.uniform(-9999, 9999, (100, 500)).round(2).tolist():
+        content = packed.write_hundredths(numbers)
+        assert len(content) == 4 * len(numbers)
+        assert packed.read_hundredths(content) == numbers
 
 
 def test_samples_move_in_mmengines_layout(monkeypatch):
