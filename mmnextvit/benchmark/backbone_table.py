@@ -2,8 +2,9 @@
 
 import multiprocessing
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -283,8 +284,9 @@ def take_turn(name: str, file: Export, images: np.ndarray) -> Turn:
         else attempt(partial(network, images))
         for runtime, network in networks.items()
     }
+    again = cache(lambda: run_without_onednn(networks[TORCH], images))
     reasons = {
-        runtime: explain_difference(output, outputs[TORCH])
+        runtime: explain_difference(output, outputs[TORCH], again)
         for runtime, output in outputs.items()
     }
     seconds = {
@@ -296,18 +298,42 @@ def take_turn(name: str, file: Export, images: np.ndarray) -> Turn:
     return Turn(seconds, [file.reason, *told] if file.reason else told)
 
 
+def run_without_onednn(
+    network: Network | Failure, images: np.ndarray
+) -> Sequence[np.ndarray] | Failure:
+    """What torch gives where it adds up in another order."""
+    if isinstance(network, Failure):
+        return network
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # it tells of Intel's GPUs
+        with torch.backends.mkldnn.flags(enabled=False):
+            return attempt(partial(network, images))
+
+
 def explain_difference(
-    output: Sequence[np.ndarray] | Failure, reference: Sequence[np.ndarray] | Failure
+    output: Sequence[np.ndarray] | Failure,
+    reference: Sequence[np.ndarray] | Failure,
+    again: Callable[[], Sequence[np.ndarray] | Failure],
 ) -> str:
-    """Why a runtime's boxes and scores do not count, beside those of torch."""
+    """Why a runtime's boxes and scores do not count, beside those of torch.
+
+    Args:
+        output: Of the runtime.
+        reference: Of torch.
+        again: Gives those of torch in another way. Some networks with random weights
+            make much of the last bits; a runtime may differ as far as twice these two.
+    """
     if isinstance(output, Failure):
         return output.reason
     if isinstance(reference, Failure):
         return ''
-    for name, ours, theirs, limit in zip(
-        ('boxes', 'scores'), output, reference, (PIXELS, SCORE), strict=True
-    ):
-        difference = float(np.abs(ours - theirs).max())
+    for i, (name, limit) in enumerate((('boxes', PIXELS), ('scores', SCORE))):
+        difference = float(np.abs(output[i] - reference[i]).max())
+        if difference <= limit:
+            continue
+        other = again()
+        if not isinstance(other, Failure):
+            limit = 2 * float(np.abs(other[i] - reference[i]).max())
         if not difference <= limit:  # NaN, too
             return f'{name} differ from those of torch by {difference:.2g}'
     return ''

@@ -132,10 +132,20 @@ def test_what_fails_leaves_the_rest(monkeypatch):
 
 def test_differences():
     zero = np.zeros(3)
-    assert explain_difference([zero, zero], [zero + 0.05, zero + 5e-4]) == ''
-    assert 'scores differ' in explain_difference([zero, zero], [zero, zero + 0.01])
-    assert 'boxes differ' in explain_difference([zero + np.nan, zero], [zero, zero])
-    assert explain_difference(Failure('why'), [zero, zero]) == 'why'
+    nothing = [zero, zero]
+
+    def explain(output, reference=nothing, again=nothing):
+        return explain_difference(output, reference, lambda: again)
+
+    assert explain([zero + 0.05, zero + 5e-4]) == ''
+    assert 'scores differ' in explain([zero, zero + 0.01])
+    assert 'boxes differ' in explain([zero + np.nan, zero])
+    assert explain(Failure('why')) == 'why'
+    assert explain([zero + 1, zero], again=[zero + 0.6, zero]) == ''
+    assert explain([zero + 1, zero + 0.01], again=[zero + 0.6, zero + 0.006]) == ''
+    for other in ([zero + 0.4, zero], [zero + np.nan, zero], Failure('why')):
+        assert 'boxes differ' in explain([zero + 1, zero], again=other)
+    assert 'boxes differ' in explain([zero + np.nan, zero], again=[zero + 9, zero])
 
 
 def test_a_row_has_the_medians_of_all_rounds(monkeypatch):
