@@ -16,9 +16,9 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
 
 from ..deploy.metadata import resize_test_pipeline
+from ..engine.loader_workers import end_workers
 from ..engine.loops import ResumableLoop, resumable
 from ..engine.prediction import predict_files
 from ..engine.runner import build_dataset, build_runner
@@ -148,13 +148,6 @@ def prepare_runner(cfg: Config, mode: str) -> Runner:
     return runner
 
 
-def close(loader: DataLoader) -> None:
-    """Ends workers that persist: they would fill their queues beside what follows."""
-    if loader._iterator is not None:
-        loader._iterator._shutdown_workers()
-        loader._iterator = None
-
-
 def measure_training(cfg: Config, batches: int, warm_up: int = 3) -> Training:
     """Times iterations of the train loop, then its model and its loader alone.
 
@@ -172,7 +165,7 @@ def measure_training(cfg: Config, batches: int, warm_up: int = 3) -> Training:
     runner.call_hook('before_train_epoch')
     iterations, waiting = time_iterations(runner, warm_up + batches)
     batch = next(iter(runner.train_loop.list_batches()))
-    close(loader)
+    end_workers(loader)
     model = [time_train_step(runner, batch) for _ in range(warm_up + batches)]
     return Training(
         iterations[warm_up:],
@@ -195,7 +188,7 @@ def time_iterations(runner: Runner, count: int) -> tuple[list[float], list[float
         iterations.append(read_clock() - start)
         waiting.append(loaded - start)
     stream.close()
-    close(runner.train_dataloader)
+    end_workers(runner.train_dataloader)
     return iterations, waiting
 
 
@@ -213,7 +206,7 @@ def time_loader(loop: ResumableLoop, batches: int, warm_up: int) -> list[float]:
         next(stream)
     times = [time_call(lambda: next(stream)) for _ in range(batches)]
     stream.close()
-    close(loader)
+    end_workers(loader)
     return times
 
 
@@ -234,7 +227,7 @@ def measure_validation(cfg: Config, rounds: int) -> Validation:
         with torch.inference_mode():
             inputs = (network.data_preprocessor(b, False)['inputs'] for b in loader)
             forward.append(sum(time_call(partial(network._forward, x)) for x in inputs))
-    close(loader)
+    end_workers(loader)
     images = len(loader.dataset)
     return Validation(*([s / images for s in part[1:]] for part in (loop, forward)))
 

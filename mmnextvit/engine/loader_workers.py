@@ -10,6 +10,8 @@ from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from ..runtime import count_cores
 
 
@@ -29,6 +31,17 @@ def fit_workers(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     cores = max(count_cores() // count_local_processes(), 1)
     return dict(settings, num_workers=min(settings.get('num_workers', 0), cores))
+
+
+def end_workers(loader: DataLoader) -> None:
+    """Ends the workers that a loader keeps from epoch to epoch.
+
+    Those of a loader that the garbage collector finds do not hear of its end: torch
+    waits for five seconds for each of them.
+    """
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()
+        loader._iterator = None
 
 
 class OutliveSignals:

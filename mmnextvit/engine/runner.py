@@ -38,7 +38,7 @@ from .autotune import AutotuneHook
 from .config_faults import check_numbers
 from .config_files import check_config
 from .default_hooks import MMENGINE_HOOKS, settle_hooks
-from .loader_workers import OutliveSignals, fit_workers
+from .loader_workers import OutliveSignals, end_workers, fit_workers
 from .loggers import guard_backends
 from .precision import settle_precision
 from .progress import collect_progress
@@ -262,14 +262,25 @@ class ResumableRunner(Runner):
     def train(self) -> nn.Module:
         with released(self.logger):
             try:
-                return super().train()
+                model = super().train()
             except BaseException:
                 self.visualizer.close()  # MMEngine does so after a whole run only
                 raise
+            self.end_workers()
+            return model
 
     def test(self) -> dict[str, float]:
         with released(self.logger):
-            return super().test()
+            metrics = super().test()
+            self.end_workers()
+            return metrics
+
+    def end_workers(self) -> None:
+        """Ends the workers of data loaders, before something else needs the cores."""
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            loader = getattr(loop, 'dataloader', None)
+            if isinstance(loader, DataLoader):
+                end_workers(loader)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """As MMEngine's, and ``None`` takes each of them out, not its own six alone."""

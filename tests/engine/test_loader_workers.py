@@ -4,11 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing import active_children
 
 from mmnextvit.engine import loader_workers
 from mmnextvit.engine.runner import ResumableRunner
 
 import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 
 from tests.conftest import ROOT
 
@@ -75,6 +79,34 @@ def test_an_error_is_all_that_is_said():
     ended = run(start='iterate(); held = iter(loader); next(held); int("a")')
     assert ended.returncode == 1
     assert ended.stderr.count('Error') == 1
+
+
+class Passing(BaseModel):
+    def forward(self, inputs: torch.Tensor, mode: str = 'tensor') -> list:
+        return [BaseDataElement()]
+
+
+@pytest.mark.parametrize('times', [1, 2])
+def test_workers_end_with_a_test(times, tmp_path):
+    """Of several runners in a process, too, as where formats are compared."""
+    before = {*active_children()}
+    runner = ResumableRunner(
+        Passing(),
+        str(tmp_path),
+        test_dataloader=dict(
+            batch_size=1,
+            num_workers=1,
+            persistent_workers=True,
+            dataset=[dict(inputs=torch.zeros(1))] * 4,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        test_cfg={},
+        test_evaluator=[],
+        experiment_name=str(tmp_path),
+    )
+    for _ in range(times):
+        runner.test()
+        assert {*active_children()} == before
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP', 'SIGINT'])
