@@ -1,4 +1,5 @@
 """Time and memory of reading annotations: benchmarks/reading.py [--images N ...]
+[--shuffle]
 
 Makes data sets of tiny images with ten boxes each, as YOLO's txt files and as COCO's
 JSON, without polygons and with them, and reads each with our datasets, the txt files
@@ -38,8 +39,8 @@ CORNERS = 20  # of a polygon
 SIDE = 64  # of an image, in pixels
 
 
-def write(folder: Path, count: int) -> None:
-    """A data set of both formats."""
+def write(folder: Path, count: int, shuffle: bool = False) -> None:
+    """A data set of both formats, of COCO's with annotations in any order."""
     random = np.random.default_rng(0)
     for name in ('images', 'labels'):
         (folder / name).mkdir(parents=True)
@@ -60,6 +61,8 @@ def write(folder: Path, count: int) -> None:
                 | dict(area=area, iscrowd=0)
             )
         (folder / 'labels' / f'{i:08}.txt').write_text(''.join(lines), encoding='utf-8')
+    if shuffle:
+        random.shuffle(annotations)
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
     (folder / 'coco.json').write_text(json.dumps(content), encoding='utf-8')
@@ -110,6 +113,7 @@ def measure(number: int, folder: Path, warm: Path) -> tuple[float, float, float]
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--images', type=int, nargs='+', default=[1000, 3000, 10_000])
+    p.add_argument('--shuffle', action='store_true', help='annotations in any order')
     args = p.parse_args()
     print('| read | images | s | of processors | ms an image | peak, MB | / file |')
     print('| --- ' * 7 + '|')
@@ -118,7 +122,7 @@ def main() -> None:
         write(warm, 10)
         for count in args.images:
             folder = Path(root, str(count))
-            write(folder, count)
+            write(folder, count, args.shuffle)
             for number, (title, read, name) in enumerate(READINGS):
                 with ProcessPoolExecutor(1, get_context('spawn')) as pool:
                     found = pool.submit(measure, number, folder, warm).result()

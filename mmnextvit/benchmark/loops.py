@@ -125,7 +125,8 @@ def prepare_runner(cfg: Config, mode: str) -> Runner:
     cfg = cfg.copy()
     cfg.log_level = 'WARNING'
     cfg.default_hooks.checkpoint = None  # files are no part of a loop
-    cfg.train_cfg = resumable(cfg.train_cfg)  # as `train` has it
+    if mode == 'train':
+        cfg.train_cfg = resumable(cfg.train_cfg)  # as `train` has it
     runner = build_runner(cfg)
     # By name, since the package works without MMYOLO.
     if all(cls.__name__ != 'YOLODetector' for cls in type(runner.model).__mro__):

@@ -117,7 +117,8 @@ def read_coco(path: str, needs_annotations: bool = True) -> dict:
     try:
         content = read_lists(path, PIECEWISE)
         is_plain = all(isinstance(content[part], LISTS) for part in KEYS)
-    except (ValueError, KeyError, RecursionError):  # UserError is a ValueError
+    # UserError is a ValueError; an id may be too large for 64 bits.
+    except (ValueError, KeyError, OverflowError, RecursionError):
         is_plain = False
     return content if is_plain else parse_coco(read_bytes(path), needs_annotations)
 
@@ -282,7 +283,7 @@ def group_annotations(content: dict) -> Iterator[tuple[dict, list[dict]]]:
     is_ordered = bool((owners[1:] >= owners[:-1]).all())
     for image, start, end in zip(images, [0, *ends], ends):
         yield image, [annotations[number] for number in order[start:end].tolist()]
-        if is_ordered and isinstance(annotations, PackedEntries):
+        if is_ordered and isinstance(annotations, (PackedEntries, Chosen)):
             annotations.forget(end)
 
 

@@ -49,8 +49,13 @@ class Hundredths(Sequence[float]):
 
 
 def write_hundredths(numbers: list[float]) -> bytes:
-    """Numbers with two decimals at most; nothing if one has more, or is too large."""
-    if not (numbers and min(numbers) > -LARGEST and max(numbers) < LARGEST):
+    """Numbers with two decimals at most; nothing if one has more, or is too large.
+
+    Nor for whole numbers alone, whose type matters: MMDetection's masks keep it.
+    """
+    if float not in map(type, numbers):
+        return b''
+    if not (min(numbers) > -LARGEST and max(numbers) < LARGEST):
         return b''
     values = np.array(numbers, float)
     hundredths = np.rint(values * 100)
@@ -117,6 +122,9 @@ class Packed(Sequence[dict]):
 
     def __iter__(self) -> Iterator[dict]:
         return map(self.__getitem__, range(len(self)))
+
+    def __reduce__(self) -> tuple:
+        return type(self), ([*self],)
 
     def forget(self, count: int) -> None:
         """Gives back the memory of the first dicts, which are not read again."""
@@ -191,10 +199,10 @@ class Chosen(Sequence[dict]):
 
     Args:
         items: The list.
-        numbers: (n,) which of them.
+        numbers: (n,) which of them, ascending.
     """
 
-    def __init__(self, items: Sequence[dict], numbers: Iterable[int]) -> None:
+    def __init__(self, items: 'Packed | Chosen', numbers: Iterable[int]) -> None:
         self._items = items
         self._numbers = np.fromiter(numbers, np.int64)
 
@@ -208,6 +216,11 @@ class Chosen(Sequence[dict]):
 
     def __iter__(self) -> Iterator[dict]:
         return (self._items[number] for number in self._numbers.tolist())
+
+    def forget(self, count: int) -> None:
+        """As of `Packed`, with the dicts between them that are not chosen."""
+        if count:
+            self._items.forget(int(self._numbers[count - 1]) + 1)
 
 
 def keep(items: Sequence[dict], is_kept: Callable[[dict], bool]) -> Sequence[dict]:

@@ -26,7 +26,8 @@ class WithNMS(nn.Module):
         self.suppress = torch.jit.script(suppress)
         self.limits = (
             float(nms['score_thr']),
-            float(nms['iou_threshold']),
+            # As exact as the overlaps, or one of just the threshold may exceed it.
+            torch.tensor(nms['iou_threshold'], dtype=torch.float32).item(),
             int(nms['max_per_img']),
         )
 
@@ -59,7 +60,7 @@ def suppress(
         tried, n = 0, 0
         best = kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
         while n < limit and tried < score.shape[0]:
-            tried = max(2 * tried, 4 * limit)
+            tried = max(2 * tried, 4 * limit, tried * limit // (2 * n + 1))
             best = find_best(score, tried)
             box, label = boxes[i][pairs[best, 0], :4], pairs[best, 1]
             kept = keep_best(box, score[best], label, iou_threshold)[:limit]

@@ -35,7 +35,7 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
         kept = keep_best(found, nms['iou_threshold'], nms['max_per_img'])
         if len(kept) == nms['max_per_img'] or count >= total:
             return Detections(boxes[rows][kept], values[best][kept], labels[kept])
-        count *= 2
+        count = max(2 * count, count * nms['max_per_img'] // (2 * len(kept) + 1))
 
 
 def find_best(scores: np.ndarray, count: int) -> np.ndarray:

@@ -145,7 +145,12 @@ def test_differences():
     assert explain([zero + 1, zero + 0.01], again=[zero + 0.6, zero + 0.006]) == ''
     for other in ([zero + 0.4, zero], [zero + np.nan, zero], Failure('why')):
         assert 'boxes differ' in explain([zero + 1, zero], again=other)
-    assert 'boxes differ' in explain([zero + np.nan, zero], again=[zero + 9, zero])
+    for output in (np.nan, np.inf, 40):  # however far torch is from itself
+        for other in (9, 1e6, np.inf):
+            again = [zero + other, zero]
+            assert 'boxes differ' in explain([zero + output, zero], again=again)
+    with pytest.raises(ValueError):
+        explain([zero, zero, zero])
 
 
 def test_a_row_has_the_medians_of_all_rounds(monkeypatch):
