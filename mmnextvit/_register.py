@@ -2,12 +2,19 @@
 
 It makes mmcv usable, puts what we have into MMEngine's registries, puts what reads and
 what writes checkpoints in place of MMEngine's, has MMDetection's heads tell NMS how
-many boxes they keep, and keeps packages that are imported later from sending data.
+many boxes they keep, keeps packages that are imported later from sending data, and
+leaves out what Python has to say of OpenMMLab's backslashes.
 :mod:`mmnextvit._import_hook` has it imported before anything that depends on it.
 """
 
+import warnings
+
+from ._import_hook import OPENMMLAB
 from .utils.packages import check_packages, has_mmyolo
 
+# Python 3.12 and newer warn of them wherever an installer has compiled nothing, as uv.
+theirs = rf'.*[\\/]({"|".join(OPENMMLAB)})[\\/]'
+warnings.filterwarnings('ignore', '', SyntaxWarning, theirs, append=True)
 check_packages()  # before any of them is imported, and torch
 
 from ._mmcv import prepare_mmcv  # noqa: E402

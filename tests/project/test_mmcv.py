@@ -868,3 +868,21 @@ def test_spawned_data_loader_workers_have_the_ops(capfd):
     loader = DataLoader(KeptByNMS(), num_workers=1, multiprocessing_context='spawn')
     assert [kept.tolist() for kept in loader] == [[[1, 2]], [[1, 2]]]
     assert SAYS_STAND_IN not in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_python_says_of_their_backslashes_is_left_out():
+    code = (
+        'import mmnextvit, mmengine\n'
+        r"""compile('"\\ "', '/site-packages/mmdet/a.py', 'exec')""" + '\n'
+        r"""compile('"\\ "', '/mine/b.py', 'exec')"""
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ('/mine/b.py' in done.stderr) == (sys.version_info >= (3, 12))
+    assert 'mmdet/a.py' not in done.stderr
