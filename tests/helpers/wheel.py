@@ -31,7 +31,10 @@ def environment(folder: Path, bare: bool = False) -> Path:
     if not bare:
         command = 'import sysconfig; print(sysconfig.get_path("purelib"))'
         site = Path(run(python, '-c', command, cwd=folder, warm=False).strip())
-        (site / 'packages.pth').write_text(f'{SITE}\n')
+        # What setuptools' own .pth file does: MMEngine imports distutils, which Python
+        # 3.12 and newer do not have.
+        shim = 'import _distutils_hack; _distutils_hack.add_shim()'
+        (site / 'packages.pth').write_text(f'{SITE}\n{shim}\n')
     return python
 
 

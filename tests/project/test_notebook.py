@@ -39,10 +39,10 @@ def test_it_is_kept_without_outputs():
 
 @pytest.mark.slow
 def test_runs_top_to_bottom(tmp_path):
-    """With fewer images and one epoch, which save time."""
+    """With one epoch and fewer images, of which enough to find an object."""
     text = json.dumps(CODE)
     small, changes = re.subn(
-        r'IMAGES, EPOCHS = \d+, \d+', 'IMAGES, EPOCHS = 24, 1', text
+        r'IMAGES, EPOCHS = \d+, \d+', 'IMAGES, EPOCHS = 64, 1', text
     )
     assert changes == 1
     done = subprocess.run(
