@@ -51,8 +51,7 @@ def draw_worst(work_dirs: list[str], count: int) -> np.ndarray:
         if not files:
             raise FileNotFoundError(f'{work_dir} holds no report with its worst images')
         pictures = [fit(cv2.imread(str(file))) for file in files]
-        height = max(map(len, pictures))
-        row = np.full((height, SIDE * count, 3), 255, np.uint8)
+        row = np.full((max(map(len, pictures)), SIDE * count, 3), 255, np.uint8)
         for place, picture in enumerate(pictures):
             height, width = picture.shape[:2]
             row[:height, place * SIDE : place * SIDE + width] = picture

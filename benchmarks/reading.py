@@ -97,10 +97,11 @@ READINGS: list[tuple[str, Callable[[Path, str], None], str]] = [
 ]
 
 
-def measure(number: int, folder: Path, warm: Path) -> tuple[float, float, float]:
+def measure(
+    read: Callable[[Path, str], None], name: str, folder: Path, warm: Path
+) -> tuple[float, float, float]:
     """Seconds, seconds of processors, and the peak in MB."""
     MMLogger.get_current_instance().setLevel('ERROR')
-    _, read, name = READINGS[number]
     read(warm, name)  # what is imported late is imported now
     Path('/proc/self/clear_refs').write_bytes(b'5')  # the peak from here on
     before = memory('VmRSS')
@@ -123,9 +124,9 @@ def main() -> None:
         for count in args.images:
             folder = Path(root, str(count))
             write(folder, count, args.shuffle)
-            for number, (title, read, name) in enumerate(READINGS):
+            for title, read, name in READINGS:
                 with ProcessPoolExecutor(1, get_context('spawn')) as pool:
-                    found = pool.submit(measure, number, folder, warm).result()
+                    found = pool.submit(measure, read, name, folder, warm).result()
                 seconds, used, peak = found
                 size = (folder / name).stat().st_size / 2**20
                 share = f'{peak / size:.2f}' if read is read_coco else ''

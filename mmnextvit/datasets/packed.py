@@ -45,8 +45,6 @@ class Hundredths(Sequence[float]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and [*self] == [*other]
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 def write_hundredths(numbers: list[float]) -> bytes:
     """Numbers with two decimals at most; nothing if one has more, or is too large.

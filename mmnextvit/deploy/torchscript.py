@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime import KEY, Thresholds
+from ..runtime import KEY, Thresholds, widen
 from ..runtime import read_archive_metadata as read_metadata
 from .job import Job, Written
 from .tracing import make_example, silence_converters
@@ -60,7 +60,7 @@ def suppress(
         tried, n = 0, 0
         best = kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
         while n < limit and tried < score.shape[0]:
-            tried = max(2 * tried, 4 * limit, tried * limit // (2 * n + 1))
+            tried = max(4 * limit, widen(tried, n, limit))
             best = find_best(score, tried)
             box, label = boxes[i][pairs[best, 0], :4], pairs[best, 1]
             kept = keep_best(box, score[best], label, iou_threshold)[:limit]

@@ -97,6 +97,7 @@ from .nms import (
     find_overlaps,
     keep_best,
     suppress,
+    widen,
 )
 from .outputs import (
     check_outputs,
@@ -320,5 +321,6 @@ __all__ = [
     'to_image',
     'to_pair',
     'to_slicing',
+    'widen',
     'write_crops',
 ]

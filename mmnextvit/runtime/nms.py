@@ -35,7 +35,21 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, nms: NMS) -> Detections:
         kept = keep_best(found, nms['iou_threshold'], nms['max_per_img'])
         if len(kept) == nms['max_per_img'] or count >= total:
             return Detections(boxes[rows][kept], values[best][kept], labels[kept])
-        count = max(2 * count, count * nms['max_per_img'] // (2 * len(kept) + 1))
+        count = widen(count, len(kept), nms['max_per_img'])
+
+
+def widen(count: int, kept: int, limit: int) -> int:
+    """How many of the best boxes to look at next, where too few were kept of some.
+
+    A trained detector often has enough in twice as many; where next to nothing is kept,
+    all are soon looked through. TorchScript compiles it, too.
+
+    Args:
+        count: How many have been looked at.
+        kept: How many of these are kept.
+        limit: How many are wanted.
+    """
+    return max(2 * count, count * limit // (2 * kept + 1))
 
 
 def find_best(scores: np.ndarray, count: int) -> np.ndarray:
